@@ -1,0 +1,40 @@
+# Thin on purpose: every target is a line that you could type.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check table format
+
+help:  ## show this list
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("kdbench needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv || echo "uv is not to be had; pip takes over"
+	@if $(BIN)/python -c 'import uv' 2>/dev/null; \
+	 then $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]'; \
+	 else $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'; fi
+	@touch $(STAMP)
+
+install: $(STAMP)  ## make .venv with the tested versions (once)
+
+demo: install  ## distill on real images and print the comparison (at most 5 minutes on 2 cores)
+	@$(BIN)/kdbench table demo
+
+table: install  ## run one table: make table T=demo
+	@$(BIN)/kdbench table $(T)
+
+check: install  ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+test: check  ## the test suite
+	@$(BIN)/pytest -m "not slow"
+
+test-slow: install  ## the tests that take minutes
+	@$(BIN)/pytest -m slow
+
+format: install  ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -1,0 +1,109 @@
+"""The types that everybody shares: what a side answers, what a batch is, what an objective promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """One side's answer to a batch. Rows are the unit: N images, or N valid tokens.
+
+    logits: [N, C].
+    taps: the named intermediate values that were asked for (`stage1`, `stage1.pre`, `pooled`, ...).
+    classifier: the last linear layer, (weight [C, D], bias [C] or None), where the model has one.
+    parts: further answers about the same rows, by name (another view, a pruned teacher, another task).
+    """
+
+    logits: Tensor
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+    classifier: tuple[Tensor, Tensor | None] | None = None
+    parts: Mapping[str, Outputs] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The augmentation drawn for each row, all int64 [N]: crop offsets in pixels and flip (0 or 1)."""
+
+    dy: Tensor
+    dx: Tensor
+    flip: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the students are shown: inputs [N, ...], target [N], index [N] (position in the training set),
+    the view of each row, and our own position: epoch (from 1) and step (from 0, within the epoch)."""
+
+    inputs: Tensor
+    target: Tensor
+    index: Tensor
+    view: View | None = None
+    epoch: int = 1
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an objective may know of the training data before it sees any: sizes, nothing drawn from it."""
+
+    train_size: int
+    num_classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Both sides' answers to one small batch in eval mode without gradient: shapes for `Objective.bind`."""
+
+    student: Outputs
+    teacher: Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """Where a method comes from; `arxiv` is the identifier, or empty where there is none."""
+
+    title: str
+    year: int
+    arxiv: str = ""
+
+
+class Objective(nn.Module):
+    """One distillation loss term: an unweighted scalar, averaged over rows.
+
+    A subclass computes the term in `forward`, declares what it needs in the class (or instance) attributes
+    below, and makes learnable parts in `bind`. It holds no weight, schedule, cross-entropy or device.
+    """
+
+    paper: ClassVar[Paper]
+    version: ClassVar[int] = 1
+    """Raised when the value computed changes, so that old runs are not taken for new ones."""
+
+    needs: ClassVar[tuple[str, ...]] = ("logits",)
+    """For people and tables: logits, labels, taps, classifier, index, views, ..."""
+
+    student_taps: tuple[str, ...] = ()
+    teacher_taps: tuple[str, ...] = ()
+    couples_rows: bool = False
+    """The value is not a mean of per-row values (batch statistics, Gram matrices): DDP gathers its rows."""
+
+    order_dependent: bool = False
+    """Permuting the rows of a batch changes the value."""
+
+    owns_predict: bool = False
+    """`predict` replaces the student's own logits at evaluation and in the export (SimKD's head)."""
+
+    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+        """Make learnable parts and memories, before the optimiser, the checkpoint load and DDP exist."""
+
+    def predict(self, student: Outputs) -> Tensor:
+        """Logits [N, C] for evaluation; only asked of an objective that sets `owns_predict`."""
+        return student.logits
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """The unweighted term: a scalar, mean over rows."""
+        raise NotImplementedError
