@@ -1,0 +1,42 @@
+"""The command `kdbench`."""
+
+import importlib
+import os
+import sys
+
+USAGE = """kdbench: dataset x teacher x student x loss, on a schedule, with a seed
+
+  kdbench train dataset=cifar100 teacher=resnet32x4 student=resnet8x4 loss=wttm seed=1
+  kdbench train -m loss=ce,kd,wttm seed=0,1        a sweep
+  kdbench train --cfg job --resolve loss=wttm      the composed run, without running it
+  kdbench train-teacher dataset=cifar100 teacher=resnet20 schedule=cifar240
+  kdbench table demo                               a table: run what is missing, then print it
+  kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE [--json]
+  kdbench list losses|models|datasets|teachers|tables [--json|--markdown]
+"""
+
+# A run is its own process `python -m MODULE`: what Lightning repeats for further ranks must be the run itself.
+RUNS = {"train": "kdbench.train", "train-teacher": "kdbench.train_teacher"}
+COMMANDS = {
+    "evaluate": "kdbench.evaluate",
+    "list": "kdbench.listing",
+    "table": "kdbench.report.table",
+}
+
+
+def main() -> None:
+    """Hand the rest of the command line to the command it names."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        from kdbench.listing import groups
+
+        print(USAGE + "\n" + groups())
+        sys.exit(0 if arguments else 2)
+    command, *rest = arguments
+    if command in RUNS:
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-m", RUNS[command], *rest])
+    if command in COMMANDS:
+        sys.exit(importlib.import_module(COMMANDS[command]).main(rest))
+    print(f"kdbench: unknown command {command!r}; possible: {', '.join([*RUNS, *COMMANDS])}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,169 @@
+"""Where conf/ lives, what the roots hold, and how a configuration becomes objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.utils import instantiate
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+PACKAGE = Path(__file__).parent
+_CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file() and (PACKAGE.parent / "conf").is_dir()
+CONF_DIR = PACKAGE.parent / "conf" if _CHECKOUT else PACKAGE / "_conf"
+EXPERIMENTS_DIR = PACKAGE.parent / "experiments" if _CHECKOUT else PACKAGE / "_experiments"
+
+PRECISIONS = ("fp32", "bf16-teacher", "bf16")
+
+
+@dataclass
+class RunConfig:
+    """The keys of conf/run.yaml with their types; what each one means is said there."""
+
+    dataset: Any = MISSING
+    schedule: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    seed: int = MISSING
+    precision: str = MISSING
+    threads: int | None = MISSING
+    log_every: int = MISSING
+    evaluate_every: int = MISSING
+    save_every: float = MISSING
+    output: str = MISSING
+    tags: list[str] = field(default_factory=list)
+    table: str | None = MISSING
+    progress: bool = MISSING
+    resume: bool = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """conf/train.yaml: one student, distilled once."""
+
+    teacher: Any = MISSING
+    student: Any = MISSING
+    loss: Any = MISSING
+
+
+@dataclass
+class TrainTeacherConfig(RunConfig):
+    """conf/train_teacher.yaml: one network, trained on the labels."""
+
+    teacher: Any = MISSING
+    teacher_loss: Any = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """conf/evaluate.yaml: the accuracy of a checkpoint."""
+
+    dataset: Any = MISSING
+    model: Any = MISSING
+    checkpoint: str = MISSING
+    split: str = MISSING
+    precision: str = MISSING
+    threads: int | None = MISSING
+    json: bool = MISSING
+
+
+SCHEMAS: dict[str, type[Any]] = {
+    "train": TrainConfig,
+    "train_teacher": TrainTeacherConfig,
+    "evaluate": EvaluateConfig,
+}
+
+
+class _OutsideConf(SearchPathPlugin):
+    """The conf folders of other packages that bring objectives."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        from kdbench.objectives import conf_dirs
+
+        for folder in conf_dirs():
+            search_path.append(provider="kdbench.objectives", path=f"file://{folder}")
+
+
+def register() -> None:
+    """Make schemas, resolvers, experiments and outside conf folders known to Hydra (once per process)."""
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(name=f"{name}_schema", node=schema)
+    for file in experiment_files():
+        store.store(group="experiment", name=file.stem, node=_load_yaml(file), package="_global_")
+    Plugins.instance().register(_OutsideConf)
+    OmegaConf.register_new_resolver("by_network", _by_network, replace=True)
+    OmegaConf.register_new_resolver("published_pair", _published_pair, replace=True)
+    OmegaConf.register_new_resolver("published", _published, replace=True)
+
+
+def experiment_files() -> list[Path]:
+    """The overlays for `experiment=NAME`: those shipped, then those in ./experiments, which win."""
+    folders = dict.fromkeys((EXPERIMENTS_DIR, Path.cwd() / "experiments"))
+    return [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
+
+
+def _load_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} should hold keys and values, it holds {type(content).__name__}")
+    return content
+
+
+def build(node: DictConfig, **supplied: Any) -> Any:
+    """The object that a checked `_target_` node describes, with what only code can supply."""
+    # partial first: what instantiate is given itself, it takes for configuration and would build from as well
+    return instantiate(node, _partial_=True, _convert_="all")(**supplied)
+
+
+def allowed_targets() -> tuple[str, ...]:
+    """The prefixes that `_target_` may have: ours, Lightning's trainer, and packages that bring objectives."""
+    outside = {point.module.split(".")[0] for point in entry_points(group="kdbench.objectives")}
+    return ("kdbench.", "lightning.Trainer", *(f"{package}." for package in sorted(outside)))
+
+
+# ---- resolvers: what a value is for the networks that were chosen
+
+
+def _by_network(default: float, exceptions: DictConfig, *, _root_: DictConfig) -> float:
+    """The value for the network in training: an exception by name, else the default."""
+    trained = _root_["student"] if "student" in _root_ else _root_["teacher"]
+    return float(exceptions.get(trained.name, default))
+
+
+def pairs_of(method: str) -> dict[str, Any]:
+    """The published per-pair values of a method: `source`, `status`, `fallback`, `values`."""
+    from kdbench.objectives import conf_dirs
+
+    for folder in (CONF_DIR, *conf_dirs()):
+        file = folder / "pairs" / f"{method}.yaml"
+        if file.is_file():
+            return _load_yaml(file)
+    raise ValueError(f"no published values for {method!r}: {CONF_DIR / 'pairs'} has no {method}.yaml")
+
+
+def _published_pair(method: str, *, _root_: DictConfig) -> str:
+    """`teacher:student` where somebody published values for it, else the method's named fallback."""
+    pairs = pairs_of(method)
+    wanted = f"{_root_.teacher.name}:{_root_.student.name}"
+    return wanted if wanted in pairs["values"] else str(pairs["fallback"])
+
+
+def _published(method: str, key: str, *, _root_: DictConfig) -> float:
+    """One published value for the pair named by `loss.pair`."""
+    values = pairs_of(method)["values"]
+    pair = _root_.loss.pair
+    if pair not in values:
+        raise ValueError(f"loss.pair={pair}: {method} has published values for {', '.join(values)}")
+    return float(values[pair][key])

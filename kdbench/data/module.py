@@ -1,0 +1,239 @@
+"""A data set as a LightningDataModule: resident tensors, stateless order and views, no worker processes."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from kdbench.core import Batch, Facts, View
+from kdbench.data.augment import crop_flip, draw_view, normalise, zero_pad
+from kdbench.data.images import Splits
+from kdbench.data.split import slot_samples, validation_cut
+from kdbench.seeding import generator
+
+_RESIDENT = ("_train", "_train_labels", "_test", "_test_labels", "_subset", "_held_out", "_mean", "_std")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive optimiser steps [start, stop) of one epoch (from 1): what one `training_step` does."""
+
+    epoch: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvalChunk:
+    """Rows [start, stop) of one evaluation split: what one `validation_step` does."""
+
+    split: str
+    start: int
+    stop: int
+
+
+class Course:
+    """A loader without worker, sampler or collation; each iteration asks anew what there is to yield.
+
+    Not a DataLoader, for Lightning warns of one without workers and puts a sampler into it under DDP. It has
+    no length either, for Lightning would hold the first epoch's, which a resumed run starts in the middle of.
+    """
+
+    def __init__(self, chunks: Callable[[], Iterable[Any]]) -> None:
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._chunks())
+
+
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    """The slots of one epoch in their order: int64 [slots] each."""
+
+    number: int
+    index: Tensor
+    view: View
+
+
+class ImageData(LightningDataModule):
+    """Images of one data set on one device, and their batches as a function of (seed, epoch, step).
+
+    `load` is called by `setup`, nothing before. After `setup`: classes, num_classes, train_size (without the
+    validation part), steps_per_epoch, eval_splits, fingerprint (of the full data, before any cut), facts.
+    """
+
+    position: tuple[int, int] = (1, 0)
+    """Epoch (from 1) and step (from 0) at which the next training loader starts."""
+
+    steps_per_chunk: int = 1
+
+    def __init__(
+        self,
+        load: Callable[[], Splits],
+        *,
+        name: str,
+        label_space: str,
+        seed: int,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        validation: int = 0,
+        validation_seed: int = 0,
+        padding: int = 4,
+        eval_batch_size: int = 500,
+    ) -> None:
+        super().__init__()
+        _check_arguments(batch_size, eval_batch_size, validation, padding, mean, std)
+        self.name, self.label_space = name, label_space
+        self.seed, self.validation_seed = seed, validation_seed
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.validation, self.padding = validation, padding
+        self._load = load
+        self._mean, self._std = torch.tensor(list(mean)).float(), torch.tensor(list(std)).float()
+        self._epoch: _Epoch | None = None
+        self._ready = False
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load and cut the data, once. DataError: missing or broken; ValueError: impossible `validation`."""
+        if self._ready:
+            return
+        splits = self._load()
+        train, test = splits.train, splits.test
+        self.classes = train.classes
+        self.num_classes = len(train.classes)
+        self.fingerprint = fingerprint(splits)
+        self._subset, self._held_out = validation_cut(
+            train.labels, train.classes, self.validation, self.validation_seed
+        )
+        self.train_size = len(self._subset)
+        self.steps_per_epoch = -(-self.train_size // self.batch_size)
+        self.eval_splits = ("validation", "test") if self.validation else ("test",)
+        self._size = (train.images.shape[2], train.images.shape[3])
+        self._full_size = len(train)
+        self._train, self._train_labels = zero_pad(train.images, self.padding), train.labels
+        self._test, self._test_labels = zero_pad(test.images, 0), test.labels
+        self._ready = True
+
+    @property
+    def facts(self) -> Facts:
+        """The size counts the full training set, as `Batch.index` does, also where a part is held out."""
+        return Facts(train_size=self._full_size, num_classes=self.num_classes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self._train.device
+
+    def to(self, device: torch.device | str) -> "ImageData":
+        """Move everything resident to the device."""
+        for name in _RESIDENT:
+            setattr(self, name, getattr(self, name).to(device))
+        self._epoch = None
+        return self
+
+    def train_batch(self, epoch: int, step: int) -> Batch:
+        """The augmented batch of one optimiser step; the last one of an epoch may be smaller."""
+        if epoch < 1 or not 0 <= step < self.steps_per_epoch:
+            last = self.steps_per_epoch - 1
+            raise ValueError(f"epochs count from 1 and steps from 0 to {last}, got {epoch} and {step}")
+        order = self._order(epoch)
+        rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        view = View(order.view.dy[rows], order.view.dx[rows], order.view.flip[rows])
+        index = order.index[rows]
+        return Batch(self.train_inputs(index, view), self._train_labels[index], index, view, epoch, step)
+
+    def train_inputs(self, index: Tensor, view: View) -> Tensor:
+        """These views of training images `index` [B]: float32 [B, 3, H, W], normalised, channels_last."""
+        return normalise(crop_flip(self._train, index, view, self._size), self._mean, self._std)
+
+    def eval_batch(self, split: str, start: int, stop: int) -> Batch:
+        """Rows [start, stop) of a split as they are; `index` counts in the training set for "validation"."""
+        if split == "validation":
+            index = self._held_out[start:stop]
+            return Batch(self._plain(index), self._train_labels[index], index)
+        rows = slice(start, min(stop, self.eval_size(split)))
+        index = torch.arange(rows.start, rows.stop, device=self.device)
+        return Batch(normalise(self._test[rows], self._mean, self._std), self._test_labels[rows], index)
+
+    def eval_size(self, split: str) -> int:
+        """The number of images of an evaluation split."""
+        if split not in self.eval_splits:
+            raise ValueError(f"there is no split {split!r}; possible are {', '.join(self.eval_splits)}")
+        return len(self._held_out) if split == "validation" else len(self._test_labels)
+
+    def probe(self, rows: int = 4) -> Tensor:
+        """The first training images as they are, float32 [rows, 3, H, W]: for finding out shapes."""
+        return self._plain(self._subset[:rows])
+
+    def train_dataloader(self) -> Course:
+        """Chunks from `position` to the end of its epoch."""
+        return Course(self._train_chunks)
+
+    def val_dataloader(self) -> list[Course]:
+        """One loader of EvalChunks for each of `eval_splits`."""
+        return [Course(lambda split=split: self.eval_chunks(split)) for split in self.eval_splits]  # type: ignore[misc]
+
+    def test_dataloader(self) -> Course:
+        """EvalChunks of the test split."""
+        return Course(lambda: self.eval_chunks("test"))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Chunks are positions, and the images are where they should be."""
+        return batch
+
+    def _train_chunks(self) -> Iterator[Chunk]:
+        epoch, first = self.position
+        for start in range(first, self.steps_per_epoch, self.steps_per_chunk):
+            yield Chunk(epoch, start, min(start + self.steps_per_chunk, self.steps_per_epoch))
+
+    def eval_chunks(self, split: str) -> Iterator[EvalChunk]:
+        """A split in pieces of eval_batch_size rows."""
+        size = self.eval_size(split)
+        for start in range(0, size, self.eval_batch_size):
+            yield EvalChunk(split, start, min(start + self.eval_batch_size, size))
+
+    def _order(self, epoch: int) -> _Epoch:
+        """Drawn for a whole epoch at once, so that a step is a slice: fewer kernels, the same numbers."""
+        if self._epoch is None or self._epoch.number != epoch:
+            order = torch.randperm(self.train_size, generator=generator(self.seed, "order", epoch))
+            index, occurrence = slot_samples(order.to(self.device), self._subset)
+            self._epoch = _Epoch(epoch, index, draw_view(self.seed, epoch, index, occurrence, self.padding))
+        return self._epoch
+
+    def _plain(self, index: Tensor) -> Tensor:
+        centre = torch.full_like(index, self.padding)
+        return self.train_inputs(index, View(centre, centre, torch.zeros_like(index)))
+
+
+def fingerprint(splits: Splits) -> str:
+    """sha256 of the pixels and labels of both parts, in their order."""
+    digest = hashlib.sha256()
+    for part in (splits.train, splits.test):
+        digest.update(repr(tuple(part.images.shape)).encode())
+        digest.update(part.images.contiguous().numpy())
+        digest.update(part.labels.numpy())
+    return digest.hexdigest()
+
+
+def _check_arguments(
+    batch_size: int,
+    eval_batch_size: int,
+    validation: int,
+    padding: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> None:
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("eval_batch_size", eval_batch_size, 1),
+        ("validation", validation, 0),
+        ("padding", padding, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"mean and std need 3 numbers, those of std above 0, got {mean} and {std}")

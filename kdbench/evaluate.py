@@ -1,0 +1,46 @@
+"""`kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE`: the accuracy of a checkpoint."""
+
+import json
+import sys
+
+import torch
+from omegaconf import OmegaConf
+
+from kdbench.config import build, register
+from kdbench.data.module import ImageData
+from kdbench.metrics import evaluate
+from kdbench.models import create_model
+from kdbench.strict import compose_checked
+
+
+def main(arguments: list[str]) -> int:
+    """Print top-1 and top-5 of a checkpoint; 2 for a mistake of the caller."""
+    register()
+    arguments = ["json=true" if argument == "--json" else argument for argument in arguments]
+    try:
+        cfg = compose_checked("evaluate", arguments)
+        if cfg.threads:
+            torch.set_num_threads(cfg.threads)
+        data: ImageData = build(cfg.dataset, seed=0, batch_size=1)
+        data.setup("test")
+        if cfg.split not in data.eval_splits:
+            raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(data.eval_splits)}")
+        options = OmegaConf.to_container(cfg.model.get("options") or OmegaConf.create({}))
+        model = create_model(cfg.model.name, data.num_classes, checkpoint=cfg.checkpoint, options=options)
+    except ValueError as error:
+        print(f"kdbench: {error}", file=sys.stderr)
+        return 2
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    data.to(torch.device(device))
+    model = model.to(device, memory_format=torch.channels_last)
+    scores = evaluate(model, data, cfg.split, bf16=cfg.precision != "fp32")
+    result = {"dataset": data.name, "split": cfg.split, "images": data.eval_size(cfg.split), "model": cfg.model.name}
+    result |= {"checkpoint": cfg.checkpoint, "precision": cfg.precision, "top1": scores["top1"], "top5": scores["top5"]}
+    if cfg.json:
+        print(json.dumps(result))
+    else:
+        print(
+            f"{result['model']} on {data.name} ({cfg.split}, {result['images']} images, {cfg.precision}): "
+            f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %"
+        )
+    return 0

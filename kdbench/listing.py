@@ -1,0 +1,139 @@
+"""`kdbench list`: what can be selected, read from conf/, the registries and the teacher store."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from kdbench.config import CONF_DIR
+
+GROUPS = ("dataset", "teacher", "student", "loss", "objective", "model", "schedule", "trainer", "logger", "table")
+
+
+def main(arguments: list[str]) -> int:
+    """Print one list, as a table, as Markdown or as JSON."""
+    lists = {"losses": losses, "models": models, "datasets": datasets, "teachers": teachers, "tables": tables}
+    parser = argparse.ArgumentParser(prog="kdbench list")
+    parser.add_argument("what", choices=lists)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON array")
+    form.add_argument("--markdown", action="store_true", help="a Markdown table")
+    options = parser.parse_args(arguments)
+    rows = lists[options.what]()
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    elif options.markdown:
+        print(markdown(rows))
+    else:
+        _print(rows)
+    return 0
+
+
+def groups() -> str:
+    """The config groups with their options, for `kdbench --help`."""
+    lines = ["Config groups (GROUP=OPTION), and any key of the composed run:"]
+    lines += [f"  {group}: {', '.join(_options(group))}" for group in GROUPS if group != "table"]
+    lines.append(f"  experiment: {', '.join(_experiments()) or 'none yet; a file experiments/NAME.yaml is experiment=NAME'}")
+    return "\n".join(lines)
+
+
+def losses() -> list[dict[str, Any]]:
+    """Every loss recipe with the papers and the needs of its objectives."""
+    from kdbench.objectives import available
+
+    known = {entry.name: entry for entry in available()}
+    return [_loss(file, known) for folder in _conf_folders() for file in sorted((folder / "loss").glob("*.yaml"))]
+
+
+def _loss(file: Path, known: dict[str, Any]) -> dict[str, Any]:
+    recipe = yaml.safe_load(file.read_text())
+    named = [value for item in recipe.get("defaults", []) if isinstance(item, dict) for value in item.values()]
+    entries = [known[name] for name in named if name in known]
+    return {
+        "loss": file.stem,
+        "paper": "; ".join(entry.title for entry in entries) or "-",
+        "year": ", ".join(str(entry.year) for entry in entries) or "-",
+        "arXiv": ", ".join(entry.arxiv for entry in entries if entry.arxiv) or "-",
+        "needs": ", ".join(dict.fromkeys(need for entry in entries for need in entry.needs)) or "labels",
+        "recipe": _about(file),
+    }
+
+
+def models() -> list[dict[str, Any]]:
+    """Every network of ours, with its size at 100 classes; `timm/NAME` adds all of timm's."""
+    from kdbench.models import available, create_model
+
+    rows = []
+    for name in NAMES:
+        model = create_model(name, 100)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        rows.append({"model": name, "parameters": parameters, "timm": f"kdbench_{name}"})
+    return rows
+
+
+def datasets() -> list[dict[str, Any]]:
+    """Every data set."""
+    return [{"dataset": name, "about": _about(CONF_DIR / "dataset" / f"{name}.yaml")} for name in _options("dataset")]
+
+
+def teachers() -> list[dict[str, Any]]:
+    """The trained teachers at hand."""
+    from kdbench.teacher.store import cards
+
+    columns = ("model", "label_space", "top1", "epoch", "file")
+    return [{column: card[column] for column in columns} for card in cards()]
+
+
+def tables() -> list[dict[str, Any]]:
+    """Every table."""
+    return [{"table": name, "about": _about(CONF_DIR / "table" / f"{name}.yaml")} for name in _options("table")]
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    if not rows:
+        return "(none)"
+    lines = [f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0])]
+    return "\n".join([*lines, *(f"| {' | '.join(str(value) for value in row.values())} |" for row in rows)])
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        print("none")
+        return
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)
+
+
+def _about(file: Path) -> str:
+    """The comment at the top of a configuration file, on one line."""
+    lines = []
+    for line in file.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# ").strip())
+    return " ".join(lines)
+
+
+def _options(group: str) -> list[str]:
+    return [file.stem for folder in _conf_folders() for file in sorted((folder / group).glob("*.yaml"))]
+
+
+def _conf_folders() -> list[Path]:
+    from kdbench.objectives import conf_dirs
+
+    return [CONF_DIR, *conf_dirs()]
+
+
+def _experiments() -> list[str]:
+    from kdbench.config import experiment_files
+
+    return [file.stem for file in experiment_files()]

@@ -1,0 +1,92 @@
+"""Where else metrics go, beside the run folder: nowhere, or Weights & Biases."""
+
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import Logger
+
+from kdbench.results import digest
+
+
+def no_logger(**_: Any) -> None:
+    """Nothing beside the run folder."""
+
+
+def wandb_logger(
+    project: str,
+    folder: Path,
+    name: str,
+    default_group: str,
+    tags: Sequence[str],
+    run_config: dict[str, Any],
+    group: str | None = None,
+    offline: bool | None = None,
+) -> Logger:
+    """A Weights & Biases run in `folder`; offline where there is no key or no network, decided in 3 seconds.
+
+    An offline run is looked at with `wandb leet run FOLDER` and uploaded with `wandb sync FOLDER`.
+    """
+    try:
+        from lightning.pytorch.loggers import WandbLogger
+
+        import wandb
+    except ImportError as error:
+        raise ValueError("logger=wandb needs the package wandb: pip install wandb") from error
+    reason = None if offline is False else why_offline()
+    offline = bool(reason) if offline is None else offline
+    if offline:
+        print(f"W&B offline ({reason or 'as asked'}); look: wandb leet {folder / 'wandb'}; upload: wandb sync")
+    settings = wandb.Settings(silent=True, init_timeout=20, console="off")
+    return WandbLogger(
+        project=project,
+        name=name,
+        id=digest(name),
+        resume="allow",
+        group=group or default_group,
+        tags=list(tags),
+        config=run_config,
+        save_dir=str(folder),
+        offline=offline,
+        settings=settings,
+    )
+
+
+def why_offline(timeout: float = 3.0) -> str | None:
+    """Why Weights & Biases cannot be reached from here (no key, no network), or None if it can."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+        return f"WANDB_MODE={os.environ['WANDB_MODE']}"
+    url = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
+    host = url.hostname or "api.wandb.ai"
+    if not (os.environ.get("WANDB_API_KEY") or _has_netrc_entry(host)):
+        return "no API key"
+    return _why_unreachable(host, url.port or 443, timeout)
+
+
+def _why_unreachable(host: str, port: int, timeout: float) -> str | None:
+    """Try to connect in a thread: a name look-up obeys no timeout."""
+    outcome: list[str] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=timeout).close()
+            outcome.append("")
+        except OSError as error:
+            outcome.append(f"{host} not reached: {error}")
+
+    attempt = threading.Thread(target=connect, daemon=True)
+    attempt.start()
+    attempt.join(timeout)
+    return (outcome[0] or None) if outcome else f"{host} not reached within {timeout:g} s"
+
+
+def _has_netrc_entry(host: str) -> bool:
+    try:
+        return netrc().authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False

@@ -1,0 +1,101 @@
+"""What every CIFAR network shares: named taps, a classifier, and a place in timm's own registry."""
+
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch.nn.functional as F
+from timm.models import register_model
+from torch import Tensor, nn
+
+PREFIX = "kdbench_"
+
+Tap = Callable[[str, Tensor], Tensor]
+"""Called with a tap's name and value; what it returns flows on through the network."""
+
+
+def untapped(name: str, value: Tensor) -> Tensor:
+    """The tap of a plain forward pass: lets every value through and keeps none."""
+    return value
+
+
+class Network(nn.Module):
+    """An image classifier that reports named intermediate values.
+
+    taps: the names, in order of depth: `stem`, `stage1` ... `stageK`, the twins `stage1.pre` where the family
+    has them, and `pooled`, the input of the classifier.
+    name: what `kdbench.models.create_model` calls it.
+    """
+
+    taps: tuple[str, ...]
+    name: str
+
+    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+        """Logits [N, C] of images [N, 3, H, W]; every value named in `taps` passes through `tap` once."""
+        raise NotImplementedError
+
+    def get_classifier(self) -> nn.Linear:
+        """The last linear layer, under the name timm gives this accessor."""
+        raise NotImplementedError
+
+
+def register(name: str, build: Callable[..., Network]) -> None:
+    """Make `build(num_classes=...)` available as `name` here and as `kdbench_<name>` in timm's registry."""
+
+    def entrypoint(pretrained: bool = False, num_classes: int = 100, **options: Any) -> Network:
+        if pretrained:
+            raise ValueError(f"{name} has no pretrained weights; give the path of a checkpoint instead")
+        # timm passes its own plumbing (pretrained_cfg, cache_dir, ...) as None where nobody set it
+        given = sorted(option for option, value in options.items() if value is not None)
+        if given:
+            raise ValueError(f"{name} takes num_classes and no further options; given: {', '.join(given)}")
+        network = build(num_classes=num_classes)
+        network.name = name
+        return network
+
+    entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + name
+    register_model(entrypoint)
+
+
+def available() -> tuple[str, ...]:
+    """The names of the networks registered so far, in natural order."""
+    return tuple(name.removeprefix(PREFIX) for name in timm.list_models(f"{PREFIX}*"))
+
+
+def conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution without bias that keeps the map's size at stride 1."""
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, groups=groups, bias=False)
+
+
+def conv1x1(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A 1x1 convolution without bias."""
+    return nn.Conv2d(inputs, outputs, 1, stride=stride, groups=groups, bias=False)
+
+
+def rectified_stage(blocks: nn.Sequential, x: Tensor, stage: str, tap: Tap) -> Tensor:
+    """A stage whose blocks leave their last ReLU to the caller, so that its input can be tapped."""
+    *inner, last = blocks
+    for block in inner:
+        x = F.relu(block(x))
+    x = tap(f"{stage}.pre", last(x))
+    return tap(stage, F.relu(x))
+
+
+def global_pool(x: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N, C]. Equal to the published fixed-size pooling at 32x32 inputs."""
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+def kaiming_convolutions(network: nn.Module) -> None:
+    """He et al. 2015, fan-out: a normal of std sqrt(2 / (k * k * outputs)); biases zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def small_normal(linear: nn.Linear) -> None:
+    """Weights from a normal of std 0.01, bias zero."""
+    nn.init.normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)

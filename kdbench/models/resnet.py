@@ -1,0 +1,160 @@
+"""He et al. 2016, "Deep Residual Learning for Image Recognition", arXiv:1512.03385, sec. 4.2, in the variants
+of Tian et al. 2020 (arXiv:1910.10699): the thin networks, the x4 wide ones, and ResNet50 with a 3x3 stem."""
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.models.network import (
+    Network,
+    Tap,
+    conv1x1,
+    conv3x3,
+    global_pool,
+    kaiming_convolutions,
+    rectified_stage,
+    register,
+    untapped,
+)
+
+
+def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """The shortcut: a 1x1 convolution with BN where the shape changes, else nothing."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; the last ReLU is the caller's."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(inputs, outputs, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = conv3x3(outputs, outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = projection(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the sum before the block's last ReLU."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        total: Tensor = self.bn2(self.conv2(y)) + self.downsample(x)
+        return total
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and a four times wider 1x1 convolution and a shortcut; the last ReLU is the caller's."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        outputs = 4 * width
+        self.conv1 = conv1x1(inputs, width)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv1x1(width, outputs)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut = projection(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the sum before the block's last ReLU."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        total: Tensor = self.bn3(self.conv3(y)) + self.shortcut(x)
+        return total
+
+
+def basic_stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """The first block changes width and size, the others keep them."""
+    first = BasicBlock(inputs, outputs, stride)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+
+def bottleneck_stage(blocks: int, inputs: int, width: int, stride: int) -> nn.Sequential:
+    """The first block changes width and size, the others keep them."""
+    first = Bottleneck(inputs, width, stride)
+    return nn.Sequential(first, *(Bottleneck(4 * width, width, 1) for _ in range(blocks - 1)))
+
+
+class ResNet(Network):
+    """A CIFAR ResNet of 6n+2 layers; `width` multiplies the stages, but a wide stem has 32 channels."""
+
+    taps = ("stem", "stage1.pre", "stage1", "stage2.pre", "stage2", "stage3.pre", "stage3", "pooled")
+
+    def __init__(self, depth: int, num_classes: int, width: int = 1) -> None:
+        super().__init__()
+        if (depth - 2) % 6:
+            raise ValueError(f"the depth of a CIFAR ResNet is 6n+2 (8, 14, 20, ...), not {depth}")
+        blocks = (depth - 2) // 6
+        stem, (w1, w2, w3) = 16 if width == 1 else 32, (16 * width, 32 * width, 64 * width)
+        self.conv1 = conv3x3(3, stem)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.layer1 = basic_stage(blocks, stem, w1, stride=1)
+        self.layer2 = basic_stage(blocks, w1, w2, stride=2)
+        self.layer3 = basic_stage(blocks, w2, w3, stride=2)
+        self.fc = nn.Linear(w3, num_classes)
+        kaiming_convolutions(self)
+
+    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+        """Logits [N, C] of images [N, 3, H, W]."""
+        x = tap("stem", F.relu(self.bn1(self.conv1(x))))
+        x = rectified_stage(self.layer1, x, "stage1", tap)
+        x = rectified_stage(self.layer2, x, "stage2", tap)
+        x = rectified_stage(self.layer3, x, "stage3", tap)
+        logits: Tensor = self.fc(tap("pooled", global_pool(x)))
+        return logits
+
+    def get_classifier(self) -> nn.Linear:
+        """The last linear layer."""
+        return self.fc
+
+
+class ResNet50(Network):
+    """The ImageNet bottleneck network with a 3x3 stem of stride 1 and no max-pooling."""
+
+    taps = (
+        "stem",
+        "stage1.pre",
+        "stage1",
+        "stage2.pre",
+        "stage2",
+        "stage3.pre",
+        "stage3",
+        "stage4.pre",
+        "stage4",
+        "pooled",
+    )
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(3, 64)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = bottleneck_stage(3, 64, 64, stride=1)
+        self.layer2 = bottleneck_stage(4, 256, 128, stride=2)
+        self.layer3 = bottleneck_stage(6, 512, 256, stride=2)
+        self.layer4 = bottleneck_stage(3, 1024, 512, stride=2)
+        self.linear = nn.Linear(2048, num_classes)
+        kaiming_convolutions(self)
+
+    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+        """Logits [N, C] of images [N, 3, H, W]."""
+        x = tap("stem", F.relu(self.bn1(self.conv1(x))))
+        x = rectified_stage(self.layer1, x, "stage1", tap)
+        x = rectified_stage(self.layer2, x, "stage2", tap)
+        x = rectified_stage(self.layer3, x, "stage3", tap)
+        x = rectified_stage(self.layer4, x, "stage4", tap)
+        logits: Tensor = self.linear(tap("pooled", global_pool(x)))
+        return logits
+
+    def get_classifier(self) -> nn.Linear:
+        """The last linear layer."""
+        return self.linear
+
+
+for _depth in (8, 14, 20, 32, 44, 56, 110):
+    register(f"resnet{_depth}", partial(ResNet, _depth))
+for _depth in (8, 32):
+    register(f"resnet{_depth}x4", partial(ResNet, _depth, width=4))
+register("ResNet50", ResNet50)

@@ -1,0 +1,175 @@
+"""Zhang et al. 2018, "ShuffleNet", arXiv:1707.01083, and Ma et al. 2018, "ShuffleNet V2", arXiv:1807.11164,
+for 32x32 images as in Tian et al. 2020 (arXiv:1910.10699): 1x1 stems, no max-pooling."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.models.network import (
+    Network,
+    Tap,
+    conv1x1,
+    conv3x3,
+    global_pool,
+    rectified_stage,
+    register,
+    untapped,
+)
+
+_STEM = 24
+_GROUPS = 3
+
+
+class GroupedBottleneck(nn.Module):
+    """Grouped 1x1, shuffle, 3x3 depthwise, grouped 1x1; the last ReLU is the caller's.
+
+    At stride 2 the pooled input is concatenated, at stride 1 the input is added.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.downsamples = stride == 2
+        branch = outputs - inputs if self.downsamples else outputs
+        width = branch // 4
+        # the stem's few channels are not worth grouping (paper, sec. 3.2)
+        self.groups = 1 if inputs == _STEM else _GROUPS
+        self.conv1 = conv1x1(inputs, width, groups=self.groups)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, stride, groups=width)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv1x1(width, branch, groups=_GROUPS)
+        self.bn3 = nn.BatchNorm2d(branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the concatenation or sum before the block's last ReLU."""
+        y: Tensor = F.channel_shuffle(F.relu(self.bn1(self.conv1(x))), self.groups)
+        # the reference has a ReLU after the depthwise convolution, the paper has none
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        if self.downsamples:
+            return torch.cat([y, F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1)
+        return y + x
+
+
+def grouped_stage(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
+    """The first block halves the map, the others keep it."""
+    first = GroupedBottleneck(inputs, outputs, stride=2)
+    return nn.Sequential(first, *(GroupedBottleneck(outputs, outputs, stride=1) for _ in range(blocks - 1)))
+
+
+class ShuffleV1(Network):
+    """ShuffleNet with three groups."""
+
+    taps = ("stem", "stage1.pre", "stage1", "stage2.pre", "stage2", "stage3.pre", "stage3", "pooled")
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = conv1x1(3, _STEM)
+        self.bn1 = nn.BatchNorm2d(_STEM)
+        self.layer1 = grouped_stage(4, _STEM, 240)
+        self.layer2 = grouped_stage(8, 240, 480)
+        self.layer3 = grouped_stage(4, 480, 960)
+        self.linear = nn.Linear(960, num_classes)
+
+    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+        """Logits [N, C] of images [N, 3, H, W]."""
+        x = tap("stem", F.relu(self.bn1(self.conv1(x))))
+        x = rectified_stage(self.layer1, x, "stage1", tap)
+        x = rectified_stage(self.layer2, x, "stage2", tap)
+        x = rectified_stage(self.layer3, x, "stage3", tap)
+        logits: Tensor = self.linear(tap("pooled", global_pool(x)))
+        return logits
+
+    def get_classifier(self) -> nn.Linear:
+        """The last linear layer."""
+        return self.linear
+
+
+class SplitBlock(nn.Module):
+    """Half of the channels pass, half are convolved, all are shuffled; the last ReLU is the caller's.
+
+    The passing half comes out of a ReLU already, so the caller's does not change it. The reference taps the
+    value before that ReLU unshuffled: the same channels in another order than the stage's.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.conv1 = conv1x1(half, half)
+        self.bn1 = nn.BatchNorm2d(half)
+        self.conv2 = conv3x3(half, half, groups=half)
+        self.bn2 = nn.BatchNorm2d(half)
+        self.conv3 = conv1x1(half, half)
+        self.bn3 = nn.BatchNorm2d(half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Non-negative [N, C, H, W] -> the same shape before the block's last ReLU."""
+        passing, y = x.chunk(2, dim=1)
+        y = F.relu(self.bn1(self.conv1(y)))
+        y = self.bn3(self.conv3(self.bn2(self.conv2(y))))
+        return F.channel_shuffle(torch.cat([passing, y], dim=1), 2)
+
+
+class DownBlock(nn.Module):
+    """Two branches that halve the map, shuffled together; the last ReLU of each is the caller's."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        half = outputs // 2
+        self.conv1 = conv3x3(inputs, inputs, stride=2, groups=inputs)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv2 = conv1x1(inputs, half)
+        self.bn2 = nn.BatchNorm2d(half)
+        self.conv3 = conv1x1(inputs, half)
+        self.bn3 = nn.BatchNorm2d(half)
+        self.conv4 = conv3x3(half, half, stride=2, groups=half)
+        self.bn4 = nn.BatchNorm2d(half)
+        self.conv5 = conv1x1(half, half)
+        self.bn5 = nn.BatchNorm2d(half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, outputs, H / 2, W / 2] before the block's last ReLU."""
+        left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
+        right = F.relu(self.bn3(self.conv3(x)))
+        right = self.bn5(self.conv5(self.bn4(self.conv4(right))))
+        return F.channel_shuffle(torch.cat([left, right], dim=1), 2)
+
+
+def split_stage(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
+    """The first block halves the map, `blocks` further ones keep it."""
+    return nn.Sequential(DownBlock(inputs, outputs), *(SplitBlock(outputs) for _ in range(blocks)))
+
+
+class ShuffleV2(Network):
+    """ShuffleNet V2 of size 1."""
+
+    taps = ("stem", "stage1.pre", "stage1", "stage2.pre", "stage2", "stage3.pre", "stage3", "pooled")
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = conv1x1(3, _STEM)
+        self.bn1 = nn.BatchNorm2d(_STEM)
+        self.layer1 = split_stage(3, _STEM, 116)
+        self.layer2 = split_stage(7, 116, 232)
+        self.layer3 = split_stage(3, 232, 464)
+        self.conv2 = conv1x1(464, 1024)
+        self.bn2 = nn.BatchNorm2d(1024)
+        self.linear = nn.Linear(1024, num_classes)
+
+    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+        """Logits [N, C] of images [N, 3, H, W]."""
+        x = tap("stem", F.relu(self.bn1(self.conv1(x))))
+        x = rectified_stage(self.layer1, x, "stage1", tap)
+        x = rectified_stage(self.layer2, x, "stage2", tap)
+        x = rectified_stage(self.layer3, x, "stage3", tap)
+        x = F.relu(self.bn2(self.conv2(x)))
+        logits: Tensor = self.linear(tap("pooled", global_pool(x)))
+        return logits
+
+    def get_classifier(self) -> nn.Linear:
+        """The last linear layer."""
+        return self.linear
+
+
+register("ShuffleV1", ShuffleV1)
+register("ShuffleV2", ShuffleV2)

@@ -1,0 +1,98 @@
+"""What a model answers: logits, and the intermediate values asked for by name."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdbench.core import Outputs
+from kdbench.models.network import Network
+
+# How timm's feature lists name a first entry that comes before the first stage
+_STEMS = ("stem", "act1", "bn1", "conv_stem")
+
+
+def tap_names(model: nn.Module) -> tuple[str, ...]:
+    """The taps that `answer` can be asked for, in order of depth; none for one that is no image network.
+
+    A timm network has `stem` where its feature list begins with one, then its features as `stage1` ...
+    `stageK` (every block, in a ViT), and `pooled` where its classifier is one linear layer.
+    """
+    if isinstance(model, Network):
+        return model.taps
+    pooled = () if classifier(model) is None else ("pooled",)
+    return (*_timm_stages(model), *pooled)
+
+
+def classifier(model: nn.Module) -> nn.Linear | None:
+    """The last linear layer, or None where a model has none or more than one."""
+    accessor = getattr(model, "get_classifier", None)
+    head = accessor() if callable(accessor) else None
+    return head if isinstance(head, nn.Linear) else None
+
+
+def answer(model: nn.Module, inputs: Tensor, taps: Sequence[str] = ()) -> Outputs:
+    """One forward pass: logits [N, C], equal to `model(inputs)`, the taps asked for, and the classifier.
+
+    inputs: images [N, 3, H, W]. Stages are [N, C, H, W], `pooled` is the classifier's input [N, D].
+    Raises ValueError for a tap that the model does not have.
+    """
+    known = tap_names(model)
+    unknown = [tap for tap in taps if tap not in known]
+    if unknown:
+        raise ValueError(
+            f"{type(model).__name__} has no tap {', '.join(map(repr, unknown))};"
+            f" it has {', '.join(known) or 'none'}"
+        )
+    logits, values = (_tapped if isinstance(model, Network) else _timm_tapped)(model, inputs, taps)
+    head = classifier(model)
+    linear = None if head is None else (head.weight, head.bias)
+    return Outputs(logits, {tap: values[tap] for tap in taps}, linear)
+
+
+def _tapped(model: nn.Module, inputs: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    values: dict[str, Tensor] = {}
+
+    def record(name: str, value: Tensor) -> Tensor:
+        if name in taps:
+            values[name] = value
+        return value
+
+    return model(inputs, tap=record), values
+
+
+def _timm_stages(model: nn.Module) -> tuple[str, ...]:
+    features: Any = getattr(model, "feature_info", None)
+    if not features or not hasattr(model, "forward_intermediates"):
+        return ()
+    has_stem = features[0]["module"].startswith(_STEMS)
+    stages = tuple(f"stage{number}" for number in range(1, len(features) + (not has_stem)))
+    return ("stem", *stages) if has_stem else stages
+
+
+def _timm_tapped(model: Any, inputs: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    values: dict[str, Tensor] = {}
+    with _classifier_input(model, values):
+        asked = [index for index, name in enumerate(_timm_stages(model)) if name in taps]
+        if not asked:
+            logits = model(inputs)
+        else:
+            last, stages = model.forward_intermediates(inputs, indices=asked)
+            logits = model.forward_head(last)
+            values.update(zip((_timm_stages(model)[index] for index in asked), stages, strict=True))
+    return logits, values
+
+
+@contextmanager
+def _classifier_input(model: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
+    """Within: `pooled` is what the classifier is given, dropout included, so it is never drawn twice."""
+    head = classifier(model)
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda _, args: values.update(pooled=args[0]))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,81 @@
+"""Simonyan & Zisserman 2015, "Very Deep Convolutional Networks", arXiv:1409.1556, with batch normalisation,
+one linear layer and average pooling, as Tian et al. 2020 (arXiv:1910.10699) run it on CIFAR."""
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.models.network import (
+    Network,
+    Tap,
+    global_pool,
+    kaiming_convolutions,
+    register,
+    small_normal,
+    untapped,
+)
+
+
+def conv_block(convolutions: int, inputs: int, outputs: int) -> nn.Sequential:
+    """conv-BN-ReLU repeated; the last ReLU is the caller's, so that its input can be tapped."""
+    layers: list[nn.Module] = []
+    for _ in range(convolutions):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+        inputs = outputs
+    return nn.Sequential(*layers[:-1])
+
+
+class VGG(Network):
+    """Five blocks of 64, 128, 256, 512 and 512 channels; `convolutions` counts the layers of each."""
+
+    taps = (
+        "stem",
+        "stage1.pre",
+        "stage1",
+        "stage2.pre",
+        "stage2",
+        "stage3.pre",
+        "stage3",
+        "stage4.pre",
+        "stage4",
+        "pooled",
+    )
+
+    def __init__(self, convolutions: tuple[int, int, int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.block0 = conv_block(convolutions[0], 3, 64)
+        self.block1 = conv_block(convolutions[1], 64, 128)
+        self.block2 = conv_block(convolutions[2], 128, 256)
+        self.block3 = conv_block(convolutions[3], 256, 512)
+        self.block4 = conv_block(convolutions[4], 512, 512)
+        self.classifier = nn.Linear(512, num_classes)
+        kaiming_convolutions(self)
+        small_normal(self.classifier)
+
+    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+        """Logits [N, C] of images [N, 3, H, W]."""
+        # the published rule is a fourth pooling at 64x64 and none at 32x32; larger images follow the former
+        pools_late = x.shape[2] >= 64
+        x = tap("stem", F.relu(self.block0(x)))
+        for number, block in enumerate((self.block1, self.block2, self.block3, self.block4), start=1):
+            if number < 4 or pools_late:
+                x = F.max_pool2d(x, 2)
+            x = tap(f"stage{number}.pre", block(x))
+            x = tap(f"stage{number}", F.relu(x))
+        logits: Tensor = self.classifier(tap("pooled", global_pool(x)))
+        return logits
+
+    def get_classifier(self) -> nn.Linear:
+        """The last linear layer."""
+        return self.classifier
+
+
+for _depth, _convolutions in {
+    8: (1, 1, 1, 1, 1),
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}.items():
+    register(f"vgg{_depth}", partial(VGG, _convolutions))

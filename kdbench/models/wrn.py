@@ -1,0 +1,104 @@
+"""Zagoruyko & Komodakis 2016, "Wide Residual Networks", arXiv:1605.07146, sec. 2, without dropout."""
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.models.network import (
+    Network,
+    Tap,
+    conv1x1,
+    conv3x3,
+    global_pool,
+    kaiming_convolutions,
+    register,
+    untapped,
+)
+
+
+class WideBlock(nn.Module):
+    """BN-ReLU-conv twice and a shortcut; where the width changes, the shortcut starts at the first ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = conv3x3(inputs, outputs, stride)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = conv3x3(outputs, outputs)
+        self.convShortcut = None if inputs == outputs else conv1x1(inputs, outputs, stride)
+
+    def forward(self, x: Tensor, normed: Tensor | None = None) -> Tensor:
+        """[N, C, H, W] -> the raw sum. `normed` is bn1(x) where the caller has it already."""
+        active = F.relu(self.bn1(x) if normed is None else normed)
+        y: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        return y + (x if self.convShortcut is None else self.convShortcut(active))
+
+
+class WideStage(nn.Module):
+    """The blocks of one width, under the attribute that official checkpoints name them by."""
+
+    def __init__(self, blocks: int, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        first = WideBlock(inputs, outputs, stride)
+        self.layer = nn.Sequential(first, *(WideBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+    def norm(self, x: Tensor) -> Tensor:
+        """The first block's bn1(x), apart from the rest because it is also the tap of the stage before."""
+        first = self.layer[0]
+        assert isinstance(first, WideBlock)
+        normed: Tensor = first.bn1(x)
+        return normed
+
+    def forward(self, x: Tensor, normed: Tensor) -> Tensor:
+        """[N, C, H, W] -> the last block's raw sum; `normed` is what `norm` returned."""
+        first, *rest = self.layer
+        x = first(x, normed)
+        for block in rest:
+            x = block(x)
+        return x
+
+
+class WideResNet(Network):
+    """A wide ResNet of 6n+4 layers.
+
+    `stem` and `stage1` ... are raw sums, signed; the twin `stage1.pre` is what the following BN makes of it,
+    the value before the next ReLU.
+    """
+
+    taps = ("stem", "stage1", "stage1.pre", "stage2", "stage2.pre", "stage3", "stage3.pre", "pooled")
+
+    def __init__(self, depth: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        if (depth - 4) % 6:
+            raise ValueError(f"the depth of a wide ResNet is 6n+4 (16, 22, 28, 40, ...), not {depth}")
+        blocks = (depth - 4) // 6
+        self.conv1 = conv3x3(3, 16)
+        self.block1 = WideStage(blocks, 16, 16 * width, stride=1)
+        self.block2 = WideStage(blocks, 16 * width, 32 * width, stride=2)
+        self.block3 = WideStage(blocks, 32 * width, 64 * width, stride=2)
+        self.bn1 = nn.BatchNorm2d(64 * width)
+        self.fc = nn.Linear(64 * width, num_classes)
+        kaiming_convolutions(self)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+        """Logits [N, C] of images [N, 3, H, W]."""
+        x = tap("stem", self.conv1(x))
+        x = tap("stage1", self.block1(x, self.block1.norm(x)))
+        normed = tap("stage1.pre", self.block2.norm(x))
+        x = tap("stage2", self.block2(x, normed))
+        normed = tap("stage2.pre", self.block3.norm(x))
+        x = tap("stage3", self.block3(x, normed))
+        normed = tap("stage3.pre", self.bn1(x))
+        logits: Tensor = self.fc(tap("pooled", global_pool(F.relu(normed))))
+        return logits
+
+    def get_classifier(self) -> nn.Linear:
+        """The last linear layer."""
+        return self.fc
+
+
+for _depth in (16, 40):
+    for _width in (1, 2):
+        register(f"wrn_{_depth}_{_width}", partial(WideResNet, _depth, _width))

@@ -1,0 +1,56 @@
+"""DIST, Huang et al. 2022, arXiv:2205.10536: beta (1 - rho over classes) + gamma (1 - rho over rows)."""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from kdbench.core import Batch, Objective, Outputs, Paper
+
+
+def dist_loss(
+    student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0, temperature: float = 4.0
+) -> Tensor:
+    """T^2 * (beta * inter + gamma * intra): one minus the mean Pearson correlation of softened softmaxes.
+
+    student, teacher: logits [N, C]. Returns a dimensionless scalar.
+    inter correlates the C classes of each row, intra the N rows of each class (0 correlation for N = 1).
+    T^2 is the official code's; the paper's formula has none.
+    """
+    q = F.softmax(student / temperature, dim=-1)
+    p = F.softmax(teacher / temperature, dim=-1)
+    inter = 1 - _pearson(q, p, dim=1).mean()
+    intra = 1 - _pearson(q, p, dim=0).mean()
+    return temperature**2 * (beta * inter + gamma * intra)
+
+
+def _pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """Correlation along `dim`; 0 where a side is constant."""
+    a = a - a.mean(dim=dim, keepdim=True)
+    b = b - b.mean(dim=dim, keepdim=True)
+    norms: Tensor = vector_norm(a, dim=dim) * vector_norm(b, dim=dim)
+    return (a * b).sum(dim=dim) / (norms + 1e-8)
+
+
+class DIST(Objective):
+    """`dist_loss` as an objective.
+
+    Raises ValueError unless 0 < temperature < inf and 0 <= beta, gamma < inf.
+    """
+
+    paper = Paper("Knowledge Distillation from A Stronger Teacher", 2022, "2205.10536")
+    couples_rows = True
+
+    def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 4.0) -> None:
+        super().__init__()
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"DIST: temperature must be positive and finite, got {temperature}")
+        for name, value in (("beta", beta), ("gamma", gamma)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"DIST: {name} must be finite and not negative, got {value}")
+        self.beta, self.gamma, self.temperature = beta, gamma, temperature
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """`dist_loss` of the logits: a dimensionless scalar."""
+        return dist_loss(student.logits, teacher.logits, self.beta, self.gamma, self.temperature)

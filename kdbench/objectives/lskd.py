@@ -1,0 +1,40 @@
+"""LSKD, Sun et al. 2024, arXiv:2403.01427: T^2 KL(p_T || q_T) of z-scored logits."""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.core import Batch, Objective, Outputs, Paper
+
+
+def lskd_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """T^2 * KL(p_T || q_T) of z-scored logits, averaged over rows.
+
+    student, teacher: logits [N, C], C >= 2. Returns a scalar in nats.
+    """
+    log_q = F.log_softmax(_standardise(student) / temperature, dim=-1)
+    log_p = F.log_softmax(_standardise(teacher) / temperature, dim=-1)
+    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+def _standardise(logits: Tensor) -> Tensor:
+    """Each row minus its mean, over its unbiased (C - 1) standard deviation plus 1e-7."""
+    deviation = logits.std(dim=-1, correction=1, keepdim=True)
+    return (logits - logits.mean(dim=-1, keepdim=True)) / (deviation + 1e-7)
+
+
+class LSKD(Objective):
+    """`lskd_loss` as an objective. Raises ValueError unless 0 < temperature < inf."""
+
+    paper = Paper("Logit Standardization in Knowledge Distillation", 2024, "2403.01427")
+
+    def __init__(self, temperature: float = 2.0) -> None:
+        super().__init__()
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"LSKD: temperature must be positive and finite, got {temperature}")
+        self.temperature = temperature
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """`lskd_loss` of the logits: a scalar in nats."""
+        return lskd_loss(student.logits, teacher.logits, self.temperature)

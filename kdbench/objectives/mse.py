@@ -1,0 +1,29 @@
+"""MSE, Kim et al. 2021, arXiv:2105.08919: |z_s - z_t|^2."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.core import Batch, Objective, Outputs, Paper
+
+
+def mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared difference of the logits, averaged over rows and classes.
+
+    student, teacher: logits [N, C]. Returns a scalar in squared logits.
+    The paper writes the sum over classes: its weight for C classes is this one's divided by C.
+    """
+    return F.mse_loss(student, teacher)
+
+
+class MSE(Objective):
+    """`mse_loss` as an objective."""
+
+    paper = Paper(
+        "Comparing Kullback-Leibler Divergence and Mean Squared Error Loss in Knowledge Distillation",
+        2021,
+        "2105.08919",
+    )
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """`mse_loss` of the logits: a scalar in squared logits."""
+        return mse_loss(student.logits, teacher.logits)

@@ -1,0 +1,73 @@
+"""What a person sees while a run goes on."""
+
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from kdbench.student.module import StudentModule
+
+
+class ProgressLine(Callback):
+    """A bar over the whole run on a terminal; elsewhere a line per epoch."""
+
+    def __init__(self, title: str, epochs: int) -> None:
+        self.title, self.epochs = title, epochs
+        self.console = Console()
+        self._bar: Progress | None = None
+        self._task: TaskID = TaskID(0)
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Draw the bar where there is a terminal, at the position where the run is."""
+        assert isinstance(module, StudentModule)
+        if not self.console.is_terminal:
+            return
+        columns = (BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self._bar = Progress(TextColumn("{task.description}"), *columns, console=self.console)
+        total = self.epochs * module.data.steps_per_epoch
+        self._task = self._bar.add_task(self.title, total=total, completed=self._done(module))
+        self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any
+    ) -> None:
+        """Move the bar."""
+        assert isinstance(module, StudentModule)
+        if self._bar:
+            self._bar.update(self._task, completed=self._done(module), description=self._words(module))
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Print the epoch's line where there is no bar."""
+        assert isinstance(module, StudentModule)
+        if not self._bar:
+            self.console.print(self._words(module), highlight=False, soft_wrap=True)
+
+    def on_exception(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Leave the terminal as it was."""
+        self._stop()
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Leave the bar as it is."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    @staticmethod
+    def _done(module: StudentModule) -> int:
+        epoch, step = module.position
+        return (epoch - 1) * module.data.steps_per_epoch + step
+
+    def _words(self, module: StudentModule) -> str:
+        live = module.live
+        words = f"{self.title} epoch {module.position[0]}/{self.epochs}"
+        if "loss" in live:
+            words += f" loss {live['loss']:.3f}"
+        if "top1" in live:
+            words += f" top-1 {live['top1']:.2f} %"
+        if "images_per_second" in live:
+            words += f" {live['images_per_second']:.0f} images/s"
+        return words

@@ -1,0 +1,1 @@
+"""Tables against published numbers, and their pictures."""

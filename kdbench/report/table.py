@@ -1,0 +1,166 @@
+"""`kdbench table NAME`: run what is missing, then mean, std and n per cell, as Markdown and as a picture."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from kdbench.report.grid import Cell, Outcome, Table, cells, found, load_table, run_missing
+
+
+@dataclass(frozen=True)
+class Row:
+    """One loss on one pair over the seeds: accuracies in per cent, of the last epoch."""
+
+    pair: str
+    loss: str
+    top1: list[float]
+    agreement: float
+    best_on_test: float
+    seconds: float
+
+    @property
+    def mean(self) -> float:
+        """Of top-1 at the last epoch."""
+        return statistics.fmean(self.top1)
+
+    @property
+    def std(self) -> float | None:
+        """The sample standard deviation (n - 1); None for a single run."""
+        return statistics.stdev(self.top1) if len(self.top1) > 1 else None
+
+    def cells(self) -> list[str]:
+        """The row as text, in the order of HEADINGS."""
+        std = f" ± {self.std:.2f}" if self.std is not None else ""
+        return [
+            self.pair.replace(":", " -> "),
+            self.loss,
+            f"{self.mean:.2f}{std}",
+            str(len(self.top1)),
+            f"{self.best_on_test:.2f}",
+            f"{self.agreement:.1f}",
+            f"{self.seconds:.0f}",
+        ]
+
+
+HEADINGS = ("pair", "loss", "top-1 % (last epoch)", "n", "best_on_test %", "agreement %", "s per run")
+
+
+def summarise(grid: list[Cell], records: dict[str, dict[str, Any]]) -> list[Row]:
+    """A row for each pair and loss that has at least one finished run."""
+    rows = []
+    for pair, loss in dict.fromkeys((cell.pair, cell.loss) for cell in grid):
+        mine = [records.get(cell.recipe) for cell in grid if (cell.pair, cell.loss) == (pair, loss)]
+        done = [record for record in mine if record and record["state"] == "done"]
+        if not done:
+            continue
+        last = [record["results"]["last"] for record in done]
+        best = statistics.fmean(record["results"]["best_on_test"]["top1"] for record in done)
+        agreement = statistics.fmean(row["agreement"] for row in last)
+        seconds = statistics.fmean(record["seconds"] for record in done)
+        rows.append(Row(pair, loss, [row["top1"] for row in last], agreement, best, seconds))
+    return rows
+
+
+def markdown(table: Table, rows: list[Row], teachers: dict[str, float], footer: str) -> str:
+    """The whole page."""
+    lines = [f"# {table.title}", "", table.caption.strip(), ""]
+    lines += [f"Teacher {name}: {top1:.2f} % test top-1." for name, top1 in teachers.items()]
+    lines += ["", f"| {' | '.join(HEADINGS)} |", "|---|---|" + "--:|" * (len(HEADINGS) - 2)]
+    lines += [f"| {' | '.join(row.cells())} |" for row in rows]
+    return "\n".join([*lines, "", footer, ""])
+
+
+def picture(table: Table, rows: list[Row], path: Path) -> None:
+    """Every run as a dot and every mean as a bar, as PNG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 0.45 * len(rows) + 1.6), layout="constrained")
+    several = len({row.pair for row in rows}) > 1
+    names = [f"{row.loss} ({row.pair.replace(':', ' -> ')})" if several else row.loss for row in rows]
+    axes.barh(names, [row.mean for row in rows], color="#b8cbe0")
+    for name, row in zip(names, rows, strict=True):
+        axes.plot(row.top1, [name] * len(row.top1), "o", color="#1f3f66", markersize=4)
+    axes.invert_yaxis()
+    axes.set_xlabel("test top-1 % at the last epoch; bar: mean, dots: seeds")
+    axes.set_title(table.title, loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main(arguments: list[str]) -> int:
+    """Run a table and print it; 0 if every cell is there, 1 if some failed, 2 for a mistake on the command line."""
+    console = Console()
+    try:
+        table = load_table(arguments[0], arguments[1:])
+        grid = cells(table)
+    except ValueError as error:
+        print(f"kdbench: {error}", file=sys.stderr)
+        return 2
+    started = time.monotonic()
+    outcomes = _run(console, table, grid)
+    records = found(table)
+    rows = summarise(grid, records)
+    done = sum(cell.recipe in records and records[cell.recipe]["state"] == "done" for cell in grid)
+    failed = [outcome for outcome in outcomes if outcome.failure]
+    _show(console, table, rows, records, grid)
+    for outcome in failed:
+        console.print(f"failed: {outcome.cell.title}: {outcome.failure}", highlight=False, soft_wrap=True)
+    console.print(f"{done} done, {len(failed)} failed of {len(grid)}; {time.monotonic() - started:.0f} s", highlight=False)
+    return 0 if done == len(grid) else 1
+
+
+def _run(console: Console, table: Table, grid: list[Cell]) -> list[Outcome]:
+    ended = 0
+
+    def say(outcome: Outcome) -> None:
+        nonlocal ended
+        ended += 1
+        state = "failed" if outcome.failure else "done"
+        console.print(f"{ended:3} {state} in {outcome.seconds:.0f} s: {outcome.cell.title}", highlight=False)
+
+    console.print(f"{table.title}: {len(grid)} runs, {table.jobs} at a time", highlight=False)
+    return list(run_missing(table, grid, say))
+
+
+def _show(
+    console: Console, table: Table, rows: list[Row], records: dict[str, dict[str, Any]], grid: list[Cell]
+) -> None:
+    mine = [records[cell.recipe] for cell in grid if cell.recipe in records]
+    teachers = {record["teacher"]["name"]: record["teacher"]["top1"] for record in mine if record["state"] == "done"}
+    view = RichTable(title=table.title, title_justify="left")
+    for number, heading in enumerate(HEADINGS):
+        view.add_column(heading, justify="left" if number < 2 else "right")
+    for row in rows:
+        view.add_row(*row.cells())
+    console.print(view)
+    console.print(table.caption.strip(), highlight=False)
+    for name, top1 in teachers.items():
+        console.print(f"Teacher {name}: {top1:.2f} % test top-1.", highlight=False)
+    if not rows:
+        return
+    folder = Path(table.output)
+    footer = _footer(table, mine)
+    (folder / "README.md").write_text(markdown(table, rows, teachers, footer + "\n\n![chart](table.png)"))
+    picture(table, rows, folder / "table.png")
+    console.print(f"written: {folder / 'README.md'}, {folder / 'table.png'}", highlight=False)
+
+
+def _footer(table: Table, mine: list[dict[str, Any]]) -> str:
+    machine, versions = mine[0]["machine"], mine[0]["versions"]
+    commits = ", ".join(sorted({str(record["commit"]) for record in mine}))
+    return (
+        f"Made by `kdbench table {table.name}` on {machine['processor']} ({machine['cpus']} CPUs, {table.jobs} runs at a "
+        f"time, {table.threads} thread each), torch {versions['torch']}, commit {commits}."
+    )

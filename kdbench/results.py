@@ -1,0 +1,203 @@
+"""The record of a run: one folder, one commit point, and reading them back."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import nn
+
+from kdbench.config import PACKAGE
+from kdbench.models import save_weights
+
+SCHEMA = 1
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, for a reason that its user should read (no traceback needed)."""
+
+
+def digest(value: Any) -> str:
+    """A short stable hash of plain data."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """All of `content` under `path`, or what was there before; never half of it, whatever happens."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        size = f"{len(content) / 1e6:.1f} MB"
+        raise RunError(f"cannot write {path} ({size}): {error.strerror}; what was there is unharmed") from error
+
+
+class RunFolder:
+    """One run on disk.
+
+    state.pt       the commit point: weights, optimiser, position; replaced as a whole
+    metrics.jsonl  a line per log_every steps and per epoch; what is newer than state.pt is dropped on resume
+    record.json    what tables and reports read: configuration, hashes, results, state
+    config.yaml    the resolved configuration, for people
+    *.safetensors  the student at the last epoch, and at the epoch best on the validation part
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    def open(self) -> None:
+        """Make the folder and keep other processes out of it until this one ends."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held for the life of the process
+        except OSError as error:
+            raise RunError(f"cannot write to the run folder {self.path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"another process is at work in {self.path}") from None
+
+    def clear(self) -> None:
+        """Forget an earlier run."""
+        for name in ("state.pt", "metrics.jsonl", "record.json"):
+            (self.path / name).unlink(missing_ok=True)
+        for weights in self.path.glob("*.safetensors"):
+            weights.unlink()
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        """Commit: from here on a resumed run starts at this state."""
+        buffer = io.BytesIO()
+        torch.save({**state, "metrics_bytes": self._metrics_size()}, buffer)
+        write_atomically(self.path / "state.pt", buffer.getvalue())
+
+    def load_state(self) -> dict[str, Any] | None:
+        """The last committed state, with metrics.jsonl cut back to it; None if there is none."""
+        path = self.path / "state.pt"
+        if not path.is_file():
+            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+            return None
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if self._metrics_size() > state["metrics_bytes"]:
+            os.truncate(self.path / "metrics.jsonl", state["metrics_bytes"])
+        return state
+
+    def _metrics_size(self) -> int:
+        path = self.path / "metrics.jsonl"
+        return path.stat().st_size if path.is_file() else 0
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        try:
+            with open(self.path / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise RunError(f"cannot write {self.path / 'metrics.jsonl'}: {error.strerror}") from error
+
+    def save_weights(self, name: str, student: nn.Module, about: Mapping[str, Any]) -> Path:
+        """Write a network as NAME.safetensors, with what is known about it."""
+        path = self.path / f"{name}.safetensors"
+        try:
+            save_weights(student, path, dict(about))
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror}; what was there is unharmed") from error
+        return path
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a half-written last line is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Replace record.json."""
+        write_atomically(self.path / "record.json", (json.dumps(record, indent=2) + "\n").encode())
+
+    def record(self) -> dict[str, Any] | None:
+        """record.json, or None where there is none."""
+        path = self.path / "record.json"
+        if not path.is_file():
+            return None
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
+
+
+def records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(run folder, record) of every readable run below `folder`, oldest name first."""
+    for path in sorted(folder.glob("**/record.json")):
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError):
+            continue
+        if record.get("schema") == SCHEMA:
+            yield path.parent, record
+
+
+def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a resolved configuration changes weights: not names, paths, logging or hardware."""
+    parts = ("dataset", "teacher", "student", "loss", "teacher_loss", "schedule", "seed", "precision")
+    recipe = {key: dict(value) if isinstance(value, Mapping) else value for key in parts if (value := config.get(key)) is not None}
+    for section, key in (("dataset", "path"), ("teacher", "checkpoint"), ("loss", "pair"), ("teacher_loss", "pair")):
+        recipe.get(section, {}).pop(key, None)
+    if "loss" in recipe and not recipe["loss"]["objectives"]:
+        recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
+    recipe["epochs_run"] = config["trainer"]["max_epochs"]
+    return recipe
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit, machine and threads: what a number needs to be believed later."""
+    packages = ("torch", "lightning", "hydra-core", "timm", "kdbench")
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "commit": _commit(),
+        "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
+        "threads": torch.get_num_threads(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, with `+changes` where files differ from it; None outside a checkout."""
+    command = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*"]
+    if not (PACKAGE.parent / ".git").exists():
+        return None
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,178 @@
+"""Find every mistake in a configuration before any work, and say it so that it can be mended."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdbench.config import CONF_DIR, SCHEMAS, allowed_targets
+
+
+def compose_checked(root: str, overrides: Sequence[str]) -> DictConfig:
+    """The resolved configuration of one run, or a ValueError that names the key and what is possible."""
+    try:
+        with _hydra():
+            cfg = compose(config_name=root, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_explain(error, root, overrides)) from error
+    return checked(root, cfg)
+
+
+def checked(root: str, cfg: DictConfig) -> DictConfig:
+    """`cfg` resolved, with no key that its schema and its targets do not know, and every value of its type."""
+    schema = OmegaConf.structured(SCHEMAS[root])
+    if stray := [str(key) for key in cfg if key not in set(schema)]:
+        raise ValueError(unknown(stray[0], stray[0], schema))
+    try:
+        resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+        merged = OmegaConf.merge(schema, resolved)
+    except OmegaConfBaseException as error:
+        raise ValueError(_message(error)) from error
+    if missing := sorted(OmegaConf.missing_keys(resolved)):
+        raise ValueError(f"{missing[0]} has no value yet; give {missing[0]}=...")
+    assert isinstance(merged, DictConfig)
+    check_targets(OmegaConf.to_container(merged))
+    return merged
+
+
+def command_line_jobs(arguments: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job that a command line asks for; none for `--help` and its like."""
+    options = get_args_parser().parse_args(list(arguments))
+    if options.help or options.hydra_help or options.shell_completion or options.info:
+        return []
+    if not options.multirun:
+        return [list(options.overrides)]
+    parsed = OverridesParser.create().parse_overrides(options.overrides)
+    batches = BasicSweeper.split_arguments(parsed, None)
+    return [list(job) for job in batches[0]]
+
+
+def check_targets(node: Any, path: str = "") -> None:
+    """Check every `_target_` node below: allowed, known keys, values of the annotated types."""
+    if isinstance(node, list):
+        for number, child in enumerate(node):
+            check_targets(child, f"{path}[{number}]")
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        _check_call(node, path)
+    for key, child in node.items():
+        check_targets(child, f"{path}.{key}" if path else str(key))
+
+
+def unknown(path: str, key: str, possible: Iterable[Any]) -> str:
+    """`key` is not possible at `path`: what was meant perhaps, and what is possible."""
+    options = sorted(str(option) for option in possible)
+    close = difflib.get_close_matches(key, options, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"unknown key {path!r}{hint} Possible: {', '.join(options)}"
+
+
+def _hydra() -> Any:
+    GlobalHydra.instance().clear()
+    return initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR))
+
+
+def _check_call(node: dict[str, Any], path: str) -> None:
+    target = node["_target_"]
+    if not str(target).startswith(allowed_targets()):
+        raise ValueError(f"{path}._target_ is {target!r}; allowed are {', '.join(allowed_targets())}")
+    try:
+        callable_ = get_object(target)
+        signature = inspect.signature(callable_)
+    except Exception as error:
+        raise ValueError(f"{path}._target_: there is no {target!r} ({error})") from error
+    hints = typing.get_type_hints(callable_.__init__ if inspect.isclass(callable_) else callable_)
+    for key, value in node.items():
+        if key == "_target_":
+            continue
+        if key not in signature.parameters:
+            raise ValueError(unknown(f"{path}.{key}", key, _settable(signature)))
+        if key in hints and not _is_a(value, hints[key]):
+            raise ValueError(f"{path}.{key} should be {_name(hints[key])}, got {value!r}")
+
+
+def _settable(signature: inspect.Signature) -> Iterator[str]:
+    for name, parameter in signature.parameters.items():
+        if name != "self" and parameter.kind is not parameter.VAR_KEYWORD:
+            yield name
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a config value may stand for an annotation; what cannot be judged here is let through."""
+    if isinstance(value, dict) and "_target_" in value:
+        return True
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_a(value, choice) for choice in arguments)
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin is not None and issubclass(origin, Mapping):
+        return isinstance(value, dict) and all(_is_a(item, arguments[1]) for item in value.values())
+    if origin is not None and issubclass(origin, Sequence):
+        return isinstance(value, list) and all(_is_a(item, arguments[0]) for item in value)
+    return True
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _explain(error: BaseException, root: str, overrides: Sequence[str]) -> str:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        close = difflib.get_close_matches(name, error.options, n=1)
+        hint = f"; did you mean {group}={close[0]}?" if close else "."
+        return f"there is no {group}={name}{hint} Possible: {', '.join(error.options)}"
+    cause = _omegaconf_cause(error)
+    if cause is not None and cause.full_key and "Key" in str(cause.msg):
+        return _explain_key(cause.full_key, root, overrides)
+    return _message(cause or error)
+
+
+def _explain_key(full_key: str, root: str, overrides: Sequence[str]) -> str:
+    """What could have been meant by a key that is not there: ask the same run without that override."""
+    kept = [item for item in overrides if item.lstrip("+~").split("=")[0] != full_key]
+    parent, _, key = full_key.rpartition(".")
+    try:
+        with _hydra():
+            cfg = compose(config_name=root, overrides=kept)
+        siblings = OmegaConf.select(cfg, parent) if parent else cfg
+        return unknown(full_key, key, siblings or [])
+    except (HydraException, OmegaConfBaseException):
+        return f"unknown key {full_key!r}"
+
+
+def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | None:
+    while error is not None and not isinstance(error, OmegaConfBaseException):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _message(error: BaseException) -> str:
+    """One line: the key where it is known, and what is wrong."""
+    key = getattr(error, "full_key", None)
+    first = str(getattr(error, "msg", None) or error).strip().splitlines()[0]
+    return f"{key}: {first}" if key and key not in first.split(":")[0] else first

@@ -1,0 +1,95 @@
+"""One student: a network, its loss, and how far both have come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.core import Batch, Facts, Outputs, Probes
+from kdbench.loss import Loss
+from kdbench.models import answer
+from kdbench.results import RunFolder
+from kdbench.seeding import drawn_from
+
+
+@dataclass
+class Progress:
+    """Our own position (epoch from 1, step from 0 within it) and what was seen on the way there."""
+
+    epoch: int = 1
+    step: int = 0
+    seconds: float = 0.0
+    images: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    """Of the loss parts over the steps of this epoch."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """A row per evaluated epoch."""
+
+
+class Student(nn.Module):
+    """A network in training with its loss; one run, with a folder of its own.
+
+    about: what is known of the network (name, classes, data), written beside its weights.
+    """
+
+    def __init__(
+        self, name: str, model: nn.Module, loss: Loss, folder: RunFolder, about: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self.name, self.folder, self.about = name, folder, dict(about)
+        self.model = model.to(memory_format=torch.channels_last)
+        self.loss = loss
+        self.progress = Progress()
+        self._optimizer_state: dict[str, Any] | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The logits [N, C] that count at evaluation."""
+        return self.loss.predict(answer(self.model, inputs, self.loss.student_taps))
+
+    def answer(self, batch: Batch) -> Outputs:
+        """What the loss looks at."""
+        return answer(self.model, batch.inputs, self.loss.student_taps)
+
+    @torch.no_grad()
+    def bind(self, teacher: nn.Module | None, probe: Tensor, facts: Facts, seed: int) -> None:
+        """Let the loss make its learnable parts, from both sides' answers to a probe batch in eval mode."""
+        if teacher is None or not self.loss.needs_teacher:
+            return
+        self.model.eval()
+        nothing = torch.zeros(len(probe), dtype=torch.int64)
+        batch = Batch(inputs=probe, target=nothing, index=nothing)
+        probes = Probes(student=self.answer(batch), teacher=teacher(batch, self.loss.teacher_taps))
+        with drawn_from(seed, "bind"), torch.enable_grad():
+            self.loss.bind(self.model, teacher, probes, facts)
+        self.model.train()
+
+    def save_weights(self, name: str, results: Mapping[str, Any]) -> None:
+        """Write the network as it is now into the run folder, as NAME.safetensors."""
+        self.folder.save_weights(name, self.model, {**self.about, **results})
+
+    def state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Everything that a resumed run needs, as plain containers of tensors."""
+        return {
+            "model": self.model.state_dict(),
+            "loss": self.loss.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "progress": asdict(self.progress),
+            "threads": torch.get_num_threads(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue at a committed state (the optimiser's part once there is an optimiser)."""
+        self.model.load_state_dict(state["model"])
+        self.loss.load_state_dict(state["loss"])
+        self.progress = Progress(**state["progress"])
+        self._optimizer_state = state["optimizer"]
+
+    def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give a fresh optimiser the state that `restore` found."""
+        if self._optimizer_state is not None:
+            optimizer.load_state_dict(self._optimizer_state)
+            self._optimizer_state = None

@@ -1,0 +1,56 @@
+"""The live teacher: a trained network that answers each batch itself."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdbench.core import Batch, Outputs
+from kdbench.models import answer, create_model, weights_hash
+from kdbench.teacher.store import locate
+
+
+class LiveTeacher(nn.Module):
+    """A frozen network in eval mode. Its answers carry no gradient.
+
+    name: as on the command line; source: the file its weights came from; bf16: answer under bfloat16 autocast.
+    """
+
+    def __init__(self, name: str, model: nn.Module, source: Path | None = None, bf16: bool = False) -> None:
+        super().__init__()
+        self.name, self.source, self.bf16 = name, source, bf16
+        self.model = model.requires_grad_(False).eval()
+        self.hash = weights_hash(model)
+
+    def train(self, mode: bool = True) -> "LiveTeacher":
+        """Stay in eval mode, whatever the module around it does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, taps: tuple[str, ...] = ()) -> Outputs:
+        """The outputs for a batch: logits [N, C] and the taps asked for."""
+        with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
+            return answer(self.model, batch.inputs, taps)
+
+
+def live_teacher(
+    name: str,
+    num_classes: int,
+    label_space: str,
+    checkpoint: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    bf16: bool = False,
+) -> LiveTeacher:
+    """The trained network `name` for a label space: from `checkpoint`, the teacher store or those shipped.
+
+    Raises ValueError where there is none (with the command that trains it) or where the file does not fit.
+    """
+    path = locate(name, label_space, checkpoint)
+    model = create_model(name, num_classes, checkpoint=str(path), options=options)
+    return LiveTeacher(name, model.to(memory_format=torch.channels_last), path, bf16)
+
+
+def no_teacher(name: str = "none", **_: Any) -> None:
+    """Nobody answers."""

@@ -1,0 +1,64 @@
+"""The teacher store: trained networks by label space and name, each with a card that says how it came about."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kdbench.models import save_weights
+from kdbench.results import write_atomically
+
+SHIPPED = Path(__file__).parent / "shipped"
+
+
+def home() -> Path:
+    """Where kdbench keeps what it made: $KDBENCH_HOME, by default a folder in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("KDBENCH_HOME") or cache / "kdbench")
+
+
+def stored(label_space: str, name: str) -> Path:
+    """Where the store keeps (or would keep) a teacher's weights."""
+    return home() / "teachers" / label_space / f"{name.replace('/', '--')}.safetensors"
+
+
+def shipped(label_space: str, name: str) -> Path:
+    """Where the package has (or would have) a teacher's weights."""
+    return SHIPPED / label_space / f"{name}.safetensors"
+
+
+def locate(name: str, label_space: str, checkpoint: str | None = None) -> Path:
+    """The file with a teacher's weights: `checkpoint` (`shipped` asks for the package's own), else the store's,
+    else the package's. Raises ValueError with the command that trains it."""
+    if checkpoint == "shipped":
+        candidates = [shipped(label_space, name)]
+    elif checkpoint is not None:
+        candidates = [Path(checkpoint)]
+    else:
+        candidates = [stored(label_space, name), shipped(label_space, name)]
+    for path in candidates:
+        if path.is_file():
+            return path
+    looked = " and ".join(str(path) for path in candidates)
+    raise ValueError(
+        f"no teacher {name} for {label_space}: looked for {looked}. Train it with\n"
+        f"  kdbench train-teacher dataset={label_space} teacher={name} schedule=cifar240\n"
+        f"or give a checkpoint of your own: teacher.checkpoint=FILE"
+    )
+
+
+def put(model: nn.Module, label_space: str, name: str, card: dict[str, Any]) -> Path:
+    """Store a trained teacher: its weights, and the card beside them."""
+    path = stored(label_space, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(model, path, card)
+    write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
+    return path
+
+
+def cards() -> list[dict[str, Any]]:
+    """The cards of all teachers at hand, the store's before the shipped ones."""
+    files = [file for root in (home() / "teachers", SHIPPED) for file in sorted(root.glob("*/*.json"))]
+    return [{**json.loads(file.read_text()), "file": str(file.with_suffix(".safetensors"))} for file in files]
