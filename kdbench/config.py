@@ -11,6 +11,7 @@ import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.errors import InstantiationException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -124,7 +125,13 @@ def _load_yaml(file: Path) -> dict[str, Any]:
 def build(node: DictConfig, **supplied: Any) -> Any:
     """The object that a checked `_target_` node describes, with what only code can supply."""
     # partial first: what instantiate is given itself, it takes for configuration and would build from as well
-    return instantiate(node, _partial_=True, _convert_="all")(**supplied)
+    try:
+        deferred = instantiate(node, _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        raise
+    return deferred(**supplied)
 
 
 def allowed_targets() -> tuple[str, ...]:

@@ -4,12 +4,11 @@ import json
 import sys
 
 import torch
-from omegaconf import OmegaConf
+from torch import nn
 
 from kdbench.config import build, register
 from kdbench.data.module import ImageData
 from kdbench.metrics import evaluate
-from kdbench.models import create_model
 from kdbench.strict import compose_checked
 
 
@@ -25,17 +24,26 @@ def main(arguments: list[str]) -> int:
         data.setup("test")
         if cfg.split not in data.eval_splits:
             raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(data.eval_splits)}")
-        options = OmegaConf.to_container(cfg.model.get("options") or OmegaConf.create({}))
-        model = create_model(cfg.model.name, data.num_classes, checkpoint=cfg.checkpoint, options=options)
+        model: nn.Module = build(cfg.model, num_classes=data.num_classes, checkpoint=cfg.checkpoint)
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         return 2
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data.to(torch.device(device))
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     scores = evaluate(model, data, cfg.split, bf16=cfg.precision != "fp32")
-    result = {"dataset": data.name, "split": cfg.split, "images": data.eval_size(cfg.split), "model": cfg.model.name}
-    result |= {"checkpoint": cfg.checkpoint, "precision": cfg.precision, "top1": scores["top1"], "top5": scores["top5"]}
+    result = {
+        "dataset": data.name,
+        "split": cfg.split,
+        "images": data.eval_size(cfg.split),
+        "model": cfg.model.name,
+    }
+    result |= {
+        "checkpoint": cfg.checkpoint,
+        "precision": cfg.precision,
+        "top1": scores["top1"],
+        "top5": scores["top5"],
+    }
     if cfg.json:
         print(json.dumps(result))
     else:

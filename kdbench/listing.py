@@ -13,7 +13,18 @@ from rich.table import Table
 
 from kdbench.config import CONF_DIR
 
-GROUPS = ("dataset", "teacher", "student", "loss", "objective", "model", "schedule", "trainer", "logger", "table")
+GROUPS = (
+    "dataset",
+    "teacher",
+    "student",
+    "loss",
+    "objective",
+    "model",
+    "schedule",
+    "trainer",
+    "logger",
+    "table",
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -39,7 +50,9 @@ def groups() -> str:
     """The config groups with their options, for `kdbench --help`."""
     lines = ["Config groups (GROUP=OPTION), and any key of the composed run:"]
     lines += [f"  {group}: {', '.join(_options(group))}" for group in GROUPS if group != "table"]
-    lines.append(f"  experiment: {', '.join(_experiments()) or 'none yet; a file experiments/NAME.yaml is experiment=NAME'}")
+    lines.append(
+        f"  experiment: {', '.join(_experiments()) or 'none yet; a file experiments/NAME.yaml is experiment=NAME'}"
+    )
     return "\n".join(lines)
 
 
@@ -48,12 +61,16 @@ def losses() -> list[dict[str, Any]]:
     from kdbench.objectives import available
 
     known = {entry.name: entry for entry in available()}
-    return [_loss(file, known) for folder in _conf_folders() for file in sorted((folder / "loss").glob("*.yaml"))]
+    return [
+        _loss(file, known) for folder in _conf_folders() for file in sorted((folder / "loss").glob("*.yaml"))
+    ]
 
 
 def _loss(file: Path, known: dict[str, Any]) -> dict[str, Any]:
     recipe = yaml.safe_load(file.read_text())
-    named = [value for item in recipe.get("defaults", []) if isinstance(item, dict) for value in item.values()]
+    named = [
+        value for item in recipe.get("defaults", []) if isinstance(item, dict) for value in item.values()
+    ]
     entries = [known[name] for name in named if name in known]
     return {
         "loss": file.stem,
@@ -70,7 +87,7 @@ def models() -> list[dict[str, Any]]:
     from kdbench.models import available, create_model
 
     rows = []
-    for name in NAMES:
+    for name in available():
         model = create_model(name, 100)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         rows.append({"model": name, "parameters": parameters, "timm": f"kdbench_{name}"})
@@ -79,7 +96,10 @@ def models() -> list[dict[str, Any]]:
 
 def datasets() -> list[dict[str, Any]]:
     """Every data set."""
-    return [{"dataset": name, "about": _about(CONF_DIR / "dataset" / f"{name}.yaml")} for name in _options("dataset")]
+    return [
+        {"dataset": name, "about": _about(CONF_DIR / "dataset" / f"{name}.yaml")}
+        for name in _options("dataset")
+    ]
 
 
 def teachers() -> list[dict[str, Any]]:
@@ -92,7 +112,9 @@ def teachers() -> list[dict[str, Any]]:
 
 def tables() -> list[dict[str, Any]]:
     """Every table."""
-    return [{"table": name, "about": _about(CONF_DIR / "table" / f"{name}.yaml")} for name in _options("table")]
+    return [
+        {"table": name, "about": _about(CONF_DIR / "table" / f"{name}.yaml")} for name in _options("table")
+    ]
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

@@ -33,15 +33,16 @@ def wandb_logger(
     An offline run is looked at with `wandb leet run FOLDER` and uploaded with `wandb sync FOLDER`.
     """
     try:
-        from lightning.pytorch.loggers import WandbLogger
-
         import wandb
+        from lightning.pytorch.loggers import WandbLogger
     except ImportError as error:
         raise ValueError("logger=wandb needs the package wandb: pip install wandb") from error
     reason = None if offline is False else why_offline()
     offline = bool(reason) if offline is None else offline
     if offline:
-        print(f"W&B offline ({reason or 'as asked'}); look: wandb leet {folder / 'wandb'}; upload: wandb sync")
+        print(
+            f"W&B offline ({reason or 'as asked'}); look: wandb leet {folder / 'wandb'}; upload: wandb sync"
+        )
     settings = wandb.Settings(silent=True, init_timeout=20, console="off")
     return WandbLogger(
         project=project,

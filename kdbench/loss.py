@@ -74,7 +74,9 @@ class Loss(nn.Module):
         ramp = self.ramps.get(name)
         return self.weights[name] * (min(epoch / ramp, 1.0) if ramp else 1.0)
 
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, student: Outputs, teacher: Outputs | None, batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to be minimised, and every unweighted part, detached. Computed in float32."""
         with torch.autocast(student.logits.device.type, enabled=False):
             student = _float32(student)

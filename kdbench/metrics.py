@@ -36,7 +36,9 @@ class Scores(nn.Module):
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, data: ImageData, split: str, bf16: bool = False) -> Iterable[tuple[Tensor, Tensor]]:
+def logits_of(
+    model: nn.Module, data: ImageData, split: str, bf16: bool = False
+) -> Iterable[tuple[Tensor, Tensor]]:
     """(logits [n, C] float32, target [n]) chunk by chunk over a split, in eval mode."""
     model.eval()
     for chunk in data.eval_chunks(split):

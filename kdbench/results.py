@@ -46,7 +46,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         size = f"{len(content) / 1e6:.1f} MB"
-        raise RunError(f"cannot write {path} ({size}): {error.strerror}; what was there is unharmed") from error
+        raise RunError(
+            f"cannot write {path} ({size}): {error.strerror}; what was there is unharmed"
+        ) from error
 
 
 class RunFolder:
@@ -125,7 +127,9 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [
+            json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")
+        ]
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Replace record.json."""
@@ -154,8 +158,17 @@ def records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a resolved configuration changes weights: not names, paths, logging or hardware."""
     parts = ("dataset", "teacher", "student", "loss", "teacher_loss", "schedule", "seed", "precision")
-    recipe = {key: dict(value) if isinstance(value, Mapping) else value for key in parts if (value := config.get(key)) is not None}
-    for section, key in (("dataset", "path"), ("teacher", "checkpoint"), ("loss", "pair"), ("teacher_loss", "pair")):
+    recipe = {
+        key: dict(value) if isinstance(value, Mapping) else value
+        for key in parts
+        if (value := config.get(key)) is not None
+    }
+    for section, key in (
+        ("dataset", "path"),
+        ("teacher", "checkpoint"),
+        ("loss", "pair"),
+        ("teacher_loss", "pair"),
+    ):
         recipe.get(section, {}).pop(key, None)
     if "loss" in recipe and not recipe["loss"]["objectives"]:
         recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
@@ -184,7 +197,16 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The commit of this checkout, with `+changes` where files differ from it; None outside a checkout."""
-    command = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(PACKAGE.parent),
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--dirty=+changes",
+        "--exclude=*",
+    ]
     if not (PACKAGE.parent / ".git").exists():
         return None
     try:

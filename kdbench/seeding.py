@@ -26,7 +26,7 @@ def generator(seed: int, purpose: str, *position: int | str) -> torch.Generator:
 def drawn_from(seed: int, purpose: str, *position: int | str) -> Iterator[None]:
     """Within: torch's global CPU generator starts at `derive(...)`; afterwards it is as it was before."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(derive(seed, purpose, *position))
+        torch.manual_seed(derive(seed, purpose, *position))
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,11 +12,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
+from hydra._internal.utils import _locate, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -37,13 +37,13 @@ def checked(root: str, cfg: DictConfig) -> DictConfig:
     schema = OmegaConf.structured(SCHEMAS[root])
     if stray := [str(key) for key in cfg if key not in set(schema)]:
         raise ValueError(unknown(stray[0], stray[0], schema))
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ValueError(f"{missing[0]} has no value yet; give {missing[0]}=...")
     try:
         resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
         merged = OmegaConf.merge(schema, resolved)
     except OmegaConfBaseException as error:
         raise ValueError(_message(error)) from error
-    if missing := sorted(OmegaConf.missing_keys(resolved)):
-        raise ValueError(f"{missing[0]} has no value yet; give {missing[0]}=...")
     assert isinstance(merged, DictConfig)
     check_targets(OmegaConf.to_container(merged))
     return merged
@@ -76,7 +76,7 @@ def check_targets(node: Any, path: str = "") -> None:
 
 def unknown(path: str, key: str, possible: Iterable[Any]) -> str:
     """`key` is not possible at `path`: what was meant perhaps, and what is possible."""
-    options = sorted(str(option) for option in possible)
+    options = sorted(str(option) for option in possible if option != "_target_")
     close = difflib.get_close_matches(key, options, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"unknown key {path!r}{hint} Possible: {', '.join(options)}"
@@ -92,10 +92,10 @@ def _check_call(node: dict[str, Any], path: str) -> None:
     if not str(target).startswith(allowed_targets()):
         raise ValueError(f"{path}._target_ is {target!r}; allowed are {', '.join(allowed_targets())}")
     try:
-        callable_ = get_object(target)
+        callable_ = _locate(target)
         signature = inspect.signature(callable_)
-    except Exception as error:
-        raise ValueError(f"{path}._target_: there is no {target!r} ({error})") from error
+    except (ImportError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}._target_: there is no {target!r}") from error
     hints = typing.get_type_hints(callable_.__init__ if inspect.isclass(callable_) else callable_)
     for key, value in node.items():
         if key == "_target_":
@@ -137,7 +137,9 @@ def _is_a(value: Any, hint: Any) -> bool:
 
 
 def _name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return hint.__name__
+    return str(hint).replace("collections.abc.", "").replace("typing.", "")
 
 
 def _explain(error: BaseException, root: str, overrides: Sequence[str]) -> str:
@@ -147,6 +149,8 @@ def _explain(error: BaseException, root: str, overrides: Sequence[str]) -> str:
         hint = f"; did you mean {group}={close[0]}?" if close else "."
         return f"there is no {group}={name}{hint} Possible: {', '.join(error.options)}"
     cause = _omegaconf_cause(error)
+    if cause is not None and cause.full_key == "experiment":
+        return "there is no such experiment: an overlay is a file experiments/NAME.yaml"
     if cause is not None and cause.full_key and "Key" in str(cause.msg):
         return _explain_key(cause.full_key, root, overrides)
     return _message(cause or error)
@@ -175,4 +179,5 @@ def _message(error: BaseException) -> str:
     """One line: the key where it is known, and what is wrong."""
     key = getattr(error, "full_key", None)
     first = str(getattr(error, "msg", None) or error).strip().splitlines()[0]
+    first = re.sub(r"^\w+ raised while resolving interpolation: ", "", first)
     return f"{key}: {first}" if key and key not in first.split(":")[0] else first

@@ -67,9 +67,9 @@ def decode(fetch: Callable[[slice], list[Encoded]], rows: int, size: int, *, res
 
     def fill(start: int) -> None:
         for row, encoded in enumerate(fetch(slice(start, min(start + _ROWS_PER_TASK, rows))), start):
-            pixels[row] = _decode_one(encoded, size, resize)
+            pixels[row] = np.asarray(_decode_one(encoded, size, resize))
 
-    # one thread for small images as they are: Pillow then holds the lock most of the time, and two were slower
+    # small images as they are: Pillow holds the lock most of the time, and two threads were slower than one
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1) if resize else 1) as pool:
         for _ in pool.map(fill, range(0, rows, _ROWS_PER_TASK)):
             pass

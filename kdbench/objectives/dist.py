@@ -18,19 +18,32 @@ def dist_loss(
     inter correlates the C classes of each row, intra the N rows of each class (0 correlation for N = 1).
     T^2 is the official code's; the paper's formula has none.
     """
-    q = F.softmax(student / temperature, dim=-1)
-    p = F.softmax(teacher / temperature, dim=-1)
+    q, p = _corner_and_rest(student / temperature), _corner_and_rest(teacher / temperature)
     inter = 1 - _pearson(q, p, dim=1).mean()
     intra = 1 - _pearson(q, p, dim=0).mean()
     return temperature**2 * (beta * inter + gamma * intra)
 
 
-def _pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    """Correlation along `dim`; 0 where a side is constant."""
-    a = a - a.mean(dim=dim, keepdim=True)
-    b = b - b.mean(dim=dim, keepdim=True)
+def _corner_and_rest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax as a sum: 1 for the class that holds more than half of a row (if any), and the rest; each [N, C].
+
+    Near 1, float32 does not resolve by how much a class that is certain in every row differs between them.
+    """
+    probabilities = F.softmax(logits, dim=-1)
+    corner = (probabilities > 0.5).to(logits.dtype)
+    others = (1 - corner) * probabilities
+    return corner, others - corner * others.sum(dim=-1, keepdim=True)
+
+
+def _pearson(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor], dim: int) -> Tensor:
+    """Correlation of the two sums along `dim`; 0 where one of them is constant."""
+    a, b = _centred(*q, dim), _centred(*p, dim)
     norms: Tensor = vector_norm(a, dim=dim) * vector_norm(b, dim=dim)
     return (a * b).sum(dim=dim) / (norms + 1e-8)
+
+
+def _centred(corner: Tensor, rest: Tensor, dim: int) -> Tensor:
+    return (corner - corner.mean(dim=dim, keepdim=True)) + (rest - rest.mean(dim=dim, keepdim=True))
 
 
 class DIST(Objective):

@@ -70,7 +70,9 @@ def load_table(name: str, arguments: list[str]) -> Table:
     if name not in tables():
         raise ValueError(unknown(name, name, tables()).replace("unknown key", "there is no table"))
     try:
-        table = OmegaConf.merge(OmegaConf.structured(Table), OmegaConf.load(CONF_DIR / "table" / f"{name}.yaml"))
+        table: Any = OmegaConf.merge(
+            OmegaConf.structured(Table), OmegaConf.load(CONF_DIR / "table" / f"{name}.yaml")
+        )
         table.name, table.output = name, str(Path("runs") / "tables" / name)
         for argument in arguments:
             key, equals, value = argument.partition("=")
@@ -78,10 +80,8 @@ def load_table(name: str, arguments: list[str]) -> Table:
                 raise ValueError(f"{argument!r} is not KEY=VALUE")
             if key not in table:
                 table.overrides.append(argument)
-            elif isinstance(Table.__annotations__[key], str) and Table.__annotations__[key].startswith("list"):
-                table[key] = value.split(",")
             else:
-                table[key] = value
+                table[key] = value.split(",") if Table.__annotations__[key].startswith("list") else value
     except OmegaConfBaseException as error:
         raise ValueError(f"table {name}: {str(error).splitlines()[0]}") from error
     loaded = OmegaConf.to_object(table)
@@ -92,12 +92,15 @@ def load_table(name: str, arguments: list[str]) -> Table:
 def cells(table: Table) -> list[Cell]:
     """Every run of the grid, checked: a mistake in any of them is a ValueError before the first one starts."""
     return [
-        _cell(table, pair, loss, seed) for seed in table.seeds for pair in table.pairs for loss in table.losses
+        _cell(table, pair, loss, seed)
+        for seed in table.seeds
+        for pair in table.pairs
+        for loss in table.losses
     ]
 
 
 def _cell(table: Table, pair: str, loss: str, seed: int) -> Cell:
-    from kdbench.train import plan, recipe_hash
+    from kdbench.plan import plan, recipe_hash
 
     teacher, colon, student = pair.partition(":")
     if not colon:
@@ -155,5 +158,3 @@ def _run(table: Table, cell: Cell) -> Outcome:
         lines = log.read_text().strip().splitlines()
         failure = f"{lines[-1] if lines else f'exit code {code}'} (log: {log})"
     return Outcome(cell, failure, time.monotonic() - started)
-
-

@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from kdbench.report.grid import Cell, Outcome, Table, cells, found, load_table, run_missing
+from kdbench.config import register
+from kdbench.report.grid import Cell, Outcome, Table, cells, found, load_table, run_missing, tables
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,10 @@ def picture(table: Table, rows: list[Row], path: Path) -> None:
 def main(arguments: list[str]) -> int:
     """Run a table and print it; 0 if every cell is there, 1 if some failed, 2 for a mistake on the command line."""
     console = Console()
+    register()
     try:
+        if not arguments:
+            raise ValueError(f"kdbench table NAME [KEY=VALUE ...]; tables: {', '.join(tables())}")
         table = load_table(arguments[0], arguments[1:])
         grid = cells(table)
     except ValueError as error:
@@ -117,7 +121,10 @@ def main(arguments: list[str]) -> int:
     _show(console, table, rows, records, grid)
     for outcome in failed:
         console.print(f"failed: {outcome.cell.title}: {outcome.failure}", highlight=False, soft_wrap=True)
-    console.print(f"{done} done, {len(failed)} failed of {len(grid)}; {time.monotonic() - started:.0f} s", highlight=False)
+    console.print(
+        f"{done} done, {len(failed)} failed of {len(grid)}; {time.monotonic() - started:.0f} s",
+        highlight=False,
+    )
     return 0 if done == len(grid) else 1
 
 
@@ -138,7 +145,9 @@ def _show(
     console: Console, table: Table, rows: list[Row], records: dict[str, dict[str, Any]], grid: list[Cell]
 ) -> None:
     mine = [records[cell.recipe] for cell in grid if cell.recipe in records]
-    teachers = {record["teacher"]["name"]: record["teacher"]["top1"] for record in mine if record["state"] == "done"}
+    teachers = {
+        record["teacher"]["name"]: record["teacher"]["top1"] for record in mine if record["state"] == "done"
+    }
     view = RichTable(title=table.title, title_justify="left")
     for number, heading in enumerate(HEADINGS):
         view.add_column(heading, justify="left" if number < 2 else "right")
@@ -161,6 +170,6 @@ def _footer(table: Table, mine: list[dict[str, Any]]) -> str:
     machine, versions = mine[0]["machine"], mine[0]["versions"]
     commits = ", ".join(sorted({str(record["commit"]) for record in mine}))
     return (
-        f"Made by `kdbench table {table.name}` on {machine['processor']} ({machine['cpus']} CPUs, {table.jobs} runs at a "
-        f"time, {table.threads} thread each), torch {versions['torch']}, commit {commits}."
+        f"Made by `kdbench table {table.name}` on {machine['processor']} ({machine['cpus']} CPUs), {table.jobs} runs at "
+        f"a time with {table.threads} thread(s) each, torch {versions['torch']}, commit {commits}."
     )

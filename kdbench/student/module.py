@@ -20,7 +20,7 @@ from kdbench.student.student import Student
 from kdbench.teacher.live import LiveTeacher
 
 
-class Interrupted(RunError):
+class Interrupted(RunError):  # noqa: N818 - not an error: what was asked for
     """The run was asked to stop, and stopped with a checkpoint to resume from."""
 
 
@@ -50,7 +50,10 @@ class StudentModule(LightningModule):
         self.evaluate_every, self.save_every = evaluate_every, save_every
         self.stop_requested = False
         self.scores = nn.ModuleDict(
-            {name: nn.ModuleDict({split: Scores(data.num_classes) for split in data.eval_splits}) for name in students}
+            {
+                name: nn.ModuleDict({split: Scores(data.num_classes) for split in data.eval_splits})
+                for name in students
+            }
         )
         self._teacher_logits: dict[tuple[str, int], Tensor] = {}
         self._saved_at = time.monotonic()
@@ -114,13 +117,15 @@ class StudentModule(LightningModule):
         for name, student in self.runs.items():
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 logits = student(batch.inputs)
-            self.scores[name][chunk.split].update(logits.float(), batch.target, teacher)
+            self._scores(name, chunk.split).update(logits.float(), batch.target, teacher)
 
     def on_validation_epoch_end(self) -> None:
         """Close the scores of this epoch."""
         for name, student in self.runs.items():
-            scored = {split: scores.compute() for split, scores in self.scores[name].items()}
-            row = {f"{split}/{key}": value for split, scores in scored.items() for key, value in scores.items()}
+            scored = {split: self._scores(name, split).compute() for split in self.data.eval_splits}
+            row = {
+                f"{split}/{key}": value for split, scores in scored.items() for key, value in scores.items()
+            }
             student.progress.curve.append({"epoch": student.progress.epoch, **row})
             self.live["top1"] = row["test/top1"]
 
@@ -134,6 +139,11 @@ class StudentModule(LightningModule):
         self.save()
 
     # ---- the work
+
+    def _scores(self, name: str, split: str) -> Scores:
+        scores = self.scores.get_submodule(f"{name}.{split}")
+        assert isinstance(scores, Scores)
+        return scores
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         found = self.optimizers(use_pl_optimizer=False)
@@ -172,12 +182,16 @@ class StudentModule(LightningModule):
     ) -> None:
         """Look at a chunk's losses (once: on a GPU this waits), refuse NaN, and move the position."""
         progress = student.progress
-        rows = {key: torch.stack([part[key] for part in parts]).tolist() for key in (parts[0] if parts else ())}
+        rows = {
+            key: torch.stack([part[key] for part in parts]).tolist() for key in (parts[0] if parts else ())
+        }
         _refuse_non_finite(rows, epoch, steps, student)
         for key, values in rows.items():
             progress.sums[key] = progress.sums.get(key, 0.0) + sum(values)
         seconds = time.perf_counter() - started
-        images = min(steps.stop * self.data.batch_size, self.data.train_size) - steps.start * self.data.batch_size
+        images = (
+            min(steps.stop * self.data.batch_size, self.data.train_size) - steps.start * self.data.batch_size
+        )
         progress.seconds += seconds
         progress.images += images
         progress.step = steps.stop

@@ -88,8 +88,25 @@ class Student(nn.Module):
         self.progress = Progress(**state["progress"])
         self._optimizer_state = state["optimizer"]
 
+    def results(self) -> dict[str, Any]:
+        """The accuracies so far under the names that say how the epoch was chosen."""
+        curve = self.progress.curve
+        results = {
+            "last": _on_test(curve[-1]),
+            "best_on_test": _on_test(max(curve, key=lambda row: row["test/top1"])),
+        }
+        if "validation/top1" in curve[-1]:
+            best = max(curve, key=lambda row: row["validation/top1"])
+            results["best_validation"] = {**_on_test(best), "validation_top1": best["validation/top1"]}
+        return {**results, "curve": curve}
+
     def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Give a fresh optimiser the state that `restore` found."""
         if self._optimizer_state is not None:
             optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
+
+
+def _on_test(row: Mapping[str, Any]) -> dict[str, Any]:
+    scores = {key.removeprefix("test/"): value for key, value in row.items() if key.startswith("test/")}
+    return {"epoch": row["epoch"], **scores}

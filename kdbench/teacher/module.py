@@ -15,7 +15,9 @@ from kdbench.teacher.store import put
 class TeacherModule(StudentModule):
     """One network, trained as a student without a teacher, and put into the teacher store when it is done."""
 
-    def __init__(self, network: Student, data: ImageData, schedule: Schedule, seed: int, **settings: Any) -> None:
+    def __init__(
+        self, network: Student, data: ImageData, schedule: Schedule, seed: int, **settings: Any
+    ) -> None:
         super().__init__({network.name: network}, None, data, schedule, seed, **settings)
 
     def store(self, record: dict[str, Any]) -> Path:

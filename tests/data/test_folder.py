@@ -70,10 +70,9 @@ def test_stray_files_and_nested_folders_are_named(tree):
     (tree / "train" / "dog" / "more").mkdir()
     with pytest.raises(DataError, match="train/dog/more: not an image file"):
         load_folder(str(tree), 16)
+    (tree / "train" / "dog" / "more").rmdir()
     (tree / "train" / "labels.csv").touch()
-    with pytest.raises(
-        DataError, match="train/dog/more: not an image file|train/labels.csv: not a class folder"
-    ):
+    with pytest.raises(DataError, match=r"train/labels\.csv: not a class folder"):
         load_folder(str(tree), 16)
 
 
@@ -86,5 +85,5 @@ def test_a_broken_image_is_named(tree):
 def test_what_does_not_fit_is_refused_before_it_is_read(tree, monkeypatch):
     monkeypatch.setattr(images, "available_bytes", lambda: 10**6)
     (tree / "train" / "cat" / "0.png").write_bytes(b"never read")
-    with pytest.raises(DataError, match="10 images of 512x512 need 0.0 GB"):
+    with pytest.raises(DataError, match=r"10 images of 512x512 need 0\.0 GB"):
         load_folder(str(tree), 512)

@@ -51,12 +51,12 @@ def test_other_colour_modes_become_rgb(mode):
 def test_a_damaged_file_is_named(resize, damage):
     files = [encoded(image) for image in noise(70)]
     files[66] = damage(files[66])
-    with pytest.raises(DataError, match="^file 66: not a readable image"):
+    with pytest.raises(DataError, match=r"^file 66: not a readable image"):
         decode(fetcher(files), 70, 8, resize=resize)
 
 
 def test_a_wrong_size_is_refused_where_none_is_asked_for():
-    with pytest.raises(DataError, match="^file 0: expected an image of 9x9 pixels, got 8x8"):
+    with pytest.raises(DataError, match=r"^file 0: expected an image of 9x9 pixels, got 8x8"):
         decode(fetcher([encoded(noise(1)[0])]), 1, 9, resize=False)
 
 

@@ -154,6 +154,7 @@ class Payload:
         return (Path.touch, (self.trace,))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_pickled_code_is_never_run(model, tmp_path):
     trace = tmp_path / "trace"
     torch.save({"model": model.state_dict(), "args": Payload(trace)}, tmp_path / "zip.pth")

@@ -103,6 +103,16 @@ def test_float32_is_precise_near_the_axes(alpha, beta):
     assert (single[1].double() - exact[1]).norm() < 2e-5 * exact[1].norm()
 
 
+@pytest.mark.parametrize(("alpha", "beta"), [(0.8, 0.3), (1.5, -0.5), (-0.5, 1.5)])
+@pytest.mark.parametrize("gap", [2e-3, 6e-3, 1.2e-2])
+def test_near_its_minimum_is_the_formula(alpha, beta, gap):
+    """Where the exponents nearly meet, on both sides of the change to the power series."""
+    teacher = normal(1, 5, 7)
+    student = teacher + gap * normal(0, 5, 7).sign()
+    ours, exact = abkd_loss(student, teacher, alpha, beta, 1.0), formula(student, teacher, alpha, beta, 1.0)
+    assert ours.item() == pytest.approx(exact.item(), rel=2e-10)
+
+
 @given(pairs())
 def test_special_cases(pair):
     p, q = (logits.softmax(1) for logits in reversed(pair))

@@ -66,6 +66,16 @@ def test_a_constant_added_to_a_row_changes_nothing(pair, t):
     assert_shift_invariant(lambda s, z: dist_loss(s, z, temperature=t), pair)
 
 
+@pytest.mark.parametrize("certainty", [5.0, 12.0, 18.0, 25.0, 60.0])
+def test_a_class_certain_in_every_row_keeps_its_precision(certainty):
+    """Its probabilities differ by less than float32 resolves near 1; correlation still sees it."""
+    student, teacher = normal(0, 6, 3, scale=1.0).float(), normal(1, 6, 3, scale=1.0).float()
+    student[:, 0] += certainty
+    value, gradient = value_and_gradient(lambda s: dist_loss(s, teacher, temperature=1.0), student)
+    exact = value_and_gradient(lambda s: dist_loss(s, teacher.double(), temperature=1.0), student.double())
+    torch.testing.assert_close((value.double(), gradient.double()), exact, rtol=1e-4, atol=1e-4)
+
+
 def test_one_row_has_no_relation_within_a_class():
     student, teacher = normal(0, 1, 5), normal(1, 1, 5)
     value, gradient = value_and_gradient(lambda s: dist_loss(s, teacher, beta=0.0, temperature=1.0), student)

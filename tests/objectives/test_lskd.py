@@ -61,6 +61,13 @@ def test_constant_rows_are_uniform_and_finite(side, level):
     assert gradient.isfinite().all()
 
 
+def test_rows_far_from_zero_keep_their_precision():
+    student, teacher = (1e4 + 1e-2 * normal(seed, 8, 10).float() for seed in (0, 1))
+    single = value_and_gradient(lambda s: lskd_loss(s, teacher), student)
+    exact = value_and_gradient(lambda s: lskd_loss(s, teacher.double()), student.double())
+    torch.testing.assert_close(tuple(x.double() for x in single), exact, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
 def test_refuses_a_temperature(temperature):
     with pytest.raises(ValueError, match="temperature"):

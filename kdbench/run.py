@@ -1,0 +1,215 @@
+"""One run: build -> fit -> record."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from omegaconf import OmegaConf
+
+from kdbench.config import build
+from kdbench.models import check_name
+from kdbench.plan import Plan, recipe_hash
+from kdbench.progress import ProgressLine
+from kdbench.results import SCHEMA, RunFolder, digest, provenance
+from kdbench.seeding import drawn_from
+from kdbench.student import Interrupted, Student, StudentModule
+from kdbench.teacher import LiveTeacher
+from kdbench.teacher.module import TeacherModule
+from kdbench.teacher.store import locate
+
+
+def run(planned: Plan) -> dict[str, Any]:
+    """Train, and return the record of the run; finished runs are left alone."""
+    cfg, data = planned.cfg, planned.data
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    teacher_file = _teacher_file(planned)
+    data.setup("fit")
+    teacher = _teacher(planned, teacher_file)
+    hashes = {"recipe": recipe_hash(planned), "data": data.fingerprint}
+    if teacher is not None and planned.loss.needs_teacher:
+        hashes["teacher"] = teacher.hash
+    folder = RunFolder(Path(cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
+    folder.open()
+    earlier = folder.record()
+    if earlier and earlier["state"] == "done" and not cfg.overwrite:
+        top1 = earlier["results"]["last"]["top1"]
+        print(f"already finished: {folder.path} (top-1 {top1:.2f} %); overwrite=true runs it again")
+        return earlier
+    student = _student(planned, teacher, folder)
+    _begin(planned, folder, student)
+    record = _record(planned, hashes, teacher)
+    folder.write_record(record)
+    return _finish(planned, folder, record, student, teacher)
+
+
+def _teacher_file(planned: Plan) -> Path | None:
+    cfg = planned.cfg
+    if planned.trains_teacher or cfg.teacher.name == "none":
+        return None
+    check_name(cfg.teacher.name)
+    return locate(cfg.teacher.name, planned.data.label_space, cfg.teacher.checkpoint)
+
+
+def _teacher(planned: Plan, file: Path | None) -> LiveTeacher | None:
+    if file is None:
+        return None
+    bf16 = planned.cfg.precision != "fp32"
+    data = planned.data
+    teacher: LiveTeacher = build(
+        planned.cfg.teacher,
+        num_classes=data.num_classes,
+        label_space=data.label_space,
+        checkpoint=str(file),
+        bf16=bf16,
+    )
+    return teacher
+
+
+def _student(planned: Plan, teacher: LiveTeacher | None, folder: RunFolder) -> Student:
+    node, data = planned.network, planned.data
+    with drawn_from(planned.cfg.seed, "init"):
+        model = build(node, num_classes=data.num_classes)
+    about = {
+        "model": node.name,
+        "num_classes": data.num_classes,
+        "label_space": data.label_space,
+        "classes": list(data.classes),
+    }
+    name = node.name if planned.trains_teacher else (planned.names["loss"] or "student")
+    student = Student(name, model, planned.loss, folder, about)
+    student.bind(teacher, data.probe(), data.facts, planned.cfg.seed)
+    return student
+
+
+def _begin(planned: Plan, folder: RunFolder, student: Student) -> None:
+    """Start afresh, or where an unfinished run stands."""
+    cfg = planned.cfg
+    exists = (folder.path / "state.pt").is_file()
+    if cfg.overwrite or not exists:
+        folder.clear()
+    elif not cfg.resume:
+        raise ValueError(
+            f"{folder.path} holds an unfinished run; resume=true continues it, overwrite=true starts again"
+        )
+    state = folder.load_state()
+    if state is not None:
+        if cfg.threads is None:
+            torch.set_num_threads(state["threads"])
+        student.restore(state)
+        print(f"resuming {folder.path} at epoch {student.progress.epoch}, step {student.progress.step}")
+    folder.path.joinpath("config.yaml").write_text(OmegaConf.to_yaml(cfg))
+
+
+def _record(planned: Plan, hashes: dict[str, str], teacher: LiveTeacher | None) -> dict[str, Any]:
+    config = planned.config
+    record: dict[str, Any] = {"schema": SCHEMA, "state": "running", "reason": None}
+    record |= {
+        "names": planned.names,
+        "seed": planned.cfg.seed,
+        "table": planned.cfg.table,
+        "tags": config["tags"],
+    }
+    record |= {"hashes": hashes, "config": config, **provenance()}
+    if teacher is not None:
+        record["teacher"] = {
+            "name": teacher.name,
+            "file": teacher.source.name if teacher.source else None,
+            "hash": teacher.hash,
+        }
+    return record
+
+
+def _finish(
+    planned: Plan, folder: RunFolder, record: dict[str, Any], student: Student, teacher: LiveTeacher | None
+) -> dict[str, Any]:
+    """Fit, and bring the record to its end, whatever that is."""
+    try:
+        module = _module(planned, student, teacher)
+        _fit(planned, module, folder)
+        student.save_weights("student", {"epoch": student.progress.epoch - 1})
+        record |= {"state": "done", "results": student.results(), "seconds": student.progress.seconds}
+        if teacher is not None:
+            record["teacher"] |= module.teacher_scores()
+        record["images_per_second"] = student.progress.images / max(student.progress.seconds, 1e-9)
+        if isinstance(module, TeacherModule):
+            print(f"stored {module.store(record)}")
+    except BaseException as error:
+        state = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+        record |= {"state": state, "reason": str(error) or type(error).__name__}
+        folder.write_record(record)
+        raise
+    folder.write_record(record)
+    return record
+
+
+def _module(planned: Plan, student: Student, teacher: LiveTeacher | None) -> StudentModule:
+    cfg = planned.cfg
+    settings = {
+        "bf16": cfg.precision == "bf16",
+        "evaluate_every": cfg.evaluate_every,
+        "save_every": cfg.save_every,
+    }
+    if planned.trains_teacher:
+        return TeacherModule(student, planned.data, planned.schedule, cfg.seed, **settings)
+    return StudentModule(
+        {student.name: student}, teacher, planned.data, planned.schedule, cfg.seed, **settings
+    )
+
+
+def _fit(planned: Plan, module: StudentModule, folder: RunFolder) -> None:
+    cfg, data = planned.cfg, planned.data
+    data.position, data.steps_per_chunk = module.position, cfg.log_every
+    left = cfg.trainer.max_epochs - module.position[0] + 1
+    if left <= 0:
+        return
+    pair = f"{planned.names['teacher']} -> {planned.names.get('student', 'itself')}"
+    logger = build(
+        cfg.logger,
+        folder=folder.path,
+        name=folder.path.name,
+        default_group=f"{cfg.table}: {pair}" if cfg.table else pair,
+        tags=[*cfg.tags, *filter(None, planned.names.values()), f"seed {cfg.seed}"],
+        run_config=planned.config,
+    )
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its notes on devices and products
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer: lightning.Trainer = build(
+            cfg.trainer,
+            max_epochs=left,
+            logger=logger or False,
+            callbacks=[ProgressLine(planned.title, cfg.trainer.max_epochs)] if cfg.progress else [],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+        )
+        with _stopping_cleanly(module):
+            trainer.fit(module, datamodule=data)
+
+
+class _stopping_cleanly:  # noqa: N801 - read as a phrase after `with`
+    """Ctrl-C (or SIGTERM) asks the module to stop after the current step; a second one stops at once."""
+
+    def __init__(self, module: StudentModule) -> None:
+        self.module = module
+
+    def __enter__(self) -> None:
+        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: object) -> None:
+        if self.module.stop_requested:
+            raise KeyboardInterrupt
+        self.module.stop_requested = True

@@ -1,0 +1,125 @@
+"""Every file of conf/ composes, passes the check and builds; published values arrive where they should."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdbench.config import CONF_DIR, build, pairs_of, register
+from kdbench.loss import Loss
+from kdbench.models import available
+from kdbench.plan import plan
+from kdbench.report.grid import cells, load_table, tables
+from kdbench.strict import compose_checked
+
+register()
+
+NEEDS = {
+    "dataset=folder": ["dataset.path=somewhere"],
+    "dataset=hub": ["dataset.name=someone/something"],
+    "student=timm": ["student.name=timm/resnet18"],
+    "teacher=timm": ["teacher.name=timm/resnet18"],
+    "teacher=none": ["loss=ce"],
+    "teacher=live": ["+teacher.name=resnet8"],
+    "schedule=sgd": ["schedule.epochs=1", "schedule.lr=0.1", "schedule.plan=constant"],
+    "loss=sum": [],
+}
+GROUPS = ("dataset", "teacher", "student", "loss", "schedule", "trainer", "logger")
+OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted((CONF_DIR / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_builds(option):
+    planned = plan(compose_checked("train", [option, *NEEDS.get(option, [])]), {})
+    assert planned.schedule.epochs >= 1
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_every_network_can_be_either_side(side):
+    assert set(available()) <= {file.stem for file in (CONF_DIR / side).glob("*.yaml")}
+
+
+def test_the_other_roots_compose():
+    assert plan(compose_checked("train_teacher", ["teacher=vgg8"]), {}).trains_teacher
+    evaluate = compose_checked("evaluate", ["model=resnet8", "checkpoint=x.pth"])
+    assert evaluate.model.name == "resnet8"
+
+
+@pytest.mark.parametrize("name", tables())
+def test_every_table_is_a_grid_of_checked_runs(name):
+    grid = cells(load_table(name, []))
+    assert len({cell.recipe for cell in grid}) == len(grid)
+
+
+@pytest.mark.parametrize(
+    ("loss", "pair", "gamma", "weight"),
+    [
+        ("ttm", "vgg13:vgg8", 0.1, 45),
+        ("wttm", "resnet56:resnet20", 0.3, 1.5),
+        ("wttm", "resnet32x4:ShuffleV2", 0.4, 16),
+    ],
+)
+def test_published_values_come_by_pair(loss, pair, gamma, weight):
+    teacher, student = pair.split(":")
+    cfg = compose_checked("train", [f"loss={loss}", f"teacher={teacher}", f"student={student}"])
+    assert (cfg.loss.objectives[loss].gamma, cfg.loss.weights[loss], cfg.loss.pair) == (gamma, weight, pair)
+
+
+def test_an_unpublished_pair_takes_those_of_a_named_one_and_says_so():
+    cfg = compose_checked("train", ["loss=wttm", "teacher=resnet20", "student=resnet8"])
+    assert cfg.loss.pair == "resnet56:resnet20"
+    assert (cfg.loss.objectives.wttm.gamma, cfg.loss.weights.wttm) == (0.3, 1.5)
+
+
+def test_the_command_line_wins_over_published_values():
+    cfg = compose_checked("train", ["loss=wttm", "loss.objectives.wttm.gamma=0.5", "loss.pair=vgg13:vgg8"])
+    assert (cfg.loss.objectives.wttm.gamma, cfg.loss.weights.wttm) == (0.5, 2.25)
+
+
+def test_dkd_rises_over_twenty_epochs_with_the_pairs_beta():
+    cfg = compose_checked("train", ["loss=dkd", "teacher=resnet32x4", "student=resnet8x4"])
+    loss: Loss = build(cfg.loss)
+    assert cfg.loss.objectives.dkd.beta == 8
+    assert loss.weight("dkd", 1) == pytest.approx(1 / 20)
+
+
+@pytest.mark.parametrize(("student", "lr"), [("resnet20", 0.05), ("MobileNetV2", 0.01), ("ShuffleV1", 0.01)])
+def test_the_literatures_rate_depends_on_the_network(student, lr):
+    assert compose_checked("train", [f"student={student}"]).schedule.lr == lr
+    assert compose_checked("train", [f"student={student}", "schedule.lr=0.2"]).schedule.lr == 0.2
+
+
+@pytest.mark.parametrize("file", sorted((CONF_DIR / "pairs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_pair_values_name_their_source_and_a_published_fallback(file):
+    pairs = pairs_of(file.stem)
+    assert pairs["source"]
+    assert pairs["status"] == "verified"
+    assert pairs["fallback"] in pairs["values"]
+
+
+def test_an_experiment_of_the_users_own_folder(tmp_path):
+    (tmp_path / "experiments").mkdir()
+    mine = {"defaults": [{"override /loss": "ttm"}, {"override /student": "vgg8"}], "seed": 7}
+    (tmp_path / "experiments" / "mine.yaml").write_text(yaml.safe_dump(mine))
+    command = [sys.executable, "-m", "kdbench.train", "experiment=mine", "--cfg", "job", "--resolve"]
+    printed = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=_env(), check=True
+    ).stdout
+    composed = yaml.safe_load(printed)
+    assert (composed["seed"], composed["student"]["name"], composed["loss"]["pair"]) == (
+        7,
+        "vgg8",
+        "resnet56:resnet20",
+    )
+
+
+def test_the_shipped_experiment_composes():
+    cfg = compose_checked("train", ["experiment=mini", "loss=wttm"])
+    assert (cfg.teacher.name, cfg.student.name) == ("resnet20", "resnet8")
+
+
+def _env() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}

@@ -1,0 +1,40 @@
+import json
+
+import pytest
+
+from kdbench.evaluate import main
+
+
+@pytest.mark.slow
+def test_the_official_checkpoint_has_its_measured_accuracy(big_data, capsys):
+    checkpoint = big_data / "teachers" / "resnet56_cifar100.pth"
+    assert main(["dataset=cifar100", "model=resnet56", f"checkpoint={checkpoint}", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["top1"] == pytest.approx(70.64, abs=0.05)
+    assert result["images"] == 10_000
+
+
+def test_the_shipped_teacher_has_the_accuracy_of_its_card_on_the_mini_test_images(capsys):
+    from kdbench.teacher.store import shipped
+
+    weights = shipped("cifar100", "resnet20")
+    card = json.loads(weights.with_suffix(".json").read_text())
+    assert main(["dataset=cifar100_mini", "model=resnet20", f"checkpoint={weights}", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    # 1,000 of the 10,000 test images: a standard error of 1.5 points
+    assert result["top1"] == pytest.approx(card["top1"], abs=5)
+    assert card["top1"] >= 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["model=resnet8", "checkpoint=nowhere.pth"], "nowhere.pth"),
+        (["model=resnet8", "checkpoint=x", "split=train"], "split=train; cifar100_mini has test"),
+        (["model=resnet8"], "checkpoint has no value"),
+        (["model=resnet88", "checkpoint=x"], "no model=resnet88"),
+    ],
+)
+def test_mistakes_are_said(arguments, words, capsys):
+    assert main(["dataset=cifar100_mini", *arguments]) == 2
+    assert words in capsys.readouterr().err

@@ -1,0 +1,53 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from kdbench.config import CONF_DIR
+from kdbench.listing import groups, losses, main, markdown, models
+from kdbench.models import available
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_loss_is_listed_with_its_paper_and_needs():
+    rows = {row["loss"]: row for row in losses()}
+    assert set(rows) == {file.stem for file in (CONF_DIR / "loss").glob("*.yaml")}
+    assert rows["wttm"]["arXiv"] == "2402.11148"
+    assert rows["abkd"]["arXiv"] == "2505.04560"
+    assert rows["dkd"]["needs"] == "logits, labels"
+    assert all(row["recipe"] for row in rows.values())
+
+
+def test_the_table_in_readme_is_fresh():
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split("<!-- kdbench list losses --markdown -->\n")[1].split("\n<!-- end -->")[0]
+    assert shown == markdown(losses()), "README is stale: kdbench list losses --markdown"
+
+
+def test_models_are_listed_with_their_size():
+    assert {row["model"]: row["parameters"] for row in models()}["resnet8x4"] == 1_233_540
+    assert len(models()) == len(available())
+
+
+@pytest.mark.parametrize("what", ["losses", "datasets", "teachers", "tables"])
+def test_every_list_is_json_too(what, capsys):
+    assert main([what, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows
+    assert all(isinstance(row, dict) for row in rows)
+
+
+def test_help_names_groups_and_options():
+    text = groups()
+    for words in (
+        "dataset: ",
+        "cifar100_mini",
+        "loss: ",
+        "wttm",
+        "schedule: ",
+        "cifar240",
+        "experiment: ",
+        "mini",
+    ):
+        assert words in text

@@ -1,0 +1,60 @@
+"""The wheel, used from somewhere else."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder with what the wheel holds, without the checkout."""
+    out = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = out.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(out / "site")
+    return out / "site"
+
+
+def execute(installed: Path, cwd: Path, *command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    ended = subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_the_wheel_is_small_and_holds_what_it_needs(installed):
+    names = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
+    assert {"kdbench/_conf/train.yaml", "kdbench/_experiments/mini.yaml"} <= names
+    assert any(name.endswith("cifar100_mini.parquet") for name in names)
+    assert any(name.endswith("resnet20.safetensors") for name in names)
+    assert sum(path.stat().st_size for path in installed.rglob("*")) < 10e6
+
+
+def test_a_run_from_the_wheel(installed, tmp_path):
+    where = execute(installed, tmp_path, "-c", "import kdbench.config as c; print(c.CONF_DIR)")
+    assert where.strip() == str(installed / "kdbench" / "_conf")
+    run = [
+        "-m",
+        "kdbench.train",
+        "experiment=mini",
+        "teacher.checkpoint=shipped",
+        "schedule.epochs=1",
+        "trainer=cpu",
+    ]
+    printed = execute(installed, tmp_path, *run, "schedule.batch_size=500", "progress=false")
+    assert "test top-1" in printed
+    assert list((tmp_path / "runs").glob("cifar100_mini-resnet20-resnet8-kd-s0-*/record.json"))
+
+
+def test_neither_wandb_nor_transformers_is_needed(installed, tmp_path):
+    hidden = "import sys; sys.modules.update(wandb=None, transformers=None); import kdbench.train, kdbench.report.table"
+    execute(installed, tmp_path, "-c", hidden)

@@ -1,0 +1,134 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kdbench.results import RunError, RunFolder, digest, recipe_of, records, write_atomically
+
+
+def test_writing_replaces_as_a_whole(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+FULL = """
+import resource, sys, torch
+from pathlib import Path
+from kdbench.results import RunError, RunFolder
+folder = RunFolder(Path(sys.argv[1])); folder.open()
+folder.save_state({"weights": torch.ones(10)})
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # the kernel refuses what is larger, as a full disk does
+try:
+    folder.save_state({"weights": torch.ones(10_000)})
+except RunError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_half(tmp_path):
+    printed = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "cannot write" in printed.stdout
+    assert "what was there is unharmed" in printed.stdout
+    assert not list(tmp_path.glob("*.tmp"))
+    state = RunFolder(tmp_path).load_state()
+    assert state is not None
+    assert torch.equal(state["weights"], torch.ones(10))
+
+
+def test_an_unwritable_folder_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write to the run folder"):
+        RunFolder(tmp_path / "file" / "run").open()
+
+
+def test_what_is_newer_than_the_state_is_dropped(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"step": 1})
+    folder.save_state({})
+    folder.append_metrics({"step": 2})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3')
+    assert [row["step"] for row in folder.metrics()] == [1, 2]
+    folder.load_state()
+    assert [row["step"] for row in folder.metrics()] == [1]
+
+
+def test_metrics_without_a_state_are_nobodys(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"step": 1})
+    assert folder.load_state() is None
+    assert folder.metrics() == []
+
+
+def test_a_folder_has_one_process_at_a_time(tmp_path):
+    held = RunFolder(tmp_path)
+    held.open()
+    code = f"from kdbench.results import RunFolder; from pathlib import Path; RunFolder(Path({str(tmp_path)!r})).open()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "another process is at work" in ended.stderr
+
+
+def test_records_skips_what_cannot_be_read(tmp_path):
+    for name, content in (("a", '{"schema": 1, "state": "done"}'), ("b", '{"sche'), ("c", '{"schema": 0}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(content)
+    assert [folder.name for folder, _ in records(tmp_path)] == ["a"]
+
+
+CONFIG = {
+    "dataset": {"_target_": "x", "path": "/a", "padding": 4},
+    "teacher": {"name": "t", "checkpoint": "c"},
+    "student": {"name": "s"},
+    "loss": {"weights": {"ce": 1.0, "kd": 1.0}, "objectives": {"kd": {}}, "pair": "a:b"},
+    "schedule": {"lr": 0.1},
+    "seed": 0,
+    "precision": "fp32",
+    "trainer": {"max_epochs": 3, "accelerator": "auto"},
+    "output": "runs",
+    "tags": [],
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"output": "elsewhere"},
+        {"tags": ["x"]},
+        {"dataset": {**CONFIG["dataset"], "path": "/b"}},
+        {"teacher": {"name": "t", "checkpoint": "d"}},
+        {"loss": {**CONFIG["loss"], "pair": None}},
+    ],
+)
+def test_what_does_not_change_weights_does_not_change_the_identity(change):
+    assert digest(recipe_of(CONFIG)) == digest(recipe_of(CONFIG | change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"precision": "bf16"},
+        {"schedule": {"lr": 0.2}},
+        {"student": {"name": "z"}},
+        {"loss": {**CONFIG["loss"], "weights": {"ce": 1.0, "kd": 2.0}}},
+        {"trainer": {"max_epochs": 2}},
+    ],
+)
+def test_what_changes_weights_changes_the_identity(change):
+    assert digest(recipe_of(CONFIG)) != digest(recipe_of(CONFIG | change))
+
+
+def test_a_teacher_that_no_objective_looks_at_does_not_count():
+    alone = CONFIG | {"loss": {"weights": {"ce": 1.0}, "objectives": {}}}
+    assert digest(recipe_of(alone)) == digest(
+        recipe_of(alone | {"teacher": {"name": "other", "checkpoint": None}})
+    )
+    assert json.dumps(CONFIG)  # and nothing was changed in place
+    assert CONFIG["dataset"]["path"] == "/a"
