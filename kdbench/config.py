@@ -40,7 +40,7 @@ class RunConfig:
     save_every: float = MISSING
     output: str = MISSING
     tags: list[str] = field(default_factory=list)
-    table: str | None = MISSING
+    table_name: str | None = MISSING
     progress: bool = MISSING
     resume: bool = MISSING
     overwrite: bool = MISSING

@@ -29,10 +29,15 @@ class Scores(nn.Module):
     def compute(self) -> dict[str, float]:
         """The scores so far, and start again."""
         meters = {"top1": self.top1, "top5": self.top5, "agreement": self.agreement}
-        scores = {name: 100 * float(meter.compute()) for name, meter in meters.items() if meter.update_count}
+        scores = {name: _per_cent(meter) for name, meter in meters.items() if meter.update_count}
         for meter in meters.values():
             meter.reset()
         return scores
+
+
+def _per_cent(meter: MulticlassAccuracy) -> float:
+    # torchmetrics divides in float32; what that leaves beyond the fourth decimal is noise
+    return round(100 * float(meter.compute()), 4)
 
 
 @torch.no_grad()

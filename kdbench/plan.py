@@ -24,8 +24,6 @@ class Plan:
     data: ImageData
     loss: Loss
     schedule: Schedule
-    network: DictConfig
-    """The `teacher` or `student` node of the network to be trained."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -38,6 +36,12 @@ class Plan:
     def trains_teacher(self) -> bool:
         """Whether the network goes into the teacher store."""
         return "student" not in self.cfg
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The configuration of the network to be trained: its `name` and `options`."""
+        node: dict[str, Any] = self.config["teacher" if self.trains_teacher else "student"]
+        return node
 
     @property
     def title(self) -> str:
@@ -65,15 +69,15 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     schedule: Schedule = build(cfg.schedule)
     data: ImageData = build(cfg.dataset, seed=cfg.seed, batch_size=schedule.batch_size)
     loss: Loss = build(cfg.loss if "loss" in cfg else cfg.teacher_loss)
-    network = cfg.student if "student" in cfg else cfg.teacher
-    check_name(network.name)
     names = {group: choices.get(group, "") for group in ("dataset", "loss")}
     names |= {side: cfg[side].name for side in ("teacher", "student") if side in cfg}
     if "loss" in cfg and loss.needs_teacher and cfg.teacher.name == "none":
         raise ValueError(
             f"the loss has {', '.join(loss.terms)}: that needs a teacher, and teacher=none is nobody"
         )
-    return Plan(cfg, names, data, loss, schedule, network)
+    planned = Plan(cfg, names, data, loss, schedule)
+    check_name(planned.network["name"])
+    return planned
 
 
 def recipe_hash(planned: Plan) -> str:

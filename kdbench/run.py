@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from kdbench.config import build
-from kdbench.models import check_name
+from kdbench.models import check_name, create_model
 from kdbench.plan import Plan, recipe_hash
 from kdbench.progress import ProgressLine
 from kdbench.results import SCHEMA, RunFolder, digest, provenance
@@ -75,14 +75,14 @@ def _teacher(planned: Plan, file: Path | None) -> LiveTeacher | None:
 def _student(planned: Plan, teacher: LiveTeacher | None, folder: RunFolder) -> Student:
     node, data = planned.network, planned.data
     with drawn_from(planned.cfg.seed, "init"):
-        model = build(node, num_classes=data.num_classes)
+        model = create_model(node["name"], data.num_classes, options=node.get("options"))
     about = {
-        "model": node.name,
+        "model": node["name"],
         "num_classes": data.num_classes,
         "label_space": data.label_space,
         "classes": list(data.classes),
     }
-    name = node.name if planned.trains_teacher else (planned.names["loss"] or "student")
+    name = node["name"] if planned.trains_teacher else (planned.names["loss"] or "student")
     student = Student(name, model, planned.loss, folder, about)
     student.bind(teacher, data.probe(), data.facts, planned.cfg.seed)
     return student
@@ -113,7 +113,7 @@ def _record(planned: Plan, hashes: dict[str, str], teacher: LiveTeacher | None) 
     record |= {
         "names": planned.names,
         "seed": planned.cfg.seed,
-        "table": planned.cfg.table,
+        "table": planned.cfg.table_name,
         "tags": config["tags"],
     }
     record |= {"hashes": hashes, "config": config, **provenance()}
@@ -174,7 +174,7 @@ def _fit(planned: Plan, module: StudentModule, folder: RunFolder) -> None:
         cfg.logger,
         folder=folder.path,
         name=folder.path.name,
-        default_group=f"{cfg.table}: {pair}" if cfg.table else pair,
+        default_group=f"{cfg.table_name}: {pair}" if cfg.table_name else pair,
         tags=[*cfg.tags, *filter(None, planned.names.values()), f"seed {cfg.seed}"],
         run_config=planned.config,
     )

@@ -16,7 +16,7 @@ from hydra._internal.utils import _locate, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config import CONF_DIR, SCHEMAS, allowed_targets
@@ -37,8 +37,9 @@ def checked(root: str, cfg: DictConfig) -> DictConfig:
     schema = OmegaConf.structured(SCHEMAS[root])
     if stray := [str(key) for key in cfg if key not in set(schema)]:
         raise ValueError(unknown(stray[0], stray[0], schema))
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise ValueError(f"{missing[0]} has no value yet; give {missing[0]}=...")
+    # not OmegaConf.missing_keys: it resolves, and an interpolation of what is missing says less
+    for path in _missing(OmegaConf.to_container(cfg)):
+        raise ValueError(f"{path} has no value yet; give {path}=...")
     try:
         resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
         merged = OmegaConf.merge(schema, resolved)
@@ -80,6 +81,14 @@ def unknown(path: str, key: str, possible: Iterable[Any]) -> str:
     close = difflib.get_close_matches(key, options, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"unknown key {path!r}{hint} Possible: {', '.join(options)}"
+
+
+def _missing(node: Any, path: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, child in node.items():
+            yield from _missing(child, f"{path}.{key}" if path else str(key))
+    elif node == MISSING:
+        yield path
 
 
 def _hydra() -> Any:
@@ -149,8 +158,6 @@ def _explain(error: BaseException, root: str, overrides: Sequence[str]) -> str:
         hint = f"; did you mean {group}={close[0]}?" if close else "."
         return f"there is no {group}={name}{hint} Possible: {', '.join(error.options)}"
     cause = _omegaconf_cause(error)
-    if cause is not None and cause.full_key == "experiment":
-        return "there is no such experiment: an overlay is a file experiments/NAME.yaml"
     if cause is not None and cause.full_key and "Key" in str(cause.msg):
         return _explain_key(cause.full_key, root, overrides)
     return _message(cause or error)

@@ -40,7 +40,7 @@ MISTAKES = [
     ("dataset=hub", ["dataset.name has no value"]),
     ("dataset.validation=-1", ["validation must be at least 0"]),
     ("teacher=none", ["the loss has kd", "teacher=none"]),
-    ("experiment=nope", ["no such experiment"]),
+    ("experiment=nope", ["no experiment=nope", "mini"]),
     ("trainer.devices=2", ["trainer.devices=2", "one device"]),
     ("threads=0", ["threads must be at least 1"]),
 ]

@@ -27,7 +27,7 @@ ALONE = [*TINY, "teacher=none", "loss=ce"]
 
 
 def train(*overrides: str, root: str = "train") -> dict:
-    return run(plan(compose_checked(root, list(overrides)), {"loss": "l", "dataset": "fake"}))
+    return run(plan(compose_checked(root, list(overrides)), dict(item.split("=", 1) for item in overrides)))
 
 
 def folder_of(output: Path) -> RunFolder:
@@ -137,7 +137,7 @@ LONG = ["schedule.epochs=6"]
 )
 def test_a_run_killed_and_resumed_has_the_weights_of_one_that_was_not(tmp_path, teacher, when, saving, row):
     """With a network that has dropout: its draws must not depend on the restart either."""
-    dropout = ["student=timm", "student.name=timm/test_resnet", "student.options={drop_rate: 0.5}"]
+    dropout = ["student=timm", "student.name=timm/test_resnet", "+student.options.drop_rate=0.5"]
     run_ = [*TINY, *dropout, "teacher=resnet8", f"teacher.checkpoint={teacher}", "loss=wttm", *LONG, *saving]
     train(*run_, f"output={tmp_path / 'whole'}")
     killed = tmp_path / "killed"

@@ -25,9 +25,9 @@ def dist_loss(
 
 
 def _corner_and_rest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax as a sum: 1 for the class that holds more than half of a row (if any), and the rest; each [N, C].
+    """Softmax as a sum: 1 for the class with more than half of a row (if any), and the rest; each [N, C].
 
-    Near 1, float32 does not resolve by how much a class that is certain in every row differs between them.
+    Near 1, float32 does not resolve how a class that is certain in every row differs between the rows.
     """
     probabilities = F.softmax(logits, dim=-1)
     corner = (probabilities > 0.5).to(logits.dtype)

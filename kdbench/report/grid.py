@@ -106,7 +106,7 @@ def _cell(table: Table, pair: str, loss: str, seed: int) -> Cell:
     if not colon:
         raise ValueError(f"pairs={pair}: a pair is TEACHER:STUDENT")
     overrides = [*table.overrides, f"teacher={teacher}", f"student={student}", f"loss={loss}", f"seed={seed}"]
-    overrides += [f"table={table.name}", f"output={table.output}/runs", f"threads={table.threads}"]
+    overrides += [f"table_name={table.name}", f"output={table.output}/runs", f"threads={table.threads}"]
     cfg = compose_checked("train", overrides)
     return Cell(pair, loss, seed, tuple(overrides), recipe_hash(plan(cfg, {"loss": loss})))
 

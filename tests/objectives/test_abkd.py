@@ -110,7 +110,7 @@ def test_near_its_minimum_is_the_formula(alpha, beta, gap):
     teacher = normal(1, 5, 7)
     student = teacher + gap * normal(0, 5, 7).sign()
     ours, exact = abkd_loss(student, teacher, alpha, beta, 1.0), formula(student, teacher, alpha, beta, 1.0)
-    assert ours.item() == pytest.approx(exact.item(), rel=2e-10)
+    assert ours.item() == pytest.approx(exact.item(), rel=2e-9)
 
 
 @given(pairs())
