@@ -1,5 +1,7 @@
 """Where else metrics go, beside the run folder: nowhere, or Weights & Biases."""
 
+from __future__ import annotations
+
 import os
 import socket
 import threading
@@ -8,8 +10,6 @@ from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
-
-from lightning.pytorch.loggers import Logger
 
 from kdbench.results import digest
 
@@ -27,8 +27,8 @@ def wandb_logger(
     run_config: dict[str, Any],
     group: str | None = None,
     offline: bool | None = None,
-) -> Logger:
-    """A Weights & Biases run in `folder`; offline where there is no key or no network, decided in 3 seconds.
+) -> Any:
+    """A WandbLogger: a Weights & Biases run in `folder`; offline where there is no key or no network, decided in 3 seconds.
 
     An offline run is looked at with `wandb leet run FOLDER` and uploaded with `wandb sync FOLDER`.
     """
@@ -43,19 +43,22 @@ def wandb_logger(
         print(
             f"W&B offline ({reason or 'as asked'}); look: wandb leet {folder / 'wandb'}; upload: wandb sync"
         )
-    settings = wandb.Settings(silent=True, init_timeout=20, console="off")
-    return WandbLogger(
-        project=project,
-        name=name,
-        id=digest(name),
-        resume="allow",
-        group=group or default_group,
-        tags=list(tags),
-        config=run_config,
-        save_dir=str(folder),
-        offline=offline,
-        settings=settings,
-    )
+    arguments: dict[str, Any] = {
+        "project": project,
+        "name": name,
+        "id": digest(name),
+        "resume": "allow",
+        "tags": list(tags),
+    }
+    arguments |= {"group": group or default_group, "config": run_config, "save_dir": str(folder)}
+    arguments["settings"] = wandb.Settings(silent=True, init_timeout=20, console="off")
+    try:
+        logger = WandbLogger(**arguments, offline=offline)
+        _ = logger.experiment  # connects now, not in the middle of the first epoch
+    except wandb.errors.Error as error:
+        print(f"W&B offline ({error})")
+        logger = WandbLogger(**arguments, offline=True)
+    return logger
 
 
 def why_offline(timeout: float = 3.0) -> str | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from kdbench.config import PACKAGE
@@ -118,8 +119,8 @@ class RunFolder:
         path = self.path / f"{name}.safetensors"
         try:
             save_weights(student, path, dict(about))
-        except OSError as error:
-            raise RunError(f"cannot write {path}: {error.strerror}; what was there is unharmed") from error
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"cannot write {path}: {error}; what was there is unharmed") from error
         return path
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -165,6 +166,7 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     for section, key in (
         ("dataset", "path"),
+        ("dataset", "eval_batch_size"),
         ("teacher", "checkpoint"),
         ("loss", "pair"),
         ("teacher_loss", "pair"),

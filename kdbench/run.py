@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning
@@ -16,7 +19,7 @@ from kdbench.config import build
 from kdbench.models import check_name, create_model
 from kdbench.plan import Plan, recipe_hash
 from kdbench.progress import ProgressLine
-from kdbench.results import SCHEMA, RunFolder, digest, provenance
+from kdbench.results import SCHEMA, RunError, RunFolder, digest, provenance
 from kdbench.seeding import drawn_from
 from kdbench.student import Interrupted, Student, StudentModule
 from kdbench.teacher import LiveTeacher
@@ -143,7 +146,8 @@ def _finish(
     except BaseException as error:
         state = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
         record |= {"state": state, "reason": str(error) or type(error).__name__}
-        folder.write_record(record)
+        with suppress(RunError):  # a full disk has been said already
+            folder.write_record(record)
         raise
     folder.write_record(record)
     return record
@@ -196,20 +200,18 @@ def _fit(planned: Plan, module: StudentModule, folder: RunFolder) -> None:
             trainer.fit(module, datamodule=data)
 
 
-class _stopping_cleanly:  # noqa: N801 - read as a phrase after `with`
+@contextmanager
+def _stopping_cleanly(module: StudentModule) -> Iterator[None]:
     """Ctrl-C (or SIGTERM) asks the module to stop after the current step; a second one stops at once."""
 
-    def __init__(self, module: StudentModule) -> None:
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _: object) -> None:
-        if self.module.stop_requested:
+    def ask(number: int, frame: FrameType | None) -> None:
+        if module.stop_requested:
             raise KeyboardInterrupt
-        self.module.stop_requested = True
+        module.stop_requested = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -11,17 +11,20 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from kdbench.config import CONF_DIR, register
-from kdbench.plan import plan
-from kdbench.results import RunError
-from kdbench.run import run
 from kdbench.strict import checked, command_line_jobs, compose_checked
-from kdbench.student import Interrupted
+
+# torch and Lightning are imported where they are used: most mistakes are said before they are loaded
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
 
 def job(root: str, cfg: DictConfig, outcomes: list[int]) -> None:
     """One Hydra job: a run whose expected failures are one message each, so that a sweep goes on."""
+    from kdbench.plan import plan
+    from kdbench.results import RunError
+    from kdbench.run import run
+    from kdbench.student import Interrupted
+
     choices = dict(HydraConfig.get().runtime.choices)
     try:
         record = run(plan(checked(root, cfg), choices))
@@ -51,17 +54,26 @@ def main(root: str = "train") -> None:
     register()
     outcomes: list[int] = []
     try:
-        for overrides in command_line_jobs(sys.argv[1:]):
-            cfg = compose_checked(root, overrides)
-            if "--cfg" not in sys.argv and "-c" not in sys.argv:
-                plan(cfg, {})
+        _check(root)
+        task = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=root)
+        task(lambda cfg: job(root, cfg, outcomes))()
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         sys.exit(USAGE)
-    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=root)(
-        lambda cfg: job(root, cfg, outcomes)
-    )()
+    except KeyboardInterrupt:
+        print("kdbench: stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     sys.exit(max(outcomes, default=0))
+
+
+def _check(root: str) -> None:
+    """Find the mistakes of every job on the command line."""
+    configurations = [compose_checked(root, overrides) for overrides in command_line_jobs(sys.argv[1:])]
+    if not {"--cfg", "-c"} & set(sys.argv):
+        from kdbench.plan import plan
+
+        for cfg in configurations:
+            plan(cfg, {})
 
 
 if __name__ == "__main__":

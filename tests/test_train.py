@@ -2,10 +2,12 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -192,6 +194,27 @@ def test_the_last_good_checkpoint_survives_a_loss_that_is_not_a_number(tmp_path,
     state = folder_of(tmp_path).load_state()
     assert state["progress"]["epoch"] == 2
     assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path):
+    """The kernel refuses files over 100 kB; a checkpoint has more."""
+    small = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    command = [sys.executable, "-m", "kdbench.train", *ALONE, f"output={tmp_path}"]
+    ended = subprocess.run(command, preexec_fn=small, capture_output=True, text=True, env=_environment())
+    assert ended.returncode == 1
+    assert "cannot write" in ended.stderr
+    assert "state.pt" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert {path.name for path in tmp_path.rglob("*.*")} >= {"record.json", "metrics.jsonl"}
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".tmp", ".safetensors")]
+    assert json.loads(next(tmp_path.rglob("record.json")).read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize("precision", ["bf16-teacher", "bf16"])
+def test_lower_precision_trains_too(tmp_path, distilled, precision):
+    record = train(*distilled, f"output={tmp_path}", f"precision={precision}", "schedule.epochs=1")
+    assert record["state"] == "done"
+    assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path).values())
 
 
 def test_a_missing_teacher_says_the_command_that_trains_it(tmp_path):

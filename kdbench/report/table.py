@@ -170,6 +170,6 @@ def _footer(table: Table, mine: list[dict[str, Any]]) -> str:
     machine, versions = mine[0]["machine"], mine[0]["versions"]
     commits = ", ".join(sorted({str(record["commit"]) for record in mine}))
     return (
-        f"Made by `kdbench table {table.name}` on {machine['processor']} ({machine['cpus']} CPUs), {table.jobs} runs at "
-        f"a time with {table.threads} thread(s) each, torch {versions['torch']}, commit {commits}."
+        f"Made by `kdbench table {table.name}` on {machine['processor']} ({machine['cpus']} CPUs), {table.jobs} runs "
+        f"at a time with {table.threads} thread(s) each, torch {versions['torch']}, commit {commits}."
     )
