@@ -28,7 +28,7 @@ def wandb_logger(
     group: str | None = None,
     offline: bool | None = None,
 ) -> Any:
-    """A WandbLogger: a Weights & Biases run in `folder`; offline where there is no key or no network, decided in 3 seconds.
+    """A WandbLogger for a run in `folder`; offline where there is no key or no network, decided in 3 seconds.
 
     An offline run is looked at with `wandb leet run FOLDER` and uploaded with `wandb sync FOLDER`.
     """

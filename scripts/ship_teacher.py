@@ -1,0 +1,36 @@
+"""Put a teacher of the store into the package: float16 weights, and a card with the accuracy that these have.
+
+    kdbench train-teacher dataset=cifar100 teacher=resnet20 schedule=quick schedule.epochs=15 \
+        schedule.batch_size=128 schedule.lr=0.2 evaluate_every=3 threads=2
+    python scripts/ship_teacher.py resnet20        # with CIFAR-100 in $KDBENCH_DATA
+"""
+
+import json
+import sys
+
+from kdbench.data.cifar import cifar100
+from kdbench.metrics import evaluate
+from kdbench.models import create_model, save_weights
+from kdbench.teacher.store import shipped, stored
+
+KEPT = ("model", "num_classes", "label_space", "classes", "epoch", "seed", "hashes", "versions", "commit", "threads")
+
+
+def main(name: str) -> None:
+    """Convert, measure, write."""
+    source, target = stored("cifar100", name), shipped("cifar100", name)
+    card = json.loads(source.with_suffix(".json").read_text())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(create_model(name, 100, checkpoint=str(source)).half(), target, {"model": name, "num_classes": 100})
+    data = cifar100(seed=0, batch_size=1)
+    data.setup("test")
+    rounded = evaluate(create_model(name, 100, checkpoint=str(target)), data, "test")
+    kept = {key: card[key] for key in KEPT} | {"seconds": round(card["seconds"]), "schedule": card["config"]["schedule"]}
+    processor = card["machine"]["processor"]
+    kept |= {"processor": processor, "top1_before_rounding": card["top1"], "weights": "float16", **rounded}
+    target.with_suffix(".json").write_text(json.dumps(kept, indent=2) + "\n")
+    print(f"{target}: top-1 {rounded['top1']:.2f} % ({card['top1']:.2f} % in float32)")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
