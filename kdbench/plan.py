@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench.config import PRECISIONS, build
+from kdbench.config import CONF_DIR, PRECISIONS, build
 from kdbench.data.module import ImageData
 from kdbench.loss import Loss
 from kdbench.models import check_name
@@ -21,6 +22,9 @@ class Plan:
 
     cfg: DictConfig
     names: dict[str, str]
+    overrides: tuple[str, ...]
+    """What was said on the command line."""
+
     data: ImageData
     loss: Loss
     schedule: Schedule
@@ -44,6 +48,21 @@ class Plan:
         return node
 
     @property
+    def teacher_command(self) -> str:
+        """The command that trains the teacher of this run, on all classes it must know."""
+        label_space = self.data.label_space
+        has_own = (CONF_DIR / "dataset" / f"{label_space}.yaml").is_file()
+        chosen = ("teacher=", "teacher.name=", "+teacher.options") + (
+            () if has_own else ("dataset=", "dataset.")
+        )
+        said = [item for item in self.overrides if item.startswith(chosen)]
+        if has_own:
+            said.insert(0, f"dataset={label_space}")
+        if not any(item.startswith("teacher=") for item in said):
+            said.append(f"teacher={self.cfg.teacher.name}")
+        return " ".join(["kdbench train-teacher", *said, "schedule=cifar240"])
+
+    @property
     def title(self) -> str:
         """The run in one word for people: what the folder's name begins with."""
         parts = (
@@ -55,7 +74,7 @@ class Plan:
         return "-".join(part.replace("/", "_") for part in parts if part) + f"-s{self.cfg.seed}"
 
 
-def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
+def plan(cfg: DictConfig, choices: dict[str, str], overrides: Sequence[str] = ()) -> Plan:
     """Build what is cheap; every ValueError here is the user's to mend."""
     if cfg.precision not in PRECISIONS:
         raise ValueError(f"precision={cfg.precision}; possible: {', '.join(PRECISIONS)}")
@@ -75,7 +94,7 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
         raise ValueError(
             f"the loss has {', '.join(loss.terms)}: that needs a teacher, and teacher=none is nobody"
         )
-    planned = Plan(cfg, names, data, loss, schedule)
+    planned = Plan(cfg, names, tuple(overrides), data, loss, schedule)
     check_name(planned.network["name"])
     return planned
 

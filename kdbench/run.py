@@ -57,21 +57,14 @@ def _teacher_file(planned: Plan) -> Path | None:
     if planned.trains_teacher or cfg.teacher.name == "none":
         return None
     check_name(cfg.teacher.name)
-    return locate(cfg.teacher.name, planned.data.label_space, cfg.teacher.checkpoint)
+    return locate(cfg.teacher.name, planned.data.label_space, cfg.teacher.checkpoint, planned.teacher_command)
 
 
 def _teacher(planned: Plan, file: Path | None) -> LiveTeacher | None:
     if file is None:
         return None
-    bf16 = planned.cfg.precision != "fp32"
-    data = planned.data
-    teacher: LiveTeacher = build(
-        planned.cfg.teacher,
-        num_classes=data.num_classes,
-        label_space=data.label_space,
-        checkpoint=str(file),
-        bf16=bf16,
-    )
+    supplied = {"num_classes": planned.data.num_classes, "checkpoint": str(file)}
+    teacher: LiveTeacher = build(planned.cfg.teacher, **supplied, bf16=planned.cfg.precision != "fp32")
     return teacher
 
 

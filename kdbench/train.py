@@ -27,7 +27,7 @@ def job(root: str, cfg: DictConfig, outcomes: list[int]) -> None:
 
     choices = dict(HydraConfig.get().runtime.choices)
     try:
-        record = run(plan(checked(root, cfg), choices))
+        record = run(plan(checked(root, cfg), choices, HydraConfig.get().overrides.task))
         outcomes.append(0)
         _say_result(record)
     except Interrupted as error:

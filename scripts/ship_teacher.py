@@ -13,7 +13,18 @@ from kdbench.metrics import evaluate
 from kdbench.models import create_model, save_weights
 from kdbench.teacher.store import shipped, stored
 
-KEPT = ("model", "num_classes", "label_space", "classes", "epoch", "seed", "hashes", "versions", "commit", "threads")
+KEPT = (
+    "model",
+    "num_classes",
+    "label_space",
+    "classes",
+    "epoch",
+    "seed",
+    "hashes",
+    "versions",
+    "commit",
+    "threads",
+)
 
 
 def main(name: str) -> None:
@@ -21,11 +32,16 @@ def main(name: str) -> None:
     source, target = stored("cifar100", name), shipped("cifar100", name)
     card = json.loads(source.with_suffix(".json").read_text())
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(create_model(name, 100, checkpoint=str(source)).half(), target, {"model": name, "num_classes": 100})
+    save_weights(
+        create_model(name, 100, checkpoint=str(source)).half(), target, {"model": name, "num_classes": 100}
+    )
     data = cifar100(seed=0, batch_size=1)
     data.setup("test")
     rounded = evaluate(create_model(name, 100, checkpoint=str(target)), data, "test")
-    kept = {key: card[key] for key in KEPT} | {"seconds": round(card["seconds"]), "schedule": card["config"]["schedule"]}
+    kept = {key: card[key] for key in KEPT} | {
+        "seconds": round(card["seconds"]),
+        "schedule": card["config"]["schedule"],
+    }
     processor = card["machine"]["processor"]
     kept |= {"processor": processor, "top1_before_rounding": card["top1"], "weights": "float16", **rounded}
     target.with_suffix(".json").write_text(json.dumps(kept, indent=2) + "\n")

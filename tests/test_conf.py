@@ -18,7 +18,7 @@ from kdbench.strict import compose_checked
 register()
 
 NEEDS = {
-    "dataset=folder": ["dataset.path=somewhere"],
+    "dataset=folder": [f"dataset.path={Path(__file__).parent}"],
     "dataset=hub": ["dataset.name=someone/something"],
     "student=timm": ["student.name=timm/resnet18"],
     "teacher=timm": ["teacher.name=timm/resnet18"],

@@ -29,7 +29,8 @@ ALONE = [*TINY, "teacher=none", "loss=ce"]
 
 
 def train(*overrides: str, root: str = "train") -> dict:
-    return run(plan(compose_checked(root, list(overrides)), dict(item.split("=", 1) for item in overrides)))
+    choices = dict(item.split("=", 1) for item in overrides)
+    return run(plan(compose_checked(root, list(overrides)), choices, overrides))
 
 
 def folder_of(output: Path) -> RunFolder:
@@ -218,7 +219,9 @@ def test_lower_precision_trains_too(tmp_path, distilled, precision):
 
 
 def test_a_missing_teacher_says_the_command_that_trains_it(tmp_path):
-    with pytest.raises(ValueError, match="kdbench train-teacher dataset=fake4 teacher=vgg8"):
+    with pytest.raises(
+        ValueError, match=r"kdbench train-teacher dataset=fake dataset.train=96 teacher=vgg8 schedule"
+    ):
         train(*TINY, "teacher=vgg8", "loss=kd", f"output={tmp_path}")
     assert not list(tmp_path.iterdir())
 

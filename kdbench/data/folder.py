@@ -27,6 +27,8 @@ def folder(
     eval_batch_size: int = 500,
 ) -> ImageData:
     """An image tree held in memory, resized to `size` pixels square; named after its folder."""
+    if not Path(path).expanduser().is_dir():
+        raise DataError(f"dataset.path={path}: there is no such folder")
     name = Path(path).expanduser().resolve().name
     return ImageData(
         partial(load_folder, path, size),

@@ -9,7 +9,6 @@ from torch import nn
 
 from kdbench.core import Batch, Outputs
 from kdbench.models import answer, create_model, weights_hash
-from kdbench.teacher.store import locate
 
 
 class LiveTeacher(nn.Module):
@@ -38,18 +37,17 @@ class LiveTeacher(nn.Module):
 def live_teacher(
     name: str,
     num_classes: int,
-    label_space: str,
-    checkpoint: str | None = None,
+    checkpoint: str | None,
     options: Mapping[str, Any] | None = None,
     bf16: bool = False,
 ) -> LiveTeacher:
-    """The trained network `name` for a label space: from `checkpoint`, the teacher store or those shipped.
-
-    Raises ValueError where there is none (with the command that trains it) or where the file does not fit.
-    """
-    path = locate(name, label_space, checkpoint)
-    model = create_model(name, num_classes, checkpoint=str(path), options=options)
-    return LiveTeacher(name, model.to(memory_format=torch.channels_last), path, bf16)
+    """The trained network `name` with the weights in the file `checkpoint`; ValueError where it does not fit."""
+    if checkpoint is None:
+        raise ValueError(
+            f"the teacher {name} has no checkpoint; kdbench.teacher.store.locate finds one by name"
+        )
+    model = create_model(name, num_classes, checkpoint=checkpoint, options=options)
+    return LiveTeacher(name, model.to(memory_format=torch.channels_last), Path(checkpoint), bf16)
 
 
 def no_teacher(name: str = "none", **_: Any) -> None:

@@ -29,9 +29,9 @@ def shipped(label_space: str, name: str) -> Path:
     return SHIPPED / label_space / f"{name}.safetensors"
 
 
-def locate(name: str, label_space: str, checkpoint: str | None = None) -> Path:
+def locate(name: str, label_space: str, checkpoint: str | None, command: str) -> Path:
     """The file with a teacher's weights: `checkpoint` (`shipped` asks for the package's own), else the store's,
-    else the package's. Raises ValueError with the command that trains it."""
+    else the package's. Raises ValueError with the `command` that trains it."""
     if checkpoint == "shipped":
         candidates = [shipped(label_space, name)]
     elif checkpoint is not None:
@@ -44,7 +44,7 @@ def locate(name: str, label_space: str, checkpoint: str | None = None) -> Path:
     looked = " and ".join(str(path) for path in candidates)
     raise ValueError(
         f"no teacher {name} for {label_space}: looked for {looked}. Train it with\n"
-        f"  kdbench train-teacher dataset={label_space} teacher={name} schedule=cifar240\n"
+        f"  {command}\n"
         f"or give a checkpoint of your own: teacher.checkpoint=FILE"
     )
 
