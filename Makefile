@@ -31,7 +31,7 @@ check: install  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 test: check  ## the test suite
-	@$(BIN)/pytest -m "not slow"
+	@$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: install  ## the tests that take minutes
 	@$(BIN)/pytest -m slow

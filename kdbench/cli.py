@@ -37,6 +37,9 @@ def main() -> None:
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", RUNS[command], *rest])
     if command in COMMANDS:
-        sys.exit(importlib.import_module(COMMANDS[command]).main(rest))
+        try:
+            sys.exit(importlib.import_module(COMMANDS[command]).main(rest))
+        except KeyboardInterrupt:
+            sys.exit(130)
     print(f"kdbench: unknown command {command!r}; possible: {', '.join([*RUNS, *COMMANDS])}", file=sys.stderr)
     sys.exit(2)

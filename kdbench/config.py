@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -83,6 +84,16 @@ SCHEMAS: dict[str, type[Any]] = {
 }
 
 
+SUPPLIED = {
+    "dataset": ("seed", "batch_size"),
+    "model": ("num_classes", "checkpoint"),
+    "student": ("num_classes", "checkpoint"),
+    "teacher": ("num_classes", "bf16"),
+    "logger": ("folder", "name", "default_group", "tags", "run_config"),
+}
+"""Arguments that code gives to a section's target: no key of a configuration may have their names."""
+
+
 class _OutsideConf(SearchPathPlugin):
     """The conf folders of other packages that bring objectives."""
 
@@ -99,7 +110,9 @@ def register() -> None:
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)
     for file in experiment_files():
-        store.store(group="experiment", name=file.stem, node=_load_yaml(file), package="_global_")
+        # one that is broken is said when it is chosen (kdbench.strict), not to everybody
+        with suppress(ValueError):
+            store.store(group="experiment", name=file.stem, node=load_yaml(file), package="_global_")
     Plugins.instance().register(_OutsideConf)
     OmegaConf.register_new_resolver("by_network", _by_network, replace=True)
     OmegaConf.register_new_resolver("published_pair", _published_pair, replace=True)
@@ -112,7 +125,8 @@ def experiment_files() -> list[Path]:
     return [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
 
 
-def _load_yaml(file: Path) -> dict[str, Any]:
+def load_yaml(file: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file; ValueError naming the file where it holds something else."""
     try:
         content = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:
@@ -156,7 +170,7 @@ def pairs_of(method: str) -> dict[str, Any]:
     for folder in (CONF_DIR, *conf_dirs()):
         file = folder / "pairs" / f"{method}.yaml"
         if file.is_file():
-            return _load_yaml(file)
+            return load_yaml(file)
     raise ValueError(f"no published values for {method!r}: {CONF_DIR / 'pairs'} has no {method}.yaml")
 
 

@@ -9,15 +9,17 @@ from torch import nn
 from kdbench.config import build, register
 from kdbench.data.module import ImageData
 from kdbench.metrics import evaluate
+from kdbench.plan import check_settings
 from kdbench.strict import compose_checked
 
 
 def main(arguments: list[str]) -> int:
     """Print top-1 and top-5 of a checkpoint; 2 for a mistake of the caller."""
-    register()
     arguments = ["json=true" if argument == "--json" else argument for argument in arguments]
     try:
+        register()
         cfg = compose_checked("evaluate", arguments)
+        check_settings(cfg)
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         data: ImageData = build(cfg.dataset, seed=0, batch_size=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from kdbench.results import digest
+from kdbench.results import write_atomically
 
 
 def no_logger(**_: Any) -> None:
@@ -43,15 +44,14 @@ def wandb_logger(
         print(
             f"W&B offline ({reason or 'as asked'}); look: wandb leet {folder / 'wandb'}; upload: wandb sync"
         )
-    arguments: dict[str, Any] = {
-        "project": project,
-        "name": name,
-        "id": digest(name),
-        "resume": "allow",
+    arguments: dict[str, Any] = {"project": project, "name": name, "id": _run_id(folder), "resume": "allow"}
+    arguments |= {
+        "group": group or default_group,
         "tags": list(tags),
+        "config": run_config,
+        "save_dir": str(folder),
     }
-    arguments |= {"group": group or default_group, "config": run_config, "save_dir": str(folder)}
-    arguments["settings"] = wandb.Settings(silent=True, init_timeout=20, console="off")
+    arguments["settings"] = wandb.Settings(silent=True, init_timeout=3, console="off")
     try:
         logger = WandbLogger(**arguments, offline=offline)
         _ = logger.experiment  # connects now, not in the middle of the first epoch
@@ -61,10 +61,24 @@ def wandb_logger(
     return logger
 
 
+def close(logger: Any) -> None:
+    """End a logger's run: the next one in this process must not continue it."""
+    if logger is not None:
+        logger.experiment.finish()
+
+
+def _run_id(folder: Path) -> str:
+    """One W&B run for a run folder, however often it is resumed; another one once it is overwritten."""
+    file = folder / ".wandb-id"
+    if not file.is_file():
+        write_atomically(file, secrets.token_hex(4).encode())
+    return file.read_text()
+
+
 def why_offline(timeout: float = 3.0) -> str | None:
     """Why Weights & Biases cannot be reached from here (no key, no network), or None if it can."""
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
-        return f"WANDB_MODE={os.environ['WANDB_MODE']}"
+    if os.environ.get("WANDB_MODE") == "offline":
+        return "WANDB_MODE=offline"
     url = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
     host = url.hostname or "api.wandb.ai"
     if not (os.environ.get("WANDB_API_KEY") or _has_netrc_entry(host)):

@@ -1,5 +1,6 @@
 """A loss as a paper runs it: named objectives and the cross-entropy, each with a weight and perhaps a ramp."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -105,6 +106,8 @@ def _check_names(
             raise ValueError(f"loss.{key} names {', '.join(stray)}; this loss has {', '.join(possible)}")
     if missing := [name for name in objectives if name not in weights]:
         raise ValueError(f"loss.weights has no weight for {', '.join(missing)}")
+    if endless := [name for name, weight in weights.items() if not math.isfinite(weight)]:
+        raise ValueError(f"loss.weights.{endless[0]} must be finite, got {weights[endless[0]]}")
     if not any(weights.values()):
         raise ValueError("all weights of the loss are 0: nothing would be learned")
     if bad := [name for name, ramp in ramps.items() if ramp < 1]:

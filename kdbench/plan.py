@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config import CONF_DIR, PRECISIONS, build
@@ -22,9 +22,6 @@ class Plan:
 
     cfg: DictConfig
     names: dict[str, str]
-    overrides: tuple[str, ...]
-    """What was said on the command line."""
-
     data: ImageData
     loss: Loss
     schedule: Schedule
@@ -50,17 +47,19 @@ class Plan:
     @property
     def teacher_command(self) -> str:
         """The command that trains the teacher of this run, on all classes it must know."""
-        label_space = self.data.label_space
-        has_own = (CONF_DIR / "dataset" / f"{label_space}.yaml").is_file()
-        chosen = ("teacher=", "teacher.name=", "+teacher.options") + (
-            () if has_own else ("dataset=", "dataset.")
-        )
-        said = [item for item in self.overrides if item.startswith(chosen)]
-        if has_own:
-            said.insert(0, f"dataset={label_space}")
-        if not any(item.startswith("teacher=") for item in said):
-            said.append(f"teacher={self.cfg.teacher.name}")
-        return " ".join(["kdbench train-teacher", *said, "schedule=cifar240"])
+        words = ["kdbench train-teacher"]
+        if (CONF_DIR / "dataset" / f"{self.data.label_space}.yaml").is_file():
+            words.append(f"dataset={self.data.label_space}")
+        else:
+            words.append(f"dataset={self.names['dataset']}")
+            words += [
+                f"dataset.{key}={value}"
+                for key, value in self.config["dataset"].items()
+                if key in _WHICH_DATA and value
+            ]
+        name = self.cfg.teacher.name
+        words.append(f"teacher=timm teacher.name={name}" if name.startswith("timm/") else f"teacher={name}")
+        return " ".join([*words, "schedule=cifar240"])
 
     @property
     def title(self) -> str:
@@ -74,18 +73,45 @@ class Plan:
         return "-".join(part.replace("/", "_") for part in parts if part) + f"-s{self.cfg.seed}"
 
 
-def plan(cfg: DictConfig, choices: dict[str, str], overrides: Sequence[str] = ()) -> Plan:
-    """Build what is cheap; every ValueError here is the user's to mend."""
+_WHICH_DATA = ("path", "name", "config_name", "image_column", "label_column", "size", "classes")
+_TRAINER_KEYS = ("_target_", "accelerator", "devices", "max_epochs", "profiler", "detect_anomaly")
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """The values of the keys that every command has; ValueError names the possible ones."""
     if cfg.precision not in PRECISIONS:
         raise ValueError(f"precision={cfg.precision}; possible: {', '.join(PRECISIONS)}")
-    for key in ("log_every", "evaluate_every", "threads"):
-        if cfg[key] is not None and cfg[key] < 1:
-            raise ValueError(f"{key} must be at least 1, got {cfg[key]}")
-    if cfg.trainer.devices not in (1, "1"):
+    if cfg.threads is not None and cfg.threads < 1:
+        raise ValueError(f"threads must be at least 1, got {cfg.threads}")
+
+
+def _check_trainer(trainer: DictConfig, schedule: Schedule) -> None:
+    """What else Lightning's trainer could do would change weights behind the recipe's back."""
+    if stray := [str(key) for key in trainer if key not in _TRAINER_KEYS]:
         raise ValueError(
-            f"trainer.devices={cfg.trainer.devices}: a run has one device yet; give trainer.devices=1"
+            f"trainer.{stray[0]} is not for a run of kdbench; possible: {', '.join(_TRAINER_KEYS[1:])}"
         )
+    if trainer.devices not in (1, "1"):
+        raise ValueError(
+            f"trainer.devices={trainer.devices}: a run has one device yet; give trainer.devices=1"
+        )
+    if trainer.accelerator not in ("auto", "cpu", "gpu"):
+        raise ValueError(f"trainer.accelerator={trainer.accelerator}; possible: auto, cpu, gpu")
+    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator=gpu, and torch finds no CUDA device here; give trainer=cpu")
+    epochs = trainer.max_epochs
+    if not isinstance(epochs, int) or not 1 <= epochs <= schedule.epochs:
+        raise ValueError(f"trainer.max_epochs={epochs} must lie in 1 to schedule.epochs={schedule.epochs}")
+
+
+def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
+    """Build what is cheap; every ValueError here is the user's to mend."""
+    check_settings(cfg)
+    for key in ("log_every", "evaluate_every"):
+        if cfg[key] < 1:
+            raise ValueError(f"{key} must be at least 1, got {cfg[key]}")
     schedule: Schedule = build(cfg.schedule)
+    _check_trainer(cfg.trainer, schedule)
     data: ImageData = build(cfg.dataset, seed=cfg.seed, batch_size=schedule.batch_size)
     loss: Loss = build(cfg.loss if "loss" in cfg else cfg.teacher_loss)
     names = {group: choices.get(group, "") for group in ("dataset", "loss")}
@@ -94,7 +120,7 @@ def plan(cfg: DictConfig, choices: dict[str, str], overrides: Sequence[str] = ()
         raise ValueError(
             f"the loss has {', '.join(loss.terms)}: that needs a teacher, and teacher=none is nobody"
         )
-    planned = Plan(cfg, names, tuple(overrides), data, loss, schedule)
+    planned = Plan(cfg, names, data, loss, schedule)
     check_name(planned.network["name"])
     return planned
 

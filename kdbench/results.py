@@ -23,6 +23,7 @@ from kdbench.config import PACKAGE
 from kdbench.models import save_weights
 
 SCHEMA = 1
+PROVENANCE = ("versions", "commit", "machine", "threads", "started")
 
 
 class RunError(RuntimeError):
@@ -31,8 +32,17 @@ class RunError(RuntimeError):
 
 def digest(value: Any) -> str:
     """A short stable hash of plain data."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _canonical(value: Any) -> Any:
+    """1.0 as 1: which of the two somebody wrote makes no difference to a run."""
+    if isinstance(value, Mapping):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -78,9 +88,15 @@ class RunFolder:
         except BlockingIOError:
             raise RunError(f"another process is at work in {self.path}") from None
 
+    def close(self) -> None:
+        """Let other processes in again."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def clear(self) -> None:
         """Forget an earlier run."""
-        for name in ("state.pt", "metrics.jsonl", "record.json"):
+        for name in ("state.pt", "metrics.jsonl", "record.json", ".wandb-id"):
             (self.path / name).unlink(missing_ok=True)
         for weights in self.path.glob("*.safetensors"):
             weights.unlink()
@@ -90,6 +106,13 @@ class RunFolder:
         buffer = io.BytesIO()
         torch.save({**state, "metrics_bytes": self._metrics_size()}, buffer)
         write_atomically(self.path / "state.pt", buffer.getvalue())
+
+    def last_state_words(self) -> str:
+        """Where a resumed run would start, for an error message."""
+        path = self.path / "state.pt"
+        return (
+            f"the last good checkpoint is kept: {path}" if path.is_file() else "there was no checkpoint yet"
+        )
 
     def load_state(self) -> dict[str, Any] | None:
         """The last committed state, with metrics.jsonl cut back to it; None if there is none."""
@@ -172,7 +195,7 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
         ("teacher_loss", "pair"),
     ):
         recipe.get(section, {}).pop(key, None)
-    if "loss" in recipe and not recipe["loss"]["objectives"]:
+    if "loss" in recipe and not recipe["loss"].get("objectives"):
         recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
     recipe["epochs_run"] = config["trainer"]["max_epochs"]
     return recipe

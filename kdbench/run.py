@@ -16,15 +16,16 @@ import torch
 from omegaconf import OmegaConf
 
 from kdbench.config import build
-from kdbench.models import check_name, create_model
+from kdbench.loggers import close
+from kdbench.models import check_name, create_model, load_weights
 from kdbench.plan import Plan, recipe_hash
 from kdbench.progress import ProgressLine
-from kdbench.results import SCHEMA, RunError, RunFolder, digest, provenance
+from kdbench.results import PROVENANCE, SCHEMA, RunError, RunFolder, digest, provenance, write_atomically
 from kdbench.seeding import drawn_from
 from kdbench.student import Interrupted, Student, StudentModule
 from kdbench.teacher import LiveTeacher
 from kdbench.teacher.module import TeacherModule
-from kdbench.teacher.store import locate
+from kdbench.teacher.store import check_free, locate
 
 
 def run(planned: Plan) -> dict[str, Any]:
@@ -38,18 +39,33 @@ def run(planned: Plan) -> dict[str, Any]:
     hashes = {"recipe": recipe_hash(planned), "data": data.fingerprint}
     if teacher is not None and planned.loss.needs_teacher:
         hashes["teacher"] = teacher.hash
+    if planned.trains_teacher and not cfg.overwrite:
+        check_free(data.label_space, planned.network["name"], hashes)
     folder = RunFolder(Path(cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
     folder.open()
+    try:
+        return _run_in(folder, planned, teacher, hashes)
+    finally:
+        folder.close()
+
+
+def _run_in(
+    folder: RunFolder, planned: Plan, teacher: LiveTeacher | None, hashes: dict[str, str]
+) -> dict[str, Any]:
+    student = _student(planned, teacher, folder)
+    module = _module(planned, student, teacher)
     earlier = folder.record()
-    if earlier and earlier["state"] == "done" and not cfg.overwrite:
+    if earlier and earlier["state"] == "done" and not planned.cfg.overwrite:
         top1 = earlier["results"]["last"]["top1"]
         print(f"already finished: {folder.path} (top-1 {top1:.2f} %); overwrite=true runs it again")
+        if isinstance(module, TeacherModule):
+            load_weights(student.model, folder.path / "student.safetensors")
+            module.store(earlier)
         return earlier
-    student = _student(planned, teacher, folder)
-    _begin(planned, folder, student)
-    record = _record(planned, hashes, teacher)
+    resumed = _begin(planned, folder, student)
+    record = _record(planned, hashes, teacher, earlier if resumed else None)
     folder.write_record(record)
-    return _finish(planned, folder, record, student, teacher)
+    return _finish(planned, folder, record, module)
 
 
 def _teacher_file(planned: Plan) -> Path | None:
@@ -65,6 +81,11 @@ def _teacher(planned: Plan, file: Path | None) -> LiveTeacher | None:
         return None
     supplied = {"num_classes": planned.data.num_classes, "checkpoint": str(file)}
     teacher: LiveTeacher = build(planned.cfg.teacher, **supplied, bf16=planned.cfg.precision != "fp32")
+    classes = list(planned.data.classes)
+    if teacher.about.get("classes", classes) != classes:
+        raise ValueError(
+            f"{file} was trained on other classes, or in another order, than {planned.data.name} has"
+        )
     return teacher
 
 
@@ -84,8 +105,8 @@ def _student(planned: Plan, teacher: LiveTeacher | None, folder: RunFolder) -> S
     return student
 
 
-def _begin(planned: Plan, folder: RunFolder, student: Student) -> None:
-    """Start afresh, or where an unfinished run stands."""
+def _begin(planned: Plan, folder: RunFolder, student: Student) -> bool:
+    """Start afresh, or where an unfinished run stands; whether it is the latter."""
     cfg = planned.cfg
     exists = (folder.path / "state.pt").is_file()
     if cfg.overwrite or not exists:
@@ -95,15 +116,23 @@ def _begin(planned: Plan, folder: RunFolder, student: Student) -> None:
             f"{folder.path} holds an unfinished run; resume=true continues it, overwrite=true starts again"
         )
     state = folder.load_state()
-    if state is not None:
-        if cfg.threads is None:
-            torch.set_num_threads(state["threads"])
-        student.restore(state)
-        print(f"resuming {folder.path} at epoch {student.progress.epoch}, step {student.progress.step}")
-    folder.path.joinpath("config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    write_atomically(folder.path / "config.yaml", OmegaConf.to_yaml(cfg).encode())
+    if state is None:
+        return False
+    if cfg.threads is None:
+        torch.set_num_threads(state["threads"])
+    elif cfg.threads != state["threads"]:
+        print(
+            f"resuming with {cfg.threads} thread(s) what ran with {state['threads']}: not the same to the bit"
+        )
+    student.restore(state)
+    print(f"resuming {folder.path} at epoch {student.progress.epoch}, step {student.progress.step}")
+    return True
 
 
-def _record(planned: Plan, hashes: dict[str, str], teacher: LiveTeacher | None) -> dict[str, Any]:
+def _record(
+    planned: Plan, hashes: dict[str, str], teacher: LiveTeacher | None, earlier: dict[str, Any] | None
+) -> dict[str, Any]:
     config = planned.config
     record: dict[str, Any] = {"schema": SCHEMA, "state": "running", "reason": None}
     record |= {
@@ -113,25 +142,27 @@ def _record(planned: Plan, hashes: dict[str, str], teacher: LiveTeacher | None) 
         "tags": config["tags"],
     }
     record |= {"hashes": hashes, "config": config, **provenance()}
+    if earlier:  # what resumed runs did before: other code or another machine may have had a part
+        record["sessions"] = [*earlier.get("sessions", []), {key: earlier[key] for key in PROVENANCE}]
     if teacher is not None:
         record["teacher"] = {
             "name": teacher.name,
-            "file": teacher.source.name if teacher.source else None,
+            "file": teacher.source.name,
             "hash": teacher.hash,
         }
     return record
 
 
 def _finish(
-    planned: Plan, folder: RunFolder, record: dict[str, Any], student: Student, teacher: LiveTeacher | None
+    planned: Plan, folder: RunFolder, record: dict[str, Any], module: StudentModule
 ) -> dict[str, Any]:
     """Fit, and bring the record to its end, whatever that is."""
+    (student,) = module.runs.values()
     try:
-        module = _module(planned, student, teacher)
         _fit(planned, module, folder)
         student.save_weights("student", {"epoch": student.progress.epoch - 1})
         record |= {"state": "done", "results": student.results(), "seconds": student.progress.seconds}
-        if teacher is not None:
+        if module.teacher is not None:
             record["teacher"] |= module.teacher_scores()
         record["images_per_second"] = student.progress.images / max(student.progress.seconds, 1e-9)
         if isinstance(module, TeacherModule):
@@ -176,7 +207,7 @@ def _fit(planned: Plan, module: StudentModule, folder: RunFolder) -> None:
         run_config=planned.config,
     )
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its notes on devices and products
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _stopping_cleanly(module):
         warnings.filterwarnings("ignore", module="lightning")
         trainer: lightning.Trainer = build(
             cfg.trainer,
@@ -189,8 +220,10 @@ def _fit(planned: Plan, module: StudentModule, folder: RunFolder) -> None:
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
         )
-        with _stopping_cleanly(module):
+        try:
             trainer.fit(module, datamodule=data)
+        finally:
+            close(logger)
 
 
 @contextmanager

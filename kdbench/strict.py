@@ -19,11 +19,14 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.config import CONF_DIR, SCHEMAS, allowed_targets
+from kdbench.config import CONF_DIR, SCHEMAS, SUPPLIED, allowed_targets, experiment_files, load_yaml
 
 
 def compose_checked(root: str, overrides: Sequence[str]) -> DictConfig:
     """The resolved configuration of one run, or a ValueError that names the key and what is possible."""
+    for file in experiment_files():
+        if f"experiment={file.stem}" in overrides:
+            load_yaml(file)
     try:
         with _hydra():
             cfg = compose(config_name=root, overrides=list(overrides))
@@ -112,16 +115,11 @@ def _check_call(node: dict[str, Any], path: str) -> None:
     for key, value in node.items():
         if key == "_target_":
             continue
-        if key not in signature.parameters:
-            raise ValueError(unknown(f"{path}.{key}", key, _settable(signature)))
+        possible = set(signature.parameters) - set(SUPPLIED.get(path, ()))
+        if key not in possible:
+            raise ValueError(unknown(f"{path}.{key}", key, possible - {"_", "arguments"}))
         if key in hints and not _is_a(value, hints[key]):
             raise ValueError(f"{path}.{key} should be {_name(hints[key])}, got {value!r}")
-
-
-def _settable(signature: inspect.Signature) -> Iterator[str]:
-    for name, parameter in signature.parameters.items():
-        if name != "self" and parameter.kind is not parameter.VAR_KEYWORD:
-            yield name
 
 
 def _is_a(value: Any, hint: Any) -> bool:

@@ -27,12 +27,12 @@ def job(root: str, cfg: DictConfig, outcomes: list[int]) -> None:
 
     choices = dict(HydraConfig.get().runtime.choices)
     try:
-        record = run(plan(checked(root, cfg), choices, HydraConfig.get().overrides.task))
+        record = run(plan(checked(root, cfg), choices))
         outcomes.append(0)
         _say_result(record)
     except Interrupted as error:
-        outcomes.append(INTERRUPTED)
         print(f"kdbench: {error}; the same command with resume=true continues", file=sys.stderr)
+        raise KeyboardInterrupt from None  # which ends a sweep, too
     except (RunError, ValueError) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
@@ -51,9 +51,9 @@ def _say_result(record: dict[str, Any]) -> None:
 
 def main(root: str = "train") -> None:
     """Check the whole command line before any work, then hand it to Hydra."""
-    register()
     outcomes: list[int] = []
     try:
+        register()
         _check(root)
         task = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=root)
         task(lambda cfg: job(root, cfg, outcomes))()
@@ -61,7 +61,6 @@ def main(root: str = "train") -> None:
         print(f"kdbench: {error}", file=sys.stderr)
         sys.exit(USAGE)
     except KeyboardInterrupt:
-        print("kdbench: stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(max(outcomes, default=0))
 

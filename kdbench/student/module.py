@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -253,6 +254,7 @@ class StudentModule(LightningModule):
     def save(self) -> None:
         """Commit every student's state."""
         for student, optimizer in zip(self.runs.values(), self._optimizers(), strict=True):
+            student.check_finite()
             student.folder.save_state(student.state(optimizer))
         self._saved_at = time.monotonic()
 
@@ -263,13 +265,14 @@ class StudentModule(LightningModule):
 
 
 def _refuse_non_finite(rows: dict[str, list[float]], epoch: int, steps: range, student: Student) -> None:
-    """Name the first step and the loss part that is not a number; the last checkpoint stays as it is."""
-    for offset, step in enumerate(steps):
-        bad = [key for key in rows if not abs(rows[key][offset]) < float("inf")]
-        if bad:
-            named = [key for key in bad if key != "total"] or bad
-            values = ", ".join(f"{key} = {rows[key][offset]}" for key in named)
-            raise RunError(
-                f"{student.name}: the loss is not finite at epoch {epoch}, step {step}: {values}. "
-                f"The last good checkpoint is kept in {student.folder.path}"
-            )
+    """Name the first step with a total that is not a number, and the loss parts; the last checkpoint stays."""
+    for step, total in zip(steps, rows.get("total", ()), strict=True):
+        if math.isfinite(total):
+            continue
+        values = {key: row[step - steps.start] for key, row in rows.items() if key != "total"}
+        bad = {key: value for key, value in values.items() if not math.isfinite(value)} or {"total": total}
+        named = ", ".join(f"{key} = {value}" for key, value in bad.items())
+        kept = student.folder.last_state_words()
+        raise RunError(
+            f"{student.name}: the loss is not finite at epoch {epoch}, step {step}: {named}; {kept}"
+        )

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from kdbench.core import Batch, Facts, Outputs, Probes
 from kdbench.loss import Loss
 from kdbench.models import answer
-from kdbench.results import RunFolder
+from kdbench.results import RunError, RunFolder
 from kdbench.seeding import drawn_from
+from kdbench.teacher.live import LiveTeacher
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Student(nn.Module):
         return answer(self.model, batch.inputs, self.loss.student_taps)
 
     @torch.no_grad()
-    def bind(self, teacher: nn.Module | None, probe: Tensor, facts: Facts, seed: int) -> None:
+    def bind(self, teacher: LiveTeacher | None, probe: Tensor, facts: Facts, seed: int) -> None:
         """Let the loss make its learnable parts, from both sides' answers to a probe batch in eval mode."""
         if teacher is None or not self.loss.needs_teacher:
             return
@@ -64,12 +65,20 @@ class Student(nn.Module):
         batch = Batch(inputs=probe, target=nothing, index=nothing)
         probes = Probes(student=self.answer(batch), teacher=teacher(batch, self.loss.teacher_taps))
         with drawn_from(seed, "bind"), torch.enable_grad():
-            self.loss.bind(self.model, teacher, probes, facts)
+            self.loss.bind(self.model, teacher.model, probes, facts)
         self.model.train()
 
     def save_weights(self, name: str, results: Mapping[str, Any]) -> None:
         """Write the network as it is now into the run folder, as NAME.safetensors."""
         self.folder.save_weights(name, self.model, {**self.about, **results})
+
+    def check_finite(self) -> None:
+        """Refuse to commit weights that are not numbers: a resumed run would start from them."""
+        for name, value in self.named_parameters():
+            if not bool(torch.isfinite(value).all()):
+                where = f"epoch {self.progress.epoch}, step {self.progress.step}"
+                kept = self.folder.last_state_words()
+                raise RunError(f"{self.name}: {name} is not finite before {where}; {kept}")
 
     def state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Everything that a resumed run needs, as plain containers of tensors."""

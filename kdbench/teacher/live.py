@@ -8,18 +8,21 @@ import torch
 from torch import nn
 
 from kdbench.core import Batch, Outputs
-from kdbench.models import answer, create_model, weights_hash
+from kdbench.models import answer, create_model, load_weights, weights_hash
 
 
 class LiveTeacher(nn.Module):
     """A frozen network in eval mode. Its answers carry no gradient.
 
-    name: as on the command line; source: the file its weights came from; bf16: answer under bfloat16 autocast.
+    name: as on the command line; source: the file its weights came from; about: what that file says of them;
+    bf16: answer under bfloat16 autocast.
     """
 
-    def __init__(self, name: str, model: nn.Module, source: Path | None = None, bf16: bool = False) -> None:
+    def __init__(
+        self, name: str, model: nn.Module, source: Path, about: Mapping[str, Any], bf16: bool = False
+    ) -> None:
         super().__init__()
-        self.name, self.source, self.bf16 = name, source, bf16
+        self.name, self.source, self.about, self.bf16 = name, source, dict(about), bf16
         self.model = model.requires_grad_(False).eval()
         self.hash = weights_hash(model)
 
@@ -46,8 +49,9 @@ def live_teacher(
         raise ValueError(
             f"the teacher {name} has no checkpoint; kdbench.teacher.store.locate finds one by name"
         )
-    model = create_model(name, num_classes, checkpoint=checkpoint, options=options)
-    return LiveTeacher(name, model.to(memory_format=torch.channels_last), Path(checkpoint), bf16)
+    model = create_model(name, num_classes, options=options)
+    about = load_weights(model, Path(checkpoint))
+    return LiveTeacher(name, model.to(memory_format=torch.channels_last), Path(checkpoint), about, bf16)
 
 
 def no_teacher(name: str = "none", **_: Any) -> None:

@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
 from kdbench.models import save_weights
-from kdbench.results import write_atomically
+from kdbench.results import RunError, write_atomically
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -49,11 +50,24 @@ def locate(name: str, label_space: str, checkpoint: str | None, command: str) ->
     )
 
 
+def check_free(label_space: str, name: str, hashes: dict[str, str]) -> None:
+    """ValueError where the store keeps a teacher of that name which another run made."""
+    card = stored(label_space, name).with_suffix(".json")
+    if card.is_file() and json.loads(card.read_text()).get("hashes") != hashes:
+        raise ValueError(
+            f"the store has another {name} for {label_space} ({card}); overwrite=true replaces it, "
+            f"or name another store in KDBENCH_HOME"
+        )
+
+
 def put(model: nn.Module, label_space: str, name: str, card: dict[str, Any]) -> Path:
     """Store a trained teacher: its weights, and the card beside them."""
     path = stored(label_space, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(model, path, card)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(model, path, card)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"cannot write the teacher {path}: {error}") from error
     write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
     return path
 
