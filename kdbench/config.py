@@ -16,6 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 PACKAGE = Path(__file__).parent
 _CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file() and (PACKAGE.parent / "conf").is_dir()
@@ -128,12 +129,12 @@ def experiment_files() -> list[Path]:
 def load_yaml(file: Path) -> dict[str, Any]:
     """The keys and values of a YAML file; ValueError naming the file where it holds something else."""
     try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+        content = OmegaConf.to_container(OmegaConf.load(file))  # whose YAML has 1e-3 as a number
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{file} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} should hold keys and values, it holds {type(content).__name__}")
-    return content
+    return {str(key): value for key, value in content.items()}
 
 
 def build(node: DictConfig, **supplied: Any) -> Any:

@@ -9,6 +9,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 
+class RunError(RuntimeError):
+    """A run that cannot go on, for a reason that its user should read (no traceback needed)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """One side's answer to a batch. Rows are the unit: N images, or N valid tokens.
@@ -85,6 +89,9 @@ class Objective(nn.Module):
 
     needs: ClassVar[tuple[str, ...]] = ("logits",)
     """For people and tables: logits, labels, taps, classifier, index, views, ..."""
+
+    needs_teacher: bool = True
+    """Without a teacher such an objective is refused; one that sets False is given outputs that say nothing."""
 
     student_taps: tuple[str, ...] = ()
     teacher_taps: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from kdbench.results import write_atomically
+from kdbench.files import write_atomically
 
 
 def no_logger(**_: Any) -> None:

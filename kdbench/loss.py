@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Facts, Objective, Outputs, Probes
+from kdbench.seeding import drawn_from
 
 CROSS_ENTROPY = "ce"
 
@@ -47,7 +48,7 @@ class Loss(nn.Module):
     @property
     def needs_teacher(self) -> bool:
         """Whether any term looks at the teacher."""
-        return bool(self.objectives)
+        return any(term.needs_teacher for term in self.terms.values())
 
     @property
     def student_taps(self) -> tuple[str, ...]:
@@ -59,13 +60,16 @@ class Loss(nn.Module):
         """The taps that the objectives want of the teacher."""
         return tuple(dict.fromkeys(tap for term in self.terms.values() for tap in term.teacher_taps))
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
-        """Let every objective make its learnable parts."""
-        for term in self.terms.values():
-            term.bind(student, teacher, probes, facts)
+    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts, seed: int) -> None:
+        """Let every objective make its learnable parts; each draws for itself, whatever the others are."""
+        probes = Probes(_float32(probes.student), _float32(probes.teacher))
+        for name, term in self.terms.items():
+            with drawn_from(seed, "bind", name):
+                term.bind(student, teacher, probes, facts)
 
     def predict(self, student: Outputs) -> Tensor:
-        """The logits [N, C] that evaluation and export use."""
+        """The logits [N, C] that evaluation and export use, in float32."""
+        student = _float32(student)
         if self._predictor is None:
             return student.logits
         return self.terms[self._predictor].predict(student)
@@ -85,11 +89,10 @@ class Loss(nn.Module):
             parts: dict[str, Tensor] = {}
             if CROSS_ENTROPY in self.weights:
                 parts[CROSS_ENTROPY] = F.cross_entropy(student.logits, batch.target)
-            if self.objectives:
-                if teacher is None:
-                    raise ValueError(f"the loss has {', '.join(self.objectives)}, which need a teacher")
-                teacher = _float32(teacher)
-                parts |= {name: term(student, teacher, batch) for name, term in self.terms.items()}
+            if teacher is None and self.needs_teacher:
+                raise ValueError(f"the loss has {', '.join(self.objectives)}, which need a teacher")
+            answer = _float32(teacher) if teacher is not None else Outputs(student.logits.detach())
+            parts |= {name: term(student, answer, batch) for name, term in self.terms.items()}
             for name, part in parts.items():
                 weight = self.weight(name, batch.epoch)
                 # an unweighted part is watched only: 0 * inf would not be 0

@@ -107,6 +107,9 @@ def _check_trainer(trainer: DictConfig, schedule: Schedule) -> None:
 def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     """Build what is cheap; every ValueError here is the user's to mend."""
     check_settings(cfg)
+    for side in ("teacher", "student"):
+        if side in cfg and "name" not in cfg[side]:
+            raise ValueError(f"{side} has no name: it is what others are made from; see kdbench --help")
     for key in ("log_every", "evaluate_every"):
         if cfg[key] < 1:
             raise ValueError(f"{key} must be at least 1, got {cfg[key]}")
@@ -116,10 +119,8 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     loss: Loss = build(cfg.loss if "loss" in cfg else cfg.teacher_loss)
     names = {group: choices.get(group, "") for group in ("dataset", "loss")}
     names |= {side: cfg[side].name for side in ("teacher", "student") if side in cfg}
-    if "loss" in cfg and loss.needs_teacher and cfg.teacher.name == "none":
-        raise ValueError(
-            f"the loss has {', '.join(loss.terms)}: that needs a teacher, and teacher=none is nobody"
-        )
+    if loss.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
+        raise ValueError(f"the loss has {', '.join(loss.terms)}: that needs a teacher, and there is none")
     planned = Plan(cfg, names, data, loss, schedule)
     check_name(planned.network["name"])
     return planned

@@ -1,5 +1,7 @@
-"""What a person sees while a run goes on."""
+"""What a person sees of a run while it goes on, and how it is asked to stop."""
 
+import signal
+from types import FrameType
 from typing import Any
 
 import lightning
@@ -71,3 +73,37 @@ class ProgressLine(Callback):
         if "images_per_second" in live:
             words += f" {live['images_per_second']:.0f} images/s"
         return words
+
+
+class StopOnSignal(Callback):
+    """Ctrl-C or SIGTERM asks the module to stop after the current step; a second one stops at once.
+
+    Lightning's own handlers, set before training starts, would lose what came since the last checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Put our handlers in place of what is there."""
+        assert isinstance(module, StudentModule)
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if module.stop_requested:
+                raise KeyboardInterrupt
+            module.stop_requested = True
+
+        self._before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_exception(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Put back what was there."""
+        self._restore()
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Put back what was there."""
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

@@ -16,24 +16,24 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError
-from torch import nn
 
 from kdbench.config import PACKAGE
-from kdbench.models import save_weights
+from kdbench.core import RunError
+from kdbench.files import write_atomically
 
 SCHEMA = 1
 PROVENANCE = ("versions", "commit", "machine", "threads", "started")
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on, for a reason that its user should read (no traceback needed)."""
 
 
 def digest(value: Any) -> str:
     """A short stable hash of plain data."""
     text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path | None) -> str:
+    """SHA-256 of a file; nothing for no file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
 
 
 def _canonical(value: Any) -> Any:
@@ -43,23 +43,6 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list):
         return [_canonical(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """All of `content` under `path`, or what was there before; never half of it, whatever happens."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        size = f"{len(content) / 1e6:.1f} MB"
-        raise RunError(
-            f"cannot write {path} ({size}): {error.strerror}; what was there is unharmed"
-        ) from error
 
 
 class RunFolder:
@@ -87,6 +70,8 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"another process is at work in {self.path}") from None
+        for half_written in self.path.glob(".*.tmp"):  # by a process that was killed
+            half_written.unlink()
 
     def close(self) -> None:
         """Let other processes in again."""
@@ -103,6 +88,7 @@ class RunFolder:
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Commit: from here on a resumed run starts at this state."""
+        self._sync_metrics()
         buffer = io.BytesIO()
         torch.save({**state, "metrics_bytes": self._metrics_size()}, buffer)
         write_atomically(self.path / "state.pt", buffer.getvalue())
@@ -125,6 +111,12 @@ class RunFolder:
             os.truncate(self.path / "metrics.jsonl", state["metrics_bytes"])
         return state
 
+    def _sync_metrics(self) -> None:
+        """The state records how long metrics.jsonl is: that much must be on the disk before it."""
+        if self._metrics_size():
+            with open(self.path / "metrics.jsonl", "rb") as file:
+                os.fsync(file.fileno())
+
     def _metrics_size(self) -> int:
         path = self.path / "metrics.jsonl"
         return path.stat().st_size if path.is_file() else 0
@@ -136,15 +128,6 @@ class RunFolder:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise RunError(f"cannot write {self.path / 'metrics.jsonl'}: {error.strerror}") from error
-
-    def save_weights(self, name: str, student: nn.Module, about: Mapping[str, Any]) -> Path:
-        """Write a network as NAME.safetensors, with what is known about it."""
-        path = self.path / f"{name}.safetensors"
-        try:
-            save_weights(student, path, dict(about))
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"cannot write {path}: {error}; what was there is unharmed") from error
-        return path
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a half-written last line is left out."""

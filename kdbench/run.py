@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning
@@ -16,26 +13,38 @@ import torch
 from omegaconf import OmegaConf
 
 from kdbench.config import build
+from kdbench.core import RunError
+from kdbench.files import write_atomically
 from kdbench.loggers import close
+from kdbench.metrics import evaluate
 from kdbench.models import check_name, create_model, load_weights
 from kdbench.plan import Plan, recipe_hash
-from kdbench.progress import ProgressLine
-from kdbench.results import PROVENANCE, SCHEMA, RunError, RunFolder, digest, provenance, write_atomically
+from kdbench.progress import ProgressLine, StopOnSignal
+from kdbench.results import PROVENANCE, SCHEMA, RunFolder, digest, file_hash, provenance
 from kdbench.seeding import drawn_from
 from kdbench.student import Interrupted, Student, StudentModule
 from kdbench.teacher import LiveTeacher
 from kdbench.teacher.module import TeacherModule
 from kdbench.teacher.store import check_free, locate
 
+_THREADS = torch.get_num_threads()
+"""What this process began with: a run of a sweep must not inherit what the one before it had."""
+
+
+def _exact_float32() -> None:
+    """fp32 means float32: CUDA's shortcut through TF32 is another precision."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
 
 def run(planned: Plan) -> dict[str, Any]:
     """Train, and return the record of the run; finished runs are left alone."""
     cfg, data = planned.cfg, planned.data
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    teacher_file = _teacher_file(planned)
+    torch.set_num_threads(cfg.threads or _THREADS)
+    _exact_float32()
+    file = teacher_file(planned)
     data.setup("fit")
-    teacher = _teacher(planned, teacher_file)
+    teacher = _teacher(planned, file)
     hashes = {"recipe": recipe_hash(planned), "data": data.fingerprint}
     if teacher is not None and planned.loss.needs_teacher:
         hashes["teacher"] = teacher.hash
@@ -65,10 +74,11 @@ def _run_in(
     resumed = _begin(planned, folder, student)
     record = _record(planned, hashes, teacher, earlier if resumed else None)
     folder.write_record(record)
-    return _finish(planned, folder, record, module)
+    return _finish(planned, folder, record, module, teacher)
 
 
-def _teacher_file(planned: Plan) -> Path | None:
+def teacher_file(planned: Plan) -> Path | None:
+    """Where the weights of the run's teacher are; ValueError with the command that trains it."""
     cfg = planned.cfg
     if planned.trains_teacher or cfg.teacher.name == "none":
         return None
@@ -115,6 +125,12 @@ def _begin(planned: Plan, folder: RunFolder, student: Student) -> bool:
         raise ValueError(
             f"{folder.path} holds an unfinished run; resume=true continues it, overwrite=true starts again"
         )
+    if (
+        cfg.resume
+        and not exists
+        and (others := sorted(folder.path.parent.glob(f"{planned.title}-*/state.pt")))
+    ):
+        print(f"nothing to resume in {folder.path}; of another recipe, data or teacher: {others[-1].parent}")
     state = folder.load_state()
     write_atomically(folder.path / "config.yaml", OmegaConf.to_yaml(cfg).encode())
     if state is None:
@@ -148,27 +164,38 @@ def _record(
         record["teacher"] = {
             "name": teacher.name,
             "file": teacher.source.name,
+            "file_hash": file_hash(teacher.source),
             "hash": teacher.hash,
         }
     return record
 
 
 def _finish(
-    planned: Plan, folder: RunFolder, record: dict[str, Any], module: StudentModule
+    planned: Plan,
+    folder: RunFolder,
+    record: dict[str, Any],
+    module: StudentModule,
+    teacher: LiveTeacher | None,
 ) -> dict[str, Any]:
     """Fit, and bring the record to its end, whatever that is."""
     (student,) = module.runs.values()
     try:
         _fit(planned, module, folder)
-        student.save_weights("student", {"epoch": student.progress.epoch - 1})
+        if student.progress.epoch <= planned.cfg.trainer.max_epochs:
+            raise RunError(
+                f"training ended at epoch {student.progress.epoch} of {planned.cfg.trainer.max_epochs}"
+            )
+        student.save_weights()
         record |= {"state": "done", "results": student.results(), "seconds": student.progress.seconds}
-        if module.teacher is not None:
-            record["teacher"] |= module.teacher_scores()
+        if teacher is not None:
+            record["teacher"] |= module.teacher_scores or evaluate(
+                teacher.model, planned.data, "test", teacher.bf16
+            )
         record["images_per_second"] = student.progress.images / max(student.progress.seconds, 1e-9)
         if isinstance(module, TeacherModule):
             print(f"stored {module.store(record)}")
     except BaseException as error:
-        state = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+        state = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit)) else "failed"
         record |= {"state": state, "reason": str(error) or type(error).__name__}
         with suppress(RunError):  # a full disk has been said already
             folder.write_record(record)
@@ -194,7 +221,8 @@ def _module(planned: Plan, student: Student, teacher: LiveTeacher | None) -> Stu
 def _fit(planned: Plan, module: StudentModule, folder: RunFolder) -> None:
     cfg, data = planned.cfg, planned.data
     data.position, data.steps_per_chunk = module.position, cfg.log_every
-    left = cfg.trainer.max_epochs - module.position[0] + 1
+    epochs = cfg.trainer.max_epochs
+    left = epochs - module.position[0] + 1
     if left <= 0:
         return
     pair = f"{planned.names['teacher']} -> {planned.names.get('student', 'itself')}"
@@ -207,13 +235,13 @@ def _fit(planned: Plan, module: StudentModule, folder: RunFolder) -> None:
         run_config=planned.config,
     )
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its notes on devices and products
-    with warnings.catch_warnings(), _stopping_cleanly(module):
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         trainer: lightning.Trainer = build(
             cfg.trainer,
             max_epochs=left,
             logger=logger or False,
-            callbacks=[ProgressLine(planned.title, cfg.trainer.max_epochs)] if cfg.progress else [],
+            callbacks=[StopOnSignal(), *([ProgressLine(planned.title, epochs)] if cfg.progress else [])],
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,
@@ -224,20 +252,3 @@ def _fit(planned: Plan, module: StudentModule, folder: RunFolder) -> None:
             trainer.fit(module, datamodule=data)
         finally:
             close(logger)
-
-
-@contextmanager
-def _stopping_cleanly(module: StudentModule) -> Iterator[None]:
-    """Ctrl-C (or SIGTERM) asks the module to stop after the current step; a second one stops at once."""
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if module.stop_requested:
-            raise KeyboardInterrupt
-        module.stop_requested = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -111,6 +111,8 @@ def _check_call(node: dict[str, Any], path: str) -> None:
         signature = inspect.signature(callable_)
     except (ImportError, ValueError, TypeError) as error:
         raise ValueError(f"{path}._target_: there is no {target!r}") from error
+    if not str(callable_.__module__).startswith(allowed_targets() + ("lightning.",)):
+        raise ValueError(f"{path}._target_ is {target!r}, which leads outside {', '.join(allowed_targets())}")
     hints = typing.get_type_hints(callable_.__init__ if inspect.isclass(callable_) else callable_)
     for key, value in node.items():
         if key == "_target_":

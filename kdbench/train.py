@@ -20,8 +20,8 @@ USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
 def job(root: str, cfg: DictConfig, outcomes: list[int]) -> None:
     """One Hydra job: a run whose expected failures are one message each, so that a sweep goes on."""
+    from kdbench.core import RunError
     from kdbench.plan import plan
-    from kdbench.results import RunError
     from kdbench.run import run
     from kdbench.student import Interrupted
 

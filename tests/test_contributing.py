@@ -1,5 +1,6 @@
 """The recipe `Add a loss` of CONTRIBUTING.md, followed to the letter in a copy of the project."""
 
+import json
 import os
 import re
 import shutil
@@ -70,7 +71,10 @@ def test_it_trains_by_name_and_as_a_sum(project, tmp_path):
         "+objective@loss.objectives.reverse_kl=reverse_kl",
         "+loss.weights.reverse_kl=1",
     )
-    assert "already finished" in as_sum.stdout, "the sum is the same run as the recipe"
+    assert as_sum.returncode == 0, as_sum.stderr
+    hashes = [json.loads(path.read_text())["hashes"] for path in tmp_path.glob("*/record.json")]
+    assert len(hashes) == 2
+    assert hashes[0] == hashes[1], "the sum is the same run as the recipe"
 
 
 def test_it_is_listed(project):

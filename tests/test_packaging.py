@@ -56,5 +56,6 @@ def test_a_run_from_the_wheel(installed, tmp_path):
 
 
 def test_neither_wandb_nor_transformers_is_needed(installed, tmp_path):
-    hidden = "import sys; sys.modules.update(wandb=None, transformers=None); import kdbench.train, kdbench.report.table"
-    execute(installed, tmp_path, "-c", hidden)
+    hidden = "import sys; sys.modules.update(wandb=None, transformers=None); from kdbench.train import main; main()"
+    few = ["experiment=mini", "teacher.checkpoint=shipped", "schedule.epochs=1", "schedule.batch_size=500"]
+    assert "test top-1" in execute(installed, tmp_path, "-c", hidden, *few, "trainer=cpu")

@@ -5,7 +5,9 @@ import sys
 import pytest
 import torch
 
-from kdbench.results import RunError, RunFolder, digest, recipe_of, records, write_atomically
+from kdbench.core import RunError
+from kdbench.files import write_atomically
+from kdbench.results import RunFolder, digest, recipe_of, records
 
 
 def test_writing_replaces_as_a_whole(tmp_path):
@@ -19,7 +21,8 @@ def test_writing_replaces_as_a_whole(tmp_path):
 FULL = """
 import resource, sys, torch
 from pathlib import Path
-from kdbench.results import RunError, RunFolder
+from kdbench.core import RunError
+from kdbench.results import RunFolder
 folder = RunFolder(Path(sys.argv[1])); folder.open()
 folder.save_state({"weights": torch.ones(10)})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # the kernel refuses what is larger, as a full disk does

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from kdbench.config import register
+from kdbench.models import create_model, save_weights
 from kdbench.report.grid import Cell, cells, found, load_table
 from kdbench.report.table import main, markdown, summarise
 
@@ -58,6 +60,10 @@ def test_cells_are_chosen_on_the_command_line():
         (["demo", "pairs=resnet20"], ["TEACHER:STUDENT"]),
         (["demo", "schedule.epohcs=2"], ["did you mean 'epochs'"]),
         (["demo", "kd"], ["'kd' is not KEY=VALUE"]),
+        (["demo", "seeds=0,0"], ["seeds=0,0", "once"]),
+        (["demo", "seed=3"], ["seeds=..."]),
+        (["demo", "jobs=0"], ["jobs must be at least 1"]),
+        (["demo", "pairs=none:resnet8"], ["TEACHER:STUDENT"]),
         ([], ["kdbench table NAME", "demo"]),
     ],
 )
@@ -68,6 +74,15 @@ def test_mistakes_are_said_before_anything_runs(arguments, words, capsys, tmp_pa
     for word in words:
         assert word in message
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_of_another_teacher_are_not_taken_for_these(tmp_path):
+    """The recipe is the same; the file with the teacher's weights is not."""
+    torch.manual_seed(0)
+    save_weights(create_model("resnet20", 100), tmp_path / "other.safetensors", {})
+    shipped = cells(load_table("demo", []))
+    other = cells(load_table("demo", [f"teacher.checkpoint={tmp_path / 'other.safetensors'}"]))
+    assert not {cell.key for cell in shipped} & {cell.key for cell in other}
 
 
 def test_a_small_table_runs_once_and_reports_what_failed(tmp_path, monkeypatch, capsys):
@@ -90,11 +105,13 @@ def test_a_small_table_runs_once_and_reports_what_failed(tmp_path, monkeypatch, 
     assert main(small) == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("student.safetensors")} == before
 
-    (tmp_path / "runs/tables/demo/runs").chmod(0o700)
     failing = [*small, "schedule.lr=1e30", "schedule.plan=constant"]
     assert main(failing) == 1
     out = capsys.readouterr().out
     assert "0 done, 2 failed of 2" in out
     assert "not finite" in out
     assert len(found(load_table("demo", []))) == 4
+    assert main([*small, "losses=ce"]) == 0
+    page = (tmp_path / "runs/tables/demo/README.md").read_text()
+    assert "losses=ce` on " in page, "the page says the command that made it"
     assert json.loads(next(tmp_path.rglob("record.json")).read_text())["table"] == "demo"

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from kdbench.config import register
+from kdbench.core import RunError
 from kdbench.models import create_model, save_weights
 from kdbench.plan import plan
-from kdbench.results import RunError, RunFolder
+from kdbench.results import RunFolder
 from kdbench.run import run
 from kdbench.strict import compose_checked
 
@@ -30,7 +31,7 @@ ALONE = [*TINY, "teacher=none", "loss=ce"]
 
 def train(*overrides: str, root: str = "train") -> dict:
     choices = dict(item.split("=", 1) for item in overrides)
-    return run(plan(compose_checked(root, list(overrides)), choices, overrides))
+    return run(plan(compose_checked(root, list(overrides)), choices))
 
 
 def folder_of(output: Path) -> RunFolder:
@@ -127,28 +128,41 @@ def end_when(process: subprocess.Popen, output: Path, row: str, number: int) -> 
     process.send_signal(number)
 
 
-LONG = ["schedule.epochs=6"]
+KILLED = """
+import os, signal, sys
+import kdbench.files, kdbench.results
+where, *sys.argv[1:] = sys.argv[1:]
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+def at(position, append=kdbench.results.RunFolder.append_metrics):
+    def appended(folder, row):
+        append(folder, row)
+        if (row["epoch"], row.get("step")) == position:
+            if where == "while-saving":
+                os.replace = die
+            else:
+                die()
+    kdbench.results.RunFolder.append_metrics = appended
+at({"mid-epoch": (2, 3), "epoch-boundary": (3, 1), "while-saving": (2, 4)}[where])
+from kdbench.train import main
+main()
+"""
 
 
-@pytest.mark.parametrize(
-    ("when", "saving", "row"),
-    [
-        ("mid-epoch", ["save_every=0", "log_every=1"], '"epoch": 2, "step": 3'),
-        ("epoch boundary", [], '"epoch": 3, "step"'),
-    ],
-    ids=["mid-epoch", "epoch-boundary"],
-)
-def test_a_run_killed_and_resumed_has_the_weights_of_one_that_was_not(tmp_path, teacher, when, saving, row):
-    """With a network that has dropout: its draws must not depend on the restart either."""
+@pytest.mark.parametrize("where", ["mid-epoch", "epoch-boundary", "while-saving"])
+def test_a_run_killed_and_resumed_has_the_weights_of_one_that_was_not(tmp_path, teacher, where):
+    """kill -9 at a fixed position; with a network that has dropout, whose draws must survive the restart."""
     dropout = ["student=timm", "student.name=timm/test_resnet", "+student.options.drop_rate=0.5"]
-    run_ = [*TINY, *dropout, "teacher=resnet8", f"teacher.checkpoint={teacher}", "loss=wttm", *LONG, *saving]
+    run_ = [*TINY, *dropout, "teacher=resnet8", f"teacher.checkpoint={teacher}", "loss=wttm", "log_every=1"]
+    run_ += ["dataset.validation=16"] if where == "epoch-boundary" else ["save_every=0"]
     train(*run_, f"output={tmp_path / 'whole'}")
     killed = tmp_path / "killed"
-    process = start(*run_, f"output={killed}")
-    end_when(process, killed, row, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    command = [sys.executable, "-c", KILLED, where, *run_, f"output={killed}"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=_environment())
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
     state = torch.load(folder_of(killed).path / "state.pt", weights_only=True)
-    assert (state["progress"]["step"] > 0) == (when == "mid-epoch")
+    position = state["progress"]["epoch"], state["progress"]["step"]
+    assert position == {"mid-epoch": (2, 2), "epoch-boundary": (3, 0), "while-saving": (2, 3)}[where]
     assert not (folder_of(killed).path / "student.safetensors").exists()
     train(*run_, f"output={killed}", "resume=true")
     assert same(weights(tmp_path / "whole"), weights(killed))
@@ -156,8 +170,11 @@ def test_a_run_killed_and_resumed_has_the_weights_of_one_that_was_not(tmp_path, 
     last = [torch.load(folder.path / "state.pt", weights_only=True) for folder in (whole, resumed)]
     for left, right in zip(*(state["optimizer"]["state"].values() for state in last), strict=True):
         assert torch.equal(left["momentum_buffer"], right["momentum_buffer"])
+    assert same(last[0]["best"], last[1]["best"])
     untimed = [[{**row, "images_per_second": 0} for row in folder.metrics()] for folder in (whole, resumed)]
     assert untimed[0] == untimed[1]
+    assert len(resumed.record()["sessions"]) == 1
+    assert not list(killed.rglob("*.tmp"))
 
 
 def test_an_unfinished_run_is_not_touched_without_being_told(tmp_path):
@@ -173,6 +190,26 @@ def test_an_unfinished_run_is_not_touched_without_being_told(tmp_path):
         train(*ALONE, "schedule.epochs=200", f"output={tmp_path}")
 
 
+@pytest.mark.parametrize(
+    "row", ['"epoch": 1, "step": 2', '"epoch": 2, "step": 5'], ids=["first", "last-step"]
+)
+def test_sigterm_stops_cleanly_too(tmp_path, row):
+    """As a cluster sends it, also where the next thing would be the evaluation."""
+    process = start(*ALONE, "schedule.epochs=200", f"output={tmp_path}", "log_every=1")
+    end_when(process, tmp_path, row, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert folder_of(tmp_path).record()["state"] == "interrupted"
+
+
+def test_one_ctrl_c_ends_a_sweep(tmp_path):
+    process = start("-m", *ALONE, "schedule.epochs=200", "seed=0,1", f"output={tmp_path}")
+    end_when(process, tmp_path, '"epoch": 2, "step": 2', signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert len(list(tmp_path.glob("*/record.json"))) == 1
+
+
 def test_a_loss_that_is_not_a_number_stops_the_run_and_is_named(tmp_path):
     broken = [*ALONE, "schedule.lr=1e30", "schedule.plan=constant", f"output={tmp_path}"]
     with pytest.raises(RunError, match=r"not finite at epoch 1, step \d+: ce = (nan|inf)"):
@@ -181,6 +218,14 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_named(tmp_path):
     assert record["state"] == "failed"
     assert "not finite" in record["reason"]
     assert not list(tmp_path.glob("*/student.safetensors"))
+
+
+def test_weights_that_are_not_numbers_are_never_committed(tmp_path):
+    """The loss of the only step is finite; what the step does to the weights is not."""
+    one = [*ALONE, "schedule.batch_size=96", "schedule.epochs=1", "schedule.lr=1e39", f"output={tmp_path}"]
+    with pytest.raises(RunError, match=r"is not finite before epoch 2, step 0; there was no checkpoint yet"):
+        train(*one)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".safetensors")]
 
 
 def test_the_last_good_checkpoint_survives_a_loss_that_is_not_a_number(tmp_path, monkeypatch):
@@ -220,14 +265,15 @@ def test_lower_precision_trains_too(tmp_path, distilled, precision):
 
 def test_a_missing_teacher_says_the_command_that_trains_it(tmp_path):
     with pytest.raises(
-        ValueError, match=r"kdbench train-teacher dataset=fake dataset.train=96 teacher=vgg8 schedule"
+        ValueError,
+        match=r"kdbench train-teacher dataset=fake dataset.classes=4 dataset.size=32 teacher=vgg8 schedule",
     ):
         train(*TINY, "teacher=vgg8", "loss=kd", f"output={tmp_path}")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_teacher_for_other_classes_is_refused(tmp_path, teacher):
-    with pytest.raises(ValueError, match=r"4.*|.*\[4, 64\]"):
+    with pytest.raises(ValueError, match=r"expects classifier \[5, 64\], the file has \[4, 64\]"):
         train(
             *TINY,
             "dataset.classes=5",
@@ -263,6 +309,29 @@ def test_a_teacher_is_trained_stored_and_found_by_name(tmp_path, monkeypatch, ca
     distilled = train(*TINY, "teacher=resnet14", "loss=kd", f"output={tmp_path / 'runs'}")
     assert distilled["teacher"]["name"] == "resnet14"
     assert distilled["teacher"]["top1"] == pytest.approx(card["top1"])
+
+
+def test_a_stored_teacher_is_not_replaced_by_another_run_unasked(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDBENCH_HOME", str(tmp_path / "home"))
+    few = [
+        "dataset=fake",
+        "teacher=resnet8",
+        "schedule=quick",
+        "schedule.epochs=1",
+        "progress=false",
+        "trainer=cpu",
+    ]
+    few += [f"output={tmp_path / 'runs'}"]
+    train(*few, root="train_teacher")
+    stored = tmp_path / "home/teachers/fake4/resnet8.safetensors"
+    first = stored.read_bytes()
+    with pytest.raises(ValueError, match="overwrite=true replaces it"):
+        train(*few, "seed=1", root="train_teacher")
+    assert stored.read_bytes() == first
+    stored.unlink()
+    stored.with_suffix(".json").unlink()
+    train(*few, root="train_teacher")
+    assert stored.read_bytes() == first, "a finished run puts its teacher back"
 
 
 def test_a_sweep_goes_on_after_a_failure(tmp_path):

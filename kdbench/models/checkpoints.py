@@ -5,7 +5,6 @@ A file is taken only where it fits the network name for name and shape for shape
 
 import hashlib
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from kdbench.files import write_atomically
 from kdbench.models.network import PREFIX, Network, available
 from kdbench.models.taps import classifier
 
@@ -28,22 +28,12 @@ _STATE_KEYS = ("model", "state_dict")
 State = dict[str, Tensor]
 
 
-def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> None:
-    """Write the state dict and JSON-able metadata; a kill at any moment leaves the old file or the new."""
-    path = Path(path)
+def save_weights(weights: nn.Module | State, path: str | Path, metadata: Mapping[str, Any]) -> None:
+    """Write a network's weights, or a state dict, with JSON-able metadata; a kill at any moment leaves the old
+    file or the new. RunError where the disk does not take it."""
+    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     header = {_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)}
-    payload = save({name: value.contiguous() for name, value in model.state_dict().items()}, header)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    write_atomically(Path(path), save({name: value.contiguous() for name, value in state.items()}, header))
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
@@ -72,14 +62,6 @@ def weights_hash(model: nn.Module) -> str:
         flat = value.detach().cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path) -> tuple[State, dict[str, Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config import CONF_DIR
-from kdbench.results import digest, records
+from kdbench.plan import plan, recipe_hash
+from kdbench.results import digest, file_hash, records
+from kdbench.run import teacher_file
 from kdbench.strict import compose_checked, unknown
 
 
@@ -42,14 +46,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a table."""
+    """One run of a table; `key` tells its record from those of other teachers, data or recipes."""
 
     pair: str
     loss: str
     seed: int
     overrides: tuple[str, ...]
-    recipe: str
-    """The hash that the record of its run has."""
+    key: str
 
     @property
     def title(self) -> str:
@@ -78,6 +81,8 @@ def load_table(name: str, arguments: list[str]) -> Table:
             key, equals, value = argument.partition("=")
             if not equals:
                 raise ValueError(f"{argument!r} is not KEY=VALUE")
+            if key in ("teacher", "student", "loss", "seed"):
+                raise ValueError(f"{argument}: a table has pairs=TEACHER:STUDENT,... losses=... seeds=...")
             if key not in table:
                 table.overrides.append(argument)
             else:
@@ -86,39 +91,63 @@ def load_table(name: str, arguments: list[str]) -> Table:
         raise ValueError(f"table {name}: {str(error).splitlines()[0]}") from error
     loaded = OmegaConf.to_object(table)
     assert isinstance(loaded, Table)
+    _check(loaded)
     return loaded
 
 
+def _check(table: Table) -> None:
+    for name in ("pairs", "losses", "seeds"):
+        values = getattr(table, name)
+        if not values or len(set(values)) != len(values):
+            raise ValueError(f"{name}={','.join(map(str, values))}: give each one once, and at least one")
+    for name in ("jobs", "threads"):
+        if getattr(table, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(table, name)}")
+    if stray := [
+        pair for pair in table.pairs if not re.fullmatch(r"[^:]+:[^:]+", pair) or pair.startswith("none:")
+    ]:
+        raise ValueError(f"pairs={stray[0]}: a pair is TEACHER:STUDENT")
+
+
 def cells(table: Table) -> list[Cell]:
-    """Every run of the grid, checked: a mistake in any of them is a ValueError before the first one starts."""
-    return [
-        _cell(table, pair, loss, seed)
-        for seed in table.seeds
-        for pair in table.pairs
-        for loss in table.losses
-    ]
+    """Every run of the grid, checked: a mistake in any is a ValueError before the first one starts."""
+    teachers: dict[str, str] = {}
+    grid = []
+    for seed, pair, loss in itertools.product(table.seeds, table.pairs, table.losses):
+        teacher, _, student = pair.partition(":")
+        overrides = [
+            *table.overrides,
+            f"teacher={teacher}",
+            f"student={student}",
+            f"loss={loss}",
+            f"seed={seed}",
+        ]
+        overrides += [f"table_name={table.name}", f"output={table.output}/runs", f"threads={table.threads}"]
+        planned = plan(compose_checked("train", overrides), {"dataset": "", "loss": loss})
+        if teacher not in teachers:
+            teachers[teacher] = file_hash(teacher_file(planned))
+        key = _key(pair, recipe_hash(planned), teachers[teacher], planned.config["dataset"])
+        grid.append(Cell(pair, loss, seed, tuple(overrides), key))
+    return grid
 
 
-def _cell(table: Table, pair: str, loss: str, seed: int) -> Cell:
-    from kdbench.plan import plan, recipe_hash
-
-    teacher, colon, student = pair.partition(":")
-    if not colon:
-        raise ValueError(f"pairs={pair}: a pair is TEACHER:STUDENT")
-    overrides = [*table.overrides, f"teacher={teacher}", f"student={student}", f"loss={loss}", f"seed={seed}"]
-    overrides += [f"table_name={table.name}", f"output={table.output}/runs", f"threads={table.threads}"]
-    cfg = compose_checked("train", overrides)
-    return Cell(pair, loss, seed, tuple(overrides), recipe_hash(plan(cfg, {"loss": loss})))
+def _key(pair: str, recipe: str, teacher: str, dataset: dict[str, Any]) -> str:
+    return digest([pair, recipe, teacher, dataset.get("path")])
 
 
 def found(table: Table) -> dict[str, dict[str, Any]]:
-    """The records of the table's folder by recipe hash; a finished one before an unfinished one."""
-    by_recipe: dict[str, dict[str, Any]] = {}
+    """The records of the table's folder by the key of their cell; a finished one before an unfinished one."""
+    by_key: dict[str, dict[str, Any]] = {}
     for folder, record in records(Path(table.output) / "runs"):
-        recipe = record["hashes"]["recipe"]
-        if recipe not in by_recipe or record["state"] == "done":
-            by_recipe[recipe] = {**record, "folder": str(folder)}
-    return by_recipe
+        if "teacher" not in record:
+            continue
+        pair = f"{record['names']['teacher']}:{record['names']['student']}"
+        key = _key(
+            pair, record["hashes"]["recipe"], record["teacher"]["file_hash"], record["config"]["dataset"]
+        )
+        if key not in by_key or record["state"] == "done":
+            by_key[key] = {**record, "folder": str(folder)}
+    return by_key
 
 
 @dataclass(frozen=True)
@@ -130,18 +159,23 @@ class Outcome:
     seconds: float
 
 
-def run_missing(table: Table, grid: list[Cell], say: Callable[[Outcome], None]) -> Iterator[Outcome]:
-    """Run every cell that has no finished record, each in a process of its own; the rest go on when one fails."""
-    done = {recipe for recipe, record in found(table).items() if record["state"] == "done"}
-    left = [cell for cell in grid if cell.recipe not in done]
+def run_missing(table: Table, grid: list[Cell], say: Callable[[Outcome], None]) -> list[Outcome]:
+    """Run every cell that has no finished record, each in its own process; the rest go on when one fails.
+
+    Ctrl-C reaches the running ones too, which stop with a checkpoint; no further one is started.
+    """
+    done = {key for key, record in found(table).items() if record["state"] == "done"}
 
     def start(cell: Cell) -> Outcome:
         outcome = _run(table, cell)
         say(outcome)
         return outcome
 
-    with ThreadPoolExecutor(table.jobs) as pool:
-        yield from pool.map(start, left)
+    pool = ThreadPoolExecutor(table.jobs)
+    try:
+        return list(pool.map(start, [cell for cell in grid if cell.key not in done]))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _run(table: Table, cell: Cell) -> Outcome:

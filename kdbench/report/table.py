@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,14 @@ class Row:
         ]
 
 
-HEADINGS = ("pair", "loss", "top-1 % (last epoch)", "n", "best_on_test %", "agreement %", "s per run")
+HEADINGS = ("pair", "loss", "top-1 % (last epoch)", "n", "best_on_test %", "agreement %", "training s")
 
 
 def summarise(grid: list[Cell], records: dict[str, dict[str, Any]]) -> list[Row]:
     """A row for each pair and loss that has at least one finished run."""
     rows = []
     for pair, loss in dict.fromkeys((cell.pair, cell.loss) for cell in grid):
-        mine = [records.get(cell.recipe) for cell in grid if (cell.pair, cell.loss) == (pair, loss)]
+        mine = [records.get(cell.key) for cell in grid if (cell.pair, cell.loss) == (pair, loss)]
         done = [record for record in mine if record and record["state"] == "done"]
         if not done:
             continue
@@ -103,8 +104,8 @@ def picture(table: Table, rows: list[Row], path: Path) -> None:
 def main(arguments: list[str]) -> int:
     """Run a table and print it; 0 if every cell is there, 1 if some failed, 2 for a mistake on the command line."""
     console = Console()
-    register()
     try:
+        register()
         if not arguments:
             raise ValueError(f"kdbench table NAME [KEY=VALUE ...]; tables: {', '.join(tables())}")
         table = load_table(arguments[0], arguments[1:])
@@ -116,9 +117,9 @@ def main(arguments: list[str]) -> int:
     outcomes = _run(console, table, grid)
     records = found(table)
     rows = summarise(grid, records)
-    done = sum(cell.recipe in records and records[cell.recipe]["state"] == "done" for cell in grid)
+    done = sum(cell.key in records and records[cell.key]["state"] == "done" for cell in grid)
     failed = [outcome for outcome in outcomes if outcome.failure]
-    _show(console, table, rows, records, grid)
+    _show(console, table, rows, [records[cell.key] for cell in grid if cell.key in records], arguments)
     for outcome in failed:
         console.print(f"failed: {outcome.cell.title}: {outcome.failure}", highlight=False, soft_wrap=True)
     console.print(
@@ -138,13 +139,12 @@ def _run(console: Console, table: Table, grid: list[Cell]) -> list[Outcome]:
         console.print(f"{ended:3} {state} in {outcome.seconds:.0f} s: {outcome.cell.title}", highlight=False)
 
     console.print(f"{table.title}: {len(grid)} runs, {table.jobs} at a time", highlight=False)
-    return list(run_missing(table, grid, say))
+    return run_missing(table, grid, say)
 
 
 def _show(
-    console: Console, table: Table, rows: list[Row], records: dict[str, dict[str, Any]], grid: list[Cell]
+    console: Console, table: Table, rows: list[Row], mine: list[dict[str, Any]], arguments: list[str]
 ) -> None:
-    mine = [records[cell.recipe] for cell in grid if cell.recipe in records]
     teachers = {
         record["teacher"]["name"]: record["teacher"]["top1"] for record in mine if record["state"] == "done"
     }
@@ -160,16 +160,21 @@ def _show(
     if not rows:
         return
     folder = Path(table.output)
-    footer = _footer(table, mine)
+    footer = _footer(table, mine, arguments)
     (folder / "README.md").write_text(markdown(table, rows, teachers, footer + "\n\n![chart](table.png)"))
     picture(table, rows, folder / "table.png")
     console.print(f"written: {folder / 'README.md'}, {folder / 'table.png'}", highlight=False)
 
 
-def _footer(table: Table, mine: list[dict[str, Any]]) -> str:
-    machine, versions = mine[0]["machine"], mine[0]["versions"]
-    commits = ", ".join(sorted({str(record["commit"]) for record in mine}))
+def _footer(table: Table, mine: list[dict[str, Any]], arguments: list[str]) -> str:
+    """Where the numbers come from, as their own records say."""
+
+    def all_of(values: Iterable[Any]) -> str:
+        return ", ".join(sorted({str(value) for value in values}))
+
     return (
-        f"Made by `kdbench table {table.name}` on {machine['processor']} ({machine['cpus']} CPUs), {table.jobs} runs "
-        f"at a time with {table.threads} thread(s) each, torch {versions['torch']}, commit {commits}."
+        f"Made by `kdbench table {' '.join(arguments)}` on {all_of(record['machine']['processor'] for record in mine)} "
+        f"({all_of(record['threads'] for record in mine)} thread(s) a run, {table.jobs} runs at a time), "
+        f"torch {all_of(record['versions']['torch'] for record in mine)}, "
+        f"commit {all_of(record['commit'] for record in mine)}."
     )

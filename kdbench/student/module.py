@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Mapping
@@ -11,10 +12,9 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Outputs
+from kdbench.core import Batch, Outputs, RunError
 from kdbench.data.module import Chunk, EvalChunk, ImageData
 from kdbench.metrics import Scores
-from kdbench.results import RunError
 from kdbench.schedule import Schedule
 from kdbench.seeding import derive
 from kdbench.student.student import Student
@@ -45,26 +45,25 @@ class StudentModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.students = nn.ModuleDict(students)
+        self.students = nn.ModuleList(students.values())
         self.teacher = teacher
         self.data, self.schedule, self.seed, self.bf16 = data, schedule, seed, bf16
         self.evaluate_every, self.save_every = evaluate_every, save_every
         self.stop_requested = False
-        self.scores = nn.ModuleDict(
-            {
-                name: nn.ModuleDict({split: Scores(data.num_classes) for split in data.eval_splits})
-                for name in students
-            }
-        )
+        self.scores = nn.ModuleList(Scores(data.num_classes) for _ in students for _ in data.eval_splits)
+        places = itertools.product(students, data.eval_splits)
+        self._place = {key: number for number, key in enumerate(places)}
         self._teacher_logits: dict[tuple[str, int], Tensor] = {}
         self._saved_at = time.monotonic()
         self.live: dict[str, float] = {}
         """What a progress bar may show."""
+        self.teacher_scores: dict[str, float] = {}
+        """The teacher's accuracy on the test split, once training has ended."""
 
     @property
     def runs(self) -> dict[str, Student]:
         """The students by name, typed."""
-        return {name: module for name, module in self.students.items() if isinstance(module, Student)}
+        return {module.name: module for module in self.students if isinstance(module, Student)}
 
     @property
     def position(self) -> tuple[int, int]:
@@ -117,8 +116,8 @@ class StudentModule(LightningModule):
         teacher = self._remembered_teacher(chunk, batch)
         for name, student in self.runs.items():
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                logits = student(batch.inputs)
-            self._scores(name, chunk.split).update(logits.float(), batch.target, teacher)
+                answer = student.answer(batch)
+            self._scores(name, chunk.split).update(student.loss.predict(answer), batch.target, teacher)
 
     def on_validation_epoch_end(self) -> None:
         """Close the scores of this epoch."""
@@ -139,10 +138,16 @@ class StudentModule(LightningModule):
             self._interrupt()
         self.save()
 
+    def on_train_end(self) -> None:
+        """Score the teacher while everything is still on one device: Lightning moves the networks back after."""
+        if self.teacher is not None:
+            self.teacher_scores = self._score_teacher()
+        self._teacher_logits.clear()
+
     # ---- the work
 
     def _scores(self, name: str, split: str) -> Scores:
-        scores = self.scores.get_submodule(f"{name}.{split}")
+        scores = self.scores[self._place[name, split]]
         assert isinstance(scores, Scores)
         return scores
 
@@ -223,10 +228,10 @@ class StudentModule(LightningModule):
         return self._teacher_logits[key]
 
     @torch.no_grad()
-    def teacher_scores(self, split: str = "test") -> dict[str, float]:
-        """The teacher's own accuracy on a split, in per cent."""
-        scores = Scores(self.data.num_classes).to(self.device)
-        for chunk in self.data.eval_chunks(split):
+    def _score_teacher(self) -> dict[str, float]:
+        """The teacher's own accuracy on the test split, in per cent."""
+        scores = Scores(self.data.num_classes).to(self.data.device)
+        for chunk in self.data.eval_chunks("test"):
             batch = self.data.eval_batch(chunk.split, chunk.start, chunk.stop)
             logits = self._remembered_teacher(chunk, batch)
             if logits is not None:
@@ -239,17 +244,9 @@ class StudentModule(LightningModule):
         row: dict[str, Any] = progress.curve[-1] if evaluated else {"epoch": progress.epoch}
         row |= {f"train/{key}": value / self.data.steps_per_epoch for key, value in progress.sums.items()}
         if evaluated:
-            self._keep_best(student)
+            student.keep_best()
         self._report(student, row)
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
-
-    def _keep_best(self, student: Student) -> None:
-        """Keep the weights of the epoch that is best on the validation part (never on test)."""
-        *earlier, row = student.progress.curve
-        if "validation/top1" not in row:
-            return
-        if all(row["validation/top1"] > other["validation/top1"] for other in earlier):
-            student.save_weights("best_validation", {"epoch": row["epoch"]})
 
     def save(self) -> None:
         """Commit every student's state."""

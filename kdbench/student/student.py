@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Outputs, Probes
+from kdbench.core import Batch, Facts, Outputs, Probes, RunError
 from kdbench.loss import Loss
-from kdbench.models import answer
-from kdbench.results import RunError, RunFolder
-from kdbench.seeding import drawn_from
+from kdbench.models import answer, save_weights
+from kdbench.results import RunFolder
 from kdbench.teacher.live import LiveTeacher
 
 
@@ -45,11 +44,9 @@ class Student(nn.Module):
         self.model = model.to(memory_format=torch.channels_last)
         self.loss = loss
         self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        """The network's weights at the epoch best on the validation part, once there is one."""
         self._optimizer_state: dict[str, Any] | None = None
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The logits [N, C] that count at evaluation."""
-        return self.loss.predict(answer(self.model, inputs, self.loss.student_taps))
 
     def answer(self, batch: Batch) -> Outputs:
         """What the loss looks at."""
@@ -64,13 +61,25 @@ class Student(nn.Module):
         nothing = torch.zeros(len(probe), dtype=torch.int64)
         batch = Batch(inputs=probe, target=nothing, index=nothing)
         probes = Probes(student=self.answer(batch), teacher=teacher(batch, self.loss.teacher_taps))
-        with drawn_from(seed, "bind"), torch.enable_grad():
-            self.loss.bind(self.model, teacher.model, probes, facts)
+        with torch.enable_grad():
+            self.loss.bind(self.model, teacher.model, probes, facts, seed)
+        self.loss.to(memory_format=torch.channels_last)
         self.model.train()
 
-    def save_weights(self, name: str, results: Mapping[str, Any]) -> None:
-        """Write the network as it is now into the run folder, as NAME.safetensors."""
-        self.folder.save_weights(name, self.model, {**self.about, **results})
+    def save_weights(self) -> None:
+        """Write the network of the last epoch, and that of the best one, into the run folder."""
+        results = self.results()
+        save_weights(self.model, self.folder.path / "student.safetensors", {**self.about, **results["last"]})
+        if self.best:
+            about = {**self.about, **results["best_validation"]}
+            save_weights(self.best, self.folder.path / "best_validation.safetensors", about)
+
+    def keep_best(self) -> None:
+        """Remember the weights of the epoch just evaluated if it is the best on the validation part so far."""
+        *earlier, row = self.progress.curve
+        score = row.get("validation/top1")
+        if score is not None and all(score > other["validation/top1"] for other in earlier):
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def check_finite(self) -> None:
         """Refuse to commit weights that are not numbers: a resumed run would start from them."""
@@ -84,6 +93,7 @@ class Student(nn.Module):
         """Everything that a resumed run needs, as plain containers of tensors."""
         return {
             "model": self.model.state_dict(),
+            "best": self.best,
             "loss": self.loss.state_dict(),
             "optimizer": optimizer.state_dict(),
             "progress": asdict(self.progress),
@@ -94,6 +104,7 @@ class Student(nn.Module):
         """Continue at a committed state (the optimiser's part once there is an optimiser)."""
         self.model.load_state_dict(state["model"])
         self.loss.load_state_dict(state["loss"])
+        self.best = state["best"]
         self.progress = Progress(**state["progress"])
         self._optimizer_state = state["optimizer"]
 

@@ -5,11 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import nn
 
+from kdbench.files import write_atomically
 from kdbench.models import save_weights
-from kdbench.results import RunError, write_atomically
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -63,11 +62,7 @@ def check_free(label_space: str, name: str, hashes: dict[str, str]) -> None:
 def put(model: nn.Module, label_space: str, name: str, card: dict[str, Any]) -> Path:
     """Store a trained teacher: its weights, and the card beside them."""
     path = stored(label_space, name)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(model, path, card)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"cannot write the teacher {path}: {error}") from error
+    save_weights(model, path, card)
     write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
     return path
 
