@@ -45,7 +45,7 @@ MISTAKES = [
     ("teacher=live", ["teacher has no name"]),
     ("+student.checkpoint=x", ["'student.checkpoint'", "name"]),
     ("+dataset.seed=3", ["'dataset.seed'"]),
-    ("loss.weights.kd=.inf", ["loss.weights.kd must be finite"]),
+    ("loss.weights.kd=inf", ["loss.weights.kd must be finite"]),
     ("+trainer.limit_train_batches=1", ["trainer.limit_train_batches is not for"]),
     ("trainer.max_epochs=241", ["trainer.max_epochs=241 must lie in 1 to schedule.epochs=240"]),
     ("trainer.max_epochs=0", ["must lie in 1"]),

@@ -5,33 +5,55 @@ import json
 import pytest
 import torch
 
-from kdbench.config import register
+from kdbench.config import EXPERIMENTS_DIR, register
 from kdbench.models import create_model, save_weights
-from kdbench.report.grid import Cell, cells, found, load_table
+from kdbench.report.grid import cells, found, load_table
 from kdbench.report.table import main, markdown, summarise
 
 register()
 
 
-def record(top1: float, state: str = "done") -> dict:
-    results = {"last": {"top1": top1, "agreement": 50.0}, "best_on_test": {"top1": top1 + 1}}
-    return {"state": state, "results": results, "seconds": 10.0}
-
-
-def cell(loss: str, seed: int) -> Cell:
-    return Cell("a:b", loss, seed, (), f"{loss}{seed}")
+def record(loss: str, top1: float, state: str = "done") -> dict:
+    return {
+        "names": {"teacher": "a", "student": "b", "loss": loss},
+        "state": state,
+        "results": {"last": {"top1": top1, "agreement": 50.0}, "best_on_test": {"top1": top1 + 1}},
+        "seconds": 10.0,
+        "teacher": {"name": "a", "top1": 60.0},
+        "machine": {"processor": "p", "cpus": 2},
+        "threads": 1,
+        "versions": {"torch": "t"},
+        "commit": "c",
+    }
 
 
 def test_mean_std_and_n_over_finished_seeds():
-    grid = [cell(loss, seed) for loss in ("ce", "kd") for seed in range(3)]
-    records = {"ce0": record(10), "ce1": record(14), "ce2": record(99, "failed"), "kd1": record(20)}
-    ce, kd = summarise(grid, records)
+    records = [record("ce", 10), record("kd", 20), record("ce", 14), record("ce", 99, "failed")]
+    ce, kd = summarise(records)
     assert (ce.mean, ce.std, len(ce.top1), ce.best_on_test) == (12, pytest.approx(8**0.5), 2, 13)
     assert (kd.mean, kd.std, len(kd.top1)) == (20, None, 1)
-    page = markdown(load_table("demo", []), [ce, kd], {"a": 60.0}, "footer")
+    page = markdown(load_table("demo", []), records, "kdbench table demo")
     assert "| a -> b | ce | 12.00 ± 2.83 | 2 | 13.00 | 50.0 | 10 |" in page
     assert "| a -> b | kd | 20.00 | 1 |" in page
     assert "Teacher a: 60.00 % test top-1." in page
+    assert "Made by `kdbench table demo` on p, 2 CPUs" in page
+
+
+@pytest.mark.parametrize(
+    "page", sorted(EXPERIMENTS_DIR.glob("*/README.md")), ids=lambda page: page.parent.name
+)
+def test_committed_pages_are_what_their_records_say(page):
+    """A number in a page that no record has, or a page older than its table's words, fails here."""
+    command, *records = [
+        json.loads(line) for line in (page.parent / "results.jsonl").read_text().splitlines()
+    ]
+    assert page.read_text() == markdown(load_table(page.parent.name, []), records, command["command"])
+
+
+def test_readme_shows_a_committed_page():
+    page = (EXPERIMENTS_DIR / "first-look" / "README.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert "\n".join(rows) in (EXPERIMENTS_DIR.parent / "README.md").read_text()
 
 
 def test_the_demo_is_the_promised_grid():

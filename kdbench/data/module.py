@@ -186,9 +186,12 @@ class ImageData(LightningDataModule):
         return batch
 
     def _train_chunks(self) -> Iterator[Chunk]:
-        epoch, first = self.position
-        for start in range(first, self.steps_per_epoch, self.steps_per_chunk):
-            yield Chunk(epoch, start, min(start + self.steps_per_chunk, self.steps_per_epoch))
+        epoch, start = self.position
+        while start < self.steps_per_epoch:
+            # a resumed epoch has its seams where they would have been without the interruption
+            stop = min((start // self.steps_per_chunk + 1) * self.steps_per_chunk, self.steps_per_epoch)
+            yield Chunk(epoch, start, stop)
+            start = stop
 
     def eval_chunks(self, split: str) -> Iterator[EvalChunk]:
         """A split in pieces of eval_batch_size rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import time
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from kdbench.config import register
+from kdbench.files import write_atomically
 from kdbench.report.grid import Cell, Outcome, Table, cells, found, load_table, run_missing, tables
 
 
@@ -55,29 +57,53 @@ class Row:
 HEADINGS = ("pair", "loss", "top-1 % (last epoch)", "n", "best_on_test %", "agreement %", "training s")
 
 
-def summarise(grid: list[Cell], records: dict[str, dict[str, Any]]) -> list[Row]:
-    """A row for each pair and loss that has at least one finished run."""
-    rows = []
-    for pair, loss in dict.fromkeys((cell.pair, cell.loss) for cell in grid):
-        mine = [records.get(cell.key) for cell in grid if (cell.pair, cell.loss) == (pair, loss)]
-        done = [record for record in mine if record and record["state"] == "done"]
-        if not done:
-            continue
-        last = [record["results"]["last"] for record in done]
-        best = statistics.fmean(record["results"]["best_on_test"]["top1"] for record in done)
-        agreement = statistics.fmean(row["agreement"] for row in last)
-        seconds = statistics.fmean(record["seconds"] for record in done)
-        rows.append(Row(pair, loss, [row["top1"] for row in last], agreement, best, seconds))
-    return rows
+def summarise(records: list[dict[str, Any]]) -> list[Row]:
+    """A row for each pair and loss that has at least one finished run, in the order of the records."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        names = record["names"]
+        if record["state"] == "done":
+            groups.setdefault((f"{names['teacher']}:{names['student']}", names["loss"]), []).append(record)
+    return [_row(pair, loss, runs) for (pair, loss), runs in groups.items()]
 
 
-def markdown(table: Table, rows: list[Row], teachers: dict[str, float], footer: str) -> str:
+def _row(pair: str, loss: str, runs: list[dict[str, Any]]) -> Row:
+    last = [run["results"]["last"] for run in runs]
+    best = statistics.fmean(run["results"]["best_on_test"]["top1"] for run in runs)
+    agreement = statistics.fmean(row["agreement"] for row in last)
+    seconds = statistics.fmean(run["seconds"] for run in runs)
+    return Row(pair, loss, [row["top1"] for row in last], agreement, best, seconds)
+
+
+def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
     """The whole page."""
-    lines = [f"# {table.title}", "", table.caption.strip(), ""]
-    lines += [f"Teacher {name}: {top1:.2f} % test top-1." for name, top1 in teachers.items()]
-    lines += ["", f"| {' | '.join(HEADINGS)} |", "|---|---|" + "--:|" * (len(HEADINGS) - 2)]
-    lines += [f"| {' | '.join(row.cells())} |" for row in rows]
-    return "\n".join([*lines, "", footer, ""])
+    lines = [f"# {table.title}", "", table.caption.strip(), "", *_teachers(records), ""]
+    lines += [f"| {' | '.join(HEADINGS)} |", "|---|---|" + "--:|" * (len(HEADINGS) - 2)]
+    lines += [f"| {' | '.join(row.cells())} |" for row in summarise(records)]
+    return "\n".join([*lines, "", _footer(records, command), "", "![chart](table.png)", ""])
+
+
+def _teachers(records: list[dict[str, Any]]) -> list[str]:
+    teachers = {
+        record["teacher"]["name"]: record["teacher"] for record in records if record["state"] == "done"
+    }
+    return [f"Teacher {name}: {teacher['top1']:.2f} % test top-1." for name, teacher in teachers.items()]
+
+
+def _footer(records: list[dict[str, Any]], command: str) -> str:
+    """Where the numbers come from, as their own records say."""
+
+    def all_of(values: Iterable[Any]) -> str:
+        return ", ".join(sorted({str(value) for value in values}))
+
+    machines = all_of(
+        f"{record['machine']['processor']}, {record['machine']['cpus']} CPUs" for record in records
+    )
+    return (
+        f"Made by `{command}` on {machines} ({all_of(record['threads'] for record in records)} thread(s) a run), "
+        f"torch {all_of(record['versions']['torch'] for record in records)}, "
+        f"commit {all_of(record['commit'] for record in records)}. Training times leave out start and evaluation."
+    )
 
 
 def picture(table: Table, rows: list[Row], path: Path) -> None:
@@ -116,10 +142,12 @@ def main(arguments: list[str]) -> int:
     started = time.monotonic()
     outcomes = _run(console, table, grid)
     records = found(table)
-    rows = summarise(grid, records)
-    done = sum(cell.key in records and records[cell.key]["state"] == "done" for cell in grid)
+    mine = [records[cell.key] for cell in grid if cell.key in records]
+    done = sum(record["state"] == "done" for record in mine)
     failed = [outcome for outcome in outcomes if outcome.failure]
-    _show(console, table, rows, [records[cell.key] for cell in grid if cell.key in records], arguments)
+    _show(console, table, mine)
+    if done:
+        _write(console, table, mine, f"kdbench table {' '.join(arguments)}")
     for outcome in failed:
         console.print(f"failed: {outcome.cell.title}: {outcome.failure}", highlight=False, soft_wrap=True)
     console.print(
@@ -142,39 +170,36 @@ def _run(console: Console, table: Table, grid: list[Cell]) -> list[Outcome]:
     return run_missing(table, grid, say)
 
 
-def _show(
-    console: Console, table: Table, rows: list[Row], mine: list[dict[str, Any]], arguments: list[str]
-) -> None:
-    teachers = {
-        record["teacher"]["name"]: record["teacher"]["top1"] for record in mine if record["state"] == "done"
-    }
+def _show(console: Console, table: Table, records: list[dict[str, Any]]) -> None:
     view = RichTable(title=table.title, title_justify="left")
     for number, heading in enumerate(HEADINGS):
         view.add_column(heading, justify="left" if number < 2 else "right")
-    for row in rows:
+    for row in summarise(records):
         view.add_row(*row.cells())
     console.print(view)
-    console.print(table.caption.strip(), highlight=False)
-    for name, top1 in teachers.items():
-        console.print(f"Teacher {name}: {top1:.2f} % test top-1.", highlight=False)
-    if not rows:
-        return
+    for line in (table.caption.strip(), *_teachers(records)):
+        console.print(line, highlight=False)
+
+
+def _write(console: Console, table: Table, records: list[dict[str, Any]], command: str) -> None:
+    """The page, the picture, and the records that both are made from."""
     folder = Path(table.output)
-    footer = _footer(table, mine, arguments)
-    (folder / "README.md").write_text(markdown(table, rows, teachers, footer + "\n\n![chart](table.png)"))
-    picture(table, rows, folder / "table.png")
-    console.print(f"written: {folder / 'README.md'}, {folder / 'table.png'}", highlight=False)
-
-
-def _footer(table: Table, mine: list[dict[str, Any]], arguments: list[str]) -> str:
-    """Where the numbers come from, as their own records say."""
-
-    def all_of(values: Iterable[Any]) -> str:
-        return ", ".join(sorted({str(value) for value in values}))
-
-    return (
-        f"Made by `kdbench table {' '.join(arguments)}` on {all_of(record['machine']['processor'] for record in mine)} "
-        f"({all_of(record['threads'] for record in mine)} thread(s) a run, {table.jobs} runs at a time), "
-        f"torch {all_of(record['versions']['torch'] for record in mine)}, "
-        f"commit {all_of(record['commit'] for record in mine)}."
+    kept = (
+        "names",
+        "seed",
+        "state",
+        "results",
+        "seconds",
+        "teacher",
+        "hashes",
+        "threads",
+        "machine",
+        "versions",
+        "commit",
     )
+    lines = [json.dumps({"command": command})]
+    lines += [json.dumps({key: record[key] for key in kept if key in record}) for record in records]
+    write_atomically(folder / "results.jsonl", ("\n".join(lines) + "\n").encode())
+    write_atomically(folder / "README.md", markdown(table, records, command).encode())
+    picture(table, summarise(records), folder / "table.png")
+    console.print(f"written: {folder}/README.md, table.png, results.jsonl", highlight=False)

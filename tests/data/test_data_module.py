@@ -169,7 +169,7 @@ def test_chunks_cover_the_epoch_from_the_position_on():
     loader = data.train_dataloader()
     assert list(loader) == [Chunk(1, 0, 3), Chunk(1, 3, 6), Chunk(1, 6, 7)]
     data.position = (4, 5)
-    assert list(loader) == [Chunk(4, 5, 7)]
+    assert list(loader) == [Chunk(4, 5, 6), Chunk(4, 6, 7)]
 
 
 def test_evaluation_chunks_cover_each_split():
