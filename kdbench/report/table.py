@@ -54,7 +54,7 @@ class Row:
         ]
 
 
-HEADINGS = ("pair", "loss", "top-1 % (last epoch)", "n", "best_on_test %", "agreement %", "training s")
+HEADINGS = ("pair", "loss", "last top-1 %", "n", "best_on_test %", "agreement %", "training s")
 
 
 def summarise(records: list[dict[str, Any]]) -> list[Row]:
@@ -171,11 +171,14 @@ def _run(console: Console, table: Table, grid: list[Cell]) -> list[Outcome]:
 
 
 def _show(console: Console, table: Table, records: list[dict[str, Any]]) -> None:
-    view = RichTable(title=table.title, title_justify="left")
-    for number, heading in enumerate(HEADINGS):
-        view.add_column(heading, justify="left" if number < 2 else "right")
-    for row in summarise(records):
-        view.add_row(*row.cells())
+    rows = summarise(records)
+    first = 0 if len({row.pair for row in rows}) > 1 else 1  # the same pair in every row says nothing
+    view = RichTable()
+    for heading in HEADINGS[first:]:
+        view.add_column(heading, justify="left" if heading in ("pair", "loss") else "right", no_wrap=True)
+    for row in rows:
+        view.add_row(*row.cells()[first:])
+    console.print(table.title, highlight=False)
     console.print(view)
     for line in (table.caption.strip(), *_teachers(records)):
         console.print(line, highlight=False)
