@@ -1,4 +1,4 @@
-"""Write the pages and pictures of experiments/ anew from the records beside them: python scripts/render_experiments.py"""
+"""Write the pages and pictures of experiments/ anew from the records beside them."""
 
 import json
 from pathlib import Path
