@@ -88,7 +88,7 @@ def load_table(name: str, arguments: list[str]) -> Table:
             else:
                 table[key] = value.split(",") if Table.__annotations__[key].startswith("list") else value
     except OmegaConfBaseException as error:
-        raise ValueError(f"table {name}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"table {name}, {error.full_key}: {str(error).splitlines()[0]}") from error
     loaded = OmegaConf.to_object(table)
     assert isinstance(loaded, Table)
     _check(loaded)

@@ -26,8 +26,8 @@ def test_a_yaml_shows_every_key_with_the_default_of_the_code(file):
 
 
 @pytest.mark.parametrize("file", MINE, ids=lambda file: file.stem)
-def test_a_yaml_builds(file):
-    given = {"folder": {"path": "pets"}, "hub": {"name": "someone/pets"}}.get(file.stem, {})
+def test_a_yaml_builds(file, tmp_path):
+    given = {"folder": {"path": str(tmp_path)}, "hub": {"name": "someone/pets"}}.get(file.stem, {})
     cfg = OmegaConf.merge(OmegaConf.load(file), given)
     assert isinstance(instantiate(cfg, seed=1, batch_size=64, _convert_="all"), ImageData)
 

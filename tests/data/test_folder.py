@@ -35,8 +35,11 @@ def test_a_tree_is_read_in_order_and_resized(tree):
 
 
 def test_the_factory_is_named_after_the_folder_and_loads_nothing(tmp_path):
-    data = folder(seed=0, batch_size=4, path=str(tmp_path / "missing"))
-    assert data.name == data.label_space == "missing"
+    with pytest.raises(DataError, match="there is no such folder"):
+        folder(seed=0, batch_size=4, path=str(tmp_path / "missing"))
+    (tmp_path / "empty").mkdir()
+    data = folder(seed=0, batch_size=4, path=str(tmp_path / "empty"))
+    assert data.name == data.label_space == "empty"
     with pytest.raises(DataError, match="no folder train or test"):
         data.setup()
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from kdbench.core import RunError
 from kdbench.models import create_model, load_weights, save_weights, weights_hash
 
 
@@ -43,8 +44,8 @@ def test_safetensors_round_trip(model, tmp_path):
 def test_a_failed_write_leaves_the_old_file(model, tmp_path, monkeypatch):
     path = tmp_path / "weights.safetensors"
     save_weights(model, path, {"epoch": 1})
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space")))
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "no space")))
+    with pytest.raises(RunError, match="no space"):
         save_weights(model, path, {"epoch": 2})
     assert load_weights(model, path) == {"epoch": 1}
     assert os.listdir(tmp_path) == ["weights.safetensors"]
