@@ -13,18 +13,7 @@ from rich.table import Table
 
 from kdbench.config import CONF_DIR
 
-GROUPS = (
-    "dataset",
-    "teacher",
-    "student",
-    "loss",
-    "objective",
-    "model",
-    "schedule",
-    "trainer",
-    "logger",
-    "table",
-)
+GROUPS = ("dataset", "teacher", "student", "loss", "objective", "model", "schedule", "trainer", "logger")
 
 
 def main(arguments: list[str]) -> int:
@@ -49,7 +38,7 @@ def main(arguments: list[str]) -> int:
 def groups() -> str:
     """The config groups with their options, for `kdbench --help`."""
     lines = ["Config groups (GROUP=OPTION), and any key of the composed run:"]
-    lines += [f"  {group}: {', '.join(_options(group))}" for group in GROUPS if group != "table"]
+    lines += [f"  {group}: {', '.join(_options(group))}" for group in GROUPS]
     lines.append(
         f"  experiment: {', '.join(_experiments()) or 'none yet; a file experiments/NAME.yaml is experiment=NAME'}"
     )

@@ -1,7 +1,5 @@
 """What is reported of a network's answers."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
@@ -41,21 +39,13 @@ def _per_cent(meter: MulticlassAccuracy) -> float:
 
 
 @torch.no_grad()
-def logits_of(
-    model: nn.Module, data: ImageData, split: str, bf16: bool = False
-) -> Iterable[tuple[Tensor, Tensor]]:
-    """(logits [n, C] float32, target [n]) chunk by chunk over a split, in eval mode."""
+def evaluate(model: nn.Module, data: ImageData, split: str, bf16: bool = False) -> dict[str, float]:
+    """Top-1 and top-5 of a network on a split, in per cent; it is left in eval mode."""
     model.eval()
+    scores = Scores(data.num_classes).to(data.device)
     for chunk in data.eval_chunks(split):
         batch = data.eval_batch(chunk.split, chunk.start, chunk.stop)
-        with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=bf16):
             logits = model(batch.inputs)
-        yield logits.float(), batch.target
-
-
-def evaluate(model: nn.Module, data: ImageData, split: str, bf16: bool = False) -> dict[str, float]:
-    """Top-1 and top-5 of a network on a split, in per cent."""
-    scores = Scores(data.num_classes).to(next(model.parameters()).device)
-    for logits, target in logits_of(model, data, split, bf16):
-        scores.update(logits, target)
+        scores.update(logits.float(), batch.target)
     return scores.compute()

@@ -177,10 +177,6 @@ class ImageData(LightningDataModule):
         """One loader of EvalChunks for each of `eval_splits`."""
         return [Course(lambda split=split: self.eval_chunks(split)) for split in self.eval_splits]  # type: ignore[misc]
 
-    def test_dataloader(self) -> Course:
-        """EvalChunks of the test split."""
-        return Course(lambda: self.eval_chunks("test"))
-
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Chunks are positions, and the images are where they should be."""
         return batch
