@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -20,13 +20,17 @@ class Outputs:
     logits: [N, C].
     taps: the named intermediate values that were asked for (`stage1`, `stage1.pre`, `pooled`, ...).
     classifier: the last linear layer, (weight [C, D], bias [C] or None), where the model has one.
-    parts: further answers about the same rows, by name (another view, a pruned teacher, another task).
+    parts: further answers about the same rows, by name: of another view (`strong`), or of another task.
     """
 
     logits: Tensor
     taps: Mapping[str, Tensor] = field(default_factory=dict)
     classifier: tuple[Tensor, Tensor | None] | None = None
     parts: Mapping[str, Outputs] = field(default_factory=dict)
+
+    def tapped(self, names: Sequence[str]) -> list[Tensor]:
+        """The taps of these names, in their order."""
+        return [self.taps[name] for name in names]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,8 @@ class View:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What the students are shown: inputs [N, ...], target [N], index [N] (position in the training set),
-    the view of each row, and our own position: epoch (from 1) and step (from 0, within the epoch)."""
+    the view of each row, and our own position: epoch (from 1) and step (from 0, within the epoch).
+    views: inputs of further views of the same rows, by name, where an objective asks for them."""
 
     inputs: Tensor
     target: Tensor
@@ -49,14 +54,26 @@ class Batch:
     view: View | None = None
     epoch: int = 1
     step: int = 0
+    views: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What an objective may know of the training data before it sees any: sizes, nothing drawn from it."""
+    """What an objective may know of the training data before it sees any of it.
 
-    train_size: int
+    num_classes: C.
+    labels: int64 [train_size], of the full training set, which `Batch.index` counts in; on the CPU.
+    trained: int64, the positions in it that the students are shown (all of it but a held-out part or a subset).
+    """
+
     num_classes: int
+    labels: Tensor
+    trained: Tensor
+
+    @property
+    def train_size(self) -> int:
+        """The size of the full training set."""
+        return len(self.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +101,54 @@ class Objective(nn.Module):
     """
 
     paper: ClassVar[Paper]
+    formula: ClassVar[str] = ""
+    """The term in one line of plain text, for the documentation."""
+
+    defaults_from: ClassVar[str] = ""
+    """Where the default parameters come from."""
+
+    disagreements: ClassVar[tuple[str, ...]] = ()
+    """Where paper, official code and this file differ, a sentence each, with the switch where there is one."""
+
     version: ClassVar[int] = 1
     """Raised when the value computed changes, so that old runs are not taken for new ones."""
 
-    needs: ClassVar[tuple[str, ...]] = ("logits",)
-    """For people and tables: logits, labels, taps, classifier, index, views, ..."""
+    needs: tuple[str, ...] = ("logits",)
+    """For people and tables: logits, labels, taps, classifier, index, epoch, views, ..."""
 
     needs_teacher: bool = True
     """Without a teacher such an objective is refused; one that sets False is given outputs that say nothing."""
 
+    needs_student: bool = True
+    """False for a first stage that trains parts of the objective on the teacher's answers alone."""
+
     student_taps: tuple[str, ...] = ()
     teacher_taps: tuple[str, ...] = ()
+    """Names, or patterns that are replaced, before `bind`, by the names that the model has: `stage*` and `stage*.pre`
+    (every stage, shallow first), `stage-1` and `stage-1.pre` (the deepest). Where both sides ask for every
+    stage and one has more, the deepest ones are paired."""
+
+    views: tuple[str, ...] = ()
+    """Further views of each row that both sides answer in `parts`: `strong`."""
+
     couples_rows: bool = False
     """The value is not a mean of per-row values (batch statistics, Gram matrices): DDP gathers its rows."""
 
     order_dependent: bool = False
     """Permuting the rows of a batch changes the value."""
 
+    depends_on_batch_size: bool = False
+    """Several copies of a batch have another value than the batch, so a published weight holds for its batch size."""
+
     owns_predict: bool = False
     """`predict` replaces the student's own logits at evaluation and in the export (SimKD's head)."""
 
     def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
-        """Make learnable parts and memories, before the optimiser, the checkpoint load and DDP exist."""
+        """Make learnable parts and memories, before the optimiser, the checkpoint load and DDP exist.
+
+        The taps are names by then. Draws come from torch's generator, which is seeded for this objective.
+        ValueError, with the shapes and what would fit, where the objective cannot serve these two models.
+        """
 
     def predict(self, student: Outputs) -> Tensor:
         """Logits [N, C] for evaluation; only asked of an objective that sets `owns_predict`."""

@@ -1,14 +1,19 @@
 """A loss as a paper runs it: named objectives and the cross-entropy, each with a weight and perhaps a ramp."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Facts, Objective, Outputs, Probes
+from kdbench.divergences import standardise
+from kdbench.patterns import chosen_taps
+from kdbench.ranks import joined, joined_batch, row_counts
 from kdbench.seeding import drawn_from
 
 CROSS_ENTROPY = "ce"
@@ -20,6 +25,8 @@ class Loss(nn.Module):
     objectives: the terms by name; the names are the keys of the logged parts.
     weights: one for each objective, and for `ce` (none means 0).
     ramps: epochs over which a term's weight rises linearly, counted from 1 (epoch 1 of 20 has 1/20).
+    standardise: names of terms that see z-scored logits on both sides (Sun et al. 2024, 2403.01427).
+    stage: what is trained before, or None.
     pair: whose published values the recipe uses, `teacher:student`; for the record, not for the maths.
     """
 
@@ -28,12 +35,15 @@ class Loss(nn.Module):
         weights: Mapping[str, float],
         objectives: Mapping[str, Objective] | None = None,
         ramps: Mapping[str, int] | None = None,
+        standardise: Sequence[str] = (),
+        stage: Stage | None = None,
         pair: str | None = None,
     ) -> None:
         super().__init__()
         objectives = objectives or {}
         self.weights, self.ramps, self.pair = dict(weights), dict(ramps or {}), pair
-        _check_names(self.weights, self.ramps, objectives)
+        self.standardise, self.stage = frozenset(standardise), stage
+        _check_names(self.weights, self.ramps, self.standardise, objectives)
         self.objectives = nn.ModuleDict(objectives)
         owners = [name for name, objective in objectives.items() if objective.owns_predict]
         if len(owners) > 1:
@@ -46,9 +56,24 @@ class Loss(nn.Module):
         return {name: module for name, module in self.objectives.items() if isinstance(module, Objective)}
 
     @property
+    def predictor(self) -> Objective | None:
+        """The objective whose head replaces the student's own at test time, or None."""
+        return self.terms[self._predictor] if self._predictor else None
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether any term looks at the teacher."""
         return any(term.needs_teacher for term in self.terms.values())
+
+    @property
+    def needs_student(self) -> bool:
+        """Whether any term looks at the student; false for a first stage on the teacher's answers alone."""
+        return CROSS_ENTROPY in self.weights or any(term.needs_student for term in self.terms.values())
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The further views of each row that the objectives want answered."""
+        return tuple(dict.fromkeys(view for term in self.terms.values() for view in term.views))
 
     @property
     def student_taps(self) -> tuple[str, ...]:
@@ -60,6 +85,13 @@ class Loss(nn.Module):
         """The taps that the objectives want of the teacher."""
         return tuple(dict.fromkeys(tap for term in self.terms.values() for tap in term.teacher_taps))
 
+    def choose_taps(self, student: Sequence[str], teacher: Sequence[str]) -> None:
+        """Give every objective the names of these two sides' taps that its patterns stand for."""
+        for name, term in self.terms.items():
+            term.student_taps, term.teacher_taps = chosen_taps(
+                name, (term.student_taps, student), (term.teacher_taps, teacher)
+            )
+
     def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts, seed: int) -> None:
         """Let every objective make its learnable parts; each draws for itself, whatever the others are."""
         probes = Probes(_float32(probes.student), _float32(probes.teacher))
@@ -70,9 +102,7 @@ class Loss(nn.Module):
     def predict(self, student: Outputs) -> Tensor:
         """The logits [N, C] that evaluation and export use, in float32."""
         student = _float32(student)
-        if self._predictor is None:
-            return student.logits
-        return self.terms[self._predictor].predict(student)
+        return student.logits if self.predictor is None else self.predictor.predict(student)
 
     def weight(self, name: str, epoch: int) -> float:
         """A term's weight in an epoch (from 1), its ramp included."""
@@ -82,31 +112,73 @@ class Loss(nn.Module):
     def forward(
         self, student: Outputs, teacher: Outputs | None, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total to be minimised, and every unweighted part, detached. Computed in float32."""
+        """The total to be minimised, and every unweighted part, detached. Computed in float32.
+
+        Under DDP the mean over ranks of the total's gradients is the gradient on all ranks' rows as one batch.
+        """
+        if teacher is None and self.needs_teacher:
+            raise ValueError(f"the loss has {', '.join(self.objectives)}, which need a teacher")
         with torch.autocast(student.logits.device.type, enabled=False):
             student = _float32(student)
-            total = student.logits.new_zeros(())
-            parts: dict[str, Tensor] = {}
-            if CROSS_ENTROPY in self.weights:
-                parts[CROSS_ENTROPY] = F.cross_entropy(student.logits, batch.target)
-            if teacher is None and self.needs_teacher:
-                raise ValueError(f"the loss has {', '.join(self.objectives)}, which need a teacher")
             answer = _float32(teacher) if teacher is not None else Outputs(student.logits.detach())
-            parts |= {name: term(student, answer, batch) for name, term in self.terms.items()}
+            parts = self._parts(student, answer, batch)
+            total = student.logits.new_zeros(())
             for name, part in parts.items():
                 weight = self.weight(name, batch.epoch)
                 # an unweighted part is watched only: 0 * inf would not be 0
                 total = total + weight * part if weight else total
         return total, {name: part.detach() for name, part in parts.items()}
 
+    def _parts(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        counts = row_counts(len(batch.target), student.logits.device)
+        share = len(batch.target) * len(counts) / sum(counts)
+        parts: dict[str, Tensor] = {}
+        if CROSS_ENTROPY in self.weights:
+            parts[CROSS_ENTROPY] = share * F.cross_entropy(student.logits, batch.target)
+        for name, term in self.terms.items():
+            seen = student, teacher, batch
+            if term.couples_rows and len(counts) > 1:
+                sides = (student, term.student_taps), (teacher, term.teacher_taps)
+                seen = (*(joined(side, taps, counts) for side, taps in sides), joined_batch(batch, counts))  # type: ignore[assignment]
+            if name in self.standardise:
+                seen = (_standardised(seen[0]), _standardised(seen[1]), seen[2])
+            parts[name] = term(*seen) if term.couples_rows else share * term(*seen)
+        return parts
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A phase before the main one, a run of its own: `loss` for so many epochs at a constant learning rate.
+
+    The main phase starts from the student that it leaves (if its loss looks at the student), and objectives of
+    the same name take over the parts that both have. lr: the schedule's where it is None.
+    """
+
+    loss: Loss
+    epochs: int = 30
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"loss.stage.epochs must be at least 1, got {self.epochs}")
+        if self.loss.stage is not None:
+            raise ValueError("loss.stage.loss has a stage of its own; one is possible")
+
 
 def _check_names(
-    weights: Mapping[str, float], ramps: Mapping[str, int], objectives: Mapping[str, Objective]
+    weights: Mapping[str, float],
+    ramps: Mapping[str, int],
+    standardise: Collection[str],
+    objectives: Mapping[str, Objective],
 ) -> None:
     possible = [CROSS_ENTROPY, *objectives]
     for key, given in (("weights", weights), ("ramps", ramps)):
         if stray := [name for name in given if name not in possible]:
             raise ValueError(f"loss.{key} names {', '.join(stray)}; this loss has {', '.join(possible)}")
+    if stray := [name for name in standardise if name not in objectives]:
+        raise ValueError(
+            f"loss.standardise names {', '.join(stray)}; this loss has {', '.join(objectives) or 'no objective'}"
+        )
     if missing := [name for name in objectives if name not in weights]:
         raise ValueError(f"loss.weights has no weight for {', '.join(missing)}")
     if endless := [name for name, weight in weights.items() if not math.isfinite(weight)]:
@@ -117,10 +189,21 @@ def _check_names(
         raise ValueError(f"loss.ramps.{bad[0]} must be at least 1 epoch, got {ramps[bad[0]]}")
 
 
+def _standardised(outputs: Outputs) -> Outputs:
+    return replace(outputs, logits=standardise(outputs.logits))
+
+
 def _float32(outputs: Outputs) -> Outputs:
+    """In float32, whatever autocast made of it; float64 stays."""
+
+    def full(tensor: Tensor) -> Tensor:
+        return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+    weight, bias = outputs.classifier or (None, None)
     return replace(
         outputs,
-        logits=outputs.logits.float(),
-        taps={name: tap.float() for name, tap in outputs.taps.items()},
+        logits=full(outputs.logits),
+        taps={name: full(tap) for name, tap in outputs.taps.items()},
+        classifier=None if weight is None else (full(weight), None if bias is None else full(bias)),
         parts={name: _float32(part) for name, part in outputs.parts.items()},
     )

@@ -25,6 +25,8 @@ class Plan:
     data: ImageData
     loss: Loss
     schedule: Schedule
+    is_stage: bool = False
+    """Whether this is the first stage of another run."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -37,6 +39,11 @@ class Plan:
     def trains_teacher(self) -> bool:
         """Whether the network goes into the teacher store."""
         return "student" not in self.cfg
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher has a part in the weights, in the main phase or in a first stage."""
+        return self.loss.needs_teacher or (self.loss.stage is not None and self.loss.stage.loss.needs_teacher)
 
     @property
     def network(self) -> dict[str, Any]:
@@ -119,14 +126,41 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     loss: Loss = build(cfg.loss if "loss" in cfg else cfg.teacher_loss)
     names = {group: choices.get(group, "") for group in ("dataset", "loss")}
     names |= {side: cfg[side].name for side in ("teacher", "student") if side in cfg}
-    if loss.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
-        raise ValueError(f"the loss has {', '.join(loss.terms)}: that needs a teacher, and there is none")
     planned = Plan(cfg, names, data, loss, schedule)
+    if planned.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
+        terms = loss.terms or (loss.stage.loss.terms if loss.stage else {})
+        raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")
     check_name(planned.network["name"])
     return planned
+
+
+def first_stage(planned: Plan) -> Plan:
+    """The run that the loss's first stage is: its loss, for its epochs, at a constant learning rate.
+
+    An unfinished one is continued, a finished one reused, whatever the main run was told of itself.
+    """
+    stage = planned.loss.stage
+    assert stage is not None
+    cfg = planned.cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    cfg.loss = cfg.loss.stage.loss
+    cfg.schedule.update(epochs=stage.epochs, plan="constant", milestones=[], milestones_for=None)
+    if stage.lr is not None:
+        cfg.schedule.lr = stage.lr
+    cfg.trainer.max_epochs = stage.epochs
+    cfg.update(resume=True, overwrite=False, evaluate_every=stage.epochs)
+    names = {**planned.names, "loss": f"{planned.names['loss'] or 'loss'}.stage"}
+    if not stage.loss.needs_student:
+        names.pop("student", None)
+    return Plan(cfg, names, planned.data, stage.loss, build(cfg.schedule), is_stage=True)
 
 
 def recipe_hash(planned: Plan) -> str:
     """What of the configuration and of the objectives' versions changes weights, as a hash."""
     versions = {name: term.version for name, term in planned.loss.terms.items()}
-    return digest(recipe_of(planned.config) | {"objective_versions": versions})
+    if planned.loss.stage is not None:
+        versions["stage"] = {name: term.version for name, term in planned.loss.stage.loss.terms.items()}  # type: ignore[assignment]
+    recipe = recipe_of(planned.config)
+    if not planned.loss.needs_student:
+        recipe.pop("student", None)
+    return digest(recipe | {"objective_versions": versions})

@@ -59,15 +59,18 @@ class RunFolder:
         self.path = path
         self._lock: IO[str] | None = None
 
-    def open(self) -> None:
-        """Make the folder and keep other processes out of it until this one ends."""
+    def open(self, wait: bool = False) -> None:
+        """Make the folder and keep other processes out of it until this one ends.
+
+        Where another process is at work in it: wait until it has ended, or raise RunError.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held for the life of the process
         except OSError as error:
             raise RunError(f"cannot write to the run folder {self.path}: {error.strerror}") from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"another process is at work in {self.path}") from None
         for half_written in self.path.glob(".*.tmp"):  # by a process that was killed
@@ -178,7 +181,10 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
         ("teacher_loss", "pair"),
     ):
         recipe.get(section, {}).pop(key, None)
-    if "loss" in recipe and not recipe["loss"].get("objectives"):
+    for section in ("loss", "teacher_loss"):  # what is not there is not part of a recipe
+        if section in recipe:
+            recipe[section] = {key: value for key, value in recipe[section].items() if value or value == 0}
+    if "loss" in recipe and not {"objectives", "stage"} & set(recipe["loss"]):
         recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
     recipe["epochs_run"] = config["trainer"]["max_epochs"]
     return recipe

@@ -18,7 +18,7 @@ from kdbench.files import write_atomically
 from kdbench.loggers import close
 from kdbench.metrics import evaluate
 from kdbench.models import check_name, create_model, load_weights
-from kdbench.plan import Plan, recipe_hash
+from kdbench.plan import Plan, first_stage, recipe_hash
 from kdbench.progress import ProgressLine, StopOnSignal
 from kdbench.results import PROVENANCE, SCHEMA, RunFolder, digest, file_hash, provenance
 from kdbench.seeding import drawn_from
@@ -38,7 +38,15 @@ def _exact_float32() -> None:
 
 
 def run(planned: Plan) -> dict[str, Any]:
-    """Train, and return the record of the run; finished runs are left alone."""
+    """Train, and return the record of the run; finished runs are left alone.
+
+    A loss with a first stage has that run before, or finds it finished by an earlier run.
+    """
+    first = _run(first_stage(planned), None)[1] if planned.loss.stage else None
+    return _run(planned, first)[0]
+
+
+def _run(planned: Plan, first: RunFolder | None) -> tuple[dict[str, Any], RunFolder]:
     cfg, data = planned.cfg, planned.data
     torch.set_num_threads(cfg.threads or _THREADS)
     _exact_float32()
@@ -46,27 +54,32 @@ def run(planned: Plan) -> dict[str, Any]:
     data.setup("fit")
     teacher = _teacher(planned, file)
     hashes = {"recipe": recipe_hash(planned), "data": data.fingerprint}
-    if teacher is not None and planned.loss.needs_teacher:
+    if teacher is not None and planned.needs_teacher:
         hashes["teacher"] = teacher.hash
     if planned.trains_teacher and not cfg.overwrite:
         check_free(data.label_space, planned.network["name"], hashes)
     folder = RunFolder(Path(cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
-    folder.open()
+    folder.open(wait=planned.is_stage)
     try:
-        return _run_in(folder, planned, teacher, hashes)
+        return _run_in(folder, planned, teacher, hashes, first), folder
     finally:
         folder.close()
 
 
 def _run_in(
-    folder: RunFolder, planned: Plan, teacher: LiveTeacher | None, hashes: dict[str, str]
+    folder: RunFolder,
+    planned: Plan,
+    teacher: LiveTeacher | None,
+    hashes: dict[str, str],
+    first: RunFolder | None,
 ) -> dict[str, Any]:
     student = _student(planned, teacher, folder)
+    if first is not None:
+        student.start_from(first)
     module = _module(planned, student, teacher)
     earlier = folder.record()
     if earlier and earlier["state"] == "done" and not planned.cfg.overwrite:
-        top1 = earlier["results"]["last"]["top1"]
-        print(f"already finished: {folder.path} (top-1 {top1:.2f} %); overwrite=true runs it again")
+        print(f"already finished: {folder.path} {_in_short(planned, earlier)}")
         if isinstance(module, TeacherModule):
             load_weights(student.model, folder.path / "student.safetensors")
             module.store(earlier)
@@ -75,6 +88,12 @@ def _run_in(
     record = _record(planned, hashes, teacher, earlier if resumed else None)
     folder.write_record(record)
     return _finish(planned, folder, record, module, teacher)
+
+
+def _in_short(planned: Plan, record: dict[str, Any]) -> str:
+    if planned.is_stage:
+        return "(the first stage)"
+    return f"(top-1 {record['results']['last']['top1']:.2f} %); overwrite=true runs it again"
 
 
 def teacher_file(planned: Plan) -> Path | None:
@@ -151,6 +170,7 @@ def _record(
 ) -> dict[str, Any]:
     config = planned.config
     record: dict[str, Any] = {"schema": SCHEMA, "state": "running", "reason": None}
+    record["is_stage"] = planned.is_stage
     record |= {
         "names": planned.names,
         "seed": planned.cfg.seed,
@@ -186,6 +206,7 @@ def _finish(
                 f"training ended at epoch {student.progress.epoch} of {planned.cfg.trainer.max_epochs}"
             )
         student.save_weights()
+        record["parameters"] = student.parameter_counts
         record |= {"state": "done", "results": student.results(), "seconds": student.progress.seconds}
         if teacher is not None:
             record["teacher"] |= module.teacher_scores or evaluate(

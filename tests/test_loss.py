@@ -68,7 +68,13 @@ def test_a_ramp_rises_linearly_from_epoch_one(sides):
 
 def test_an_unweighted_part_is_watched_but_cannot_spoil_the_total(sides):
     loss = Loss({"ce": 1.0, "endless": 0.0}, {"endless": Constant(float("inf"))})
-    loss.bind(nn.Identity(), nn.Identity(), Probes(*sides[:2]), Facts(10, 5), seed=0)
+    loss.bind(
+        nn.Identity(),
+        nn.Identity(),
+        Probes(*sides[:2]),
+        Facts(5, torch.arange(10) % 5, torch.arange(10)),
+        seed=0,
+    )
     total, parts = loss(*sides)
     assert torch.isfinite(total)
     assert torch.isinf(parts["endless"])
@@ -76,7 +82,13 @@ def test_an_unweighted_part_is_watched_but_cannot_spoil_the_total(sides):
 
 def test_what_bind_makes_is_learned_and_stored(sides):
     loss = Loss({"ce": 1.0, "constant": 1.0}, {"constant": Constant()})
-    loss.bind(nn.Identity(), nn.Identity(), Probes(*sides[:2]), Facts(10, 5), seed=0)
+    loss.bind(
+        nn.Identity(),
+        nn.Identity(),
+        Probes(*sides[:2]),
+        Facts(5, torch.arange(10) % 5, torch.arange(10)),
+        seed=0,
+    )
     assert [name for name, _ in loss.named_parameters()] == ["objectives.constant.scale"]
     loss(*sides)[0].backward()
     assert loss.terms["constant"].scale.grad is not None

@@ -13,7 +13,8 @@ from kdbench.core import Batch, Facts, View
 from kdbench.data.augment import crop_flip, draw_view, normalise, zero_pad
 from kdbench.data.images import Splits
 from kdbench.data.split import slot_samples, validation_cut
-from kdbench.seeding import generator
+from kdbench.data.strong import randaugment_cutout
+from kdbench.seeding import derive, generator
 
 _RESIDENT = ("_train", "_train_labels", "_test", "_test_labels", "_subset", "_held_out", "_mean", "_std")
 
@@ -56,6 +57,7 @@ class _Epoch:
 
     number: int
     index: Tensor
+    occurrence: Tensor
     view: View
 
 
@@ -94,6 +96,7 @@ class ImageData(LightningDataModule):
         self.validation, self.padding = validation, padding
         self._load = load
         self._mean, self._std = torch.tensor(list(mean)).float(), torch.tensor(list(std)).float()
+        self._more = {"strong": self._strong}
         self._epoch: _Epoch | None = None
         self._ready = False
 
@@ -113,15 +116,14 @@ class ImageData(LightningDataModule):
         self.steps_per_epoch = -(-self.train_size // self.batch_size)
         self.eval_splits = ("validation", "test") if self.validation else ("test",)
         self._size = (train.images.shape[2], train.images.shape[3])
-        self._full_size = len(train)
         self._train, self._train_labels = zero_pad(train.images, self.padding), train.labels
         self._test, self._test_labels = zero_pad(test.images, 0), test.labels
         self._ready = True
 
     @property
     def facts(self) -> Facts:
-        """The size counts the full training set, as `Batch.index` does, also where a part is held out."""
-        return Facts(train_size=self._full_size, num_classes=self.num_classes)
+        """The labels are the full training set's, which `Batch.index` counts in, also where a part is held out."""
+        return Facts(self.num_classes, self._train_labels.cpu(), self._subset.cpu())
 
     @property
     def device(self) -> torch.device:
@@ -135,8 +137,8 @@ class ImageData(LightningDataModule):
         self._epoch = None
         return self
 
-    def train_batch(self, epoch: int, step: int) -> Batch:
-        """The augmented batch of one optimiser step; the last one of an epoch may be smaller."""
+    def train_batch(self, epoch: int, step: int, views: Sequence[str] = ()) -> Batch:
+        """The augmented batch of one optimiser step, with further views of its rows; the last may be smaller."""
         if epoch < 1 or not 0 <= step < self.steps_per_epoch:
             last = self.steps_per_epoch - 1
             raise ValueError(f"epochs count from 1 and steps from 0 to {last}, got {epoch} and {step}")
@@ -144,11 +146,21 @@ class ImageData(LightningDataModule):
         rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
         view = View(order.view.dy[rows], order.view.dx[rows], order.view.flip[rows])
         index = order.index[rows]
-        return Batch(self.train_inputs(index, view), self._train_labels[index], index, view, epoch, step)
+        more = {name: self._more[name](epoch, index, order.occurrence[rows]) for name in views}
+        return Batch(
+            self.train_inputs(index, view), self._train_labels[index], index, view, epoch, step, more
+        )
 
     def train_inputs(self, index: Tensor, view: View) -> Tensor:
         """These views of training images `index` [B]: float32 [B, 3, H, W], normalised, channels_last."""
         return normalise(crop_flip(self._train, index, view, self._size), self._mean, self._std)
+
+    def _strong(self, epoch: int, index: Tensor, occurrence: Tensor) -> Tensor:
+        """Another crop and flip, then RandAugment and a cutout: float32 [B, 3, H, W]."""
+        view = draw_view(derive(self.seed, "strong"), epoch, index, occurrence, self.padding)
+        images = crop_flip(self._train, index, view, self._size)
+        strong = randaugment_cutout(images, derive(self.seed, "strong", epoch), index, occurrence)
+        return normalise(strong, self._mean, self._std)
 
     def eval_batch(self, split: str, start: int, stop: int) -> Batch:
         """Rows [start, stop) of a split as they are; `index` counts in the training set for "validation"."""
@@ -200,7 +212,8 @@ class ImageData(LightningDataModule):
         if self._epoch is None or self._epoch.number != epoch:
             order = torch.randperm(self.train_size, generator=generator(self.seed, "order", epoch))
             index, occurrence = slot_samples(order.to(self.device), self._subset)
-            self._epoch = _Epoch(epoch, index, draw_view(self.seed, epoch, index, occurrence, self.padding))
+            view = draw_view(self.seed, epoch, index, occurrence, self.padding)
+            self._epoch = _Epoch(epoch, index, occurrence, view)
         return self._epoch
 
     def _plain(self, index: Tensor) -> Tensor:

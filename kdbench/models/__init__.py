@@ -12,10 +12,11 @@ for _module in pkgutil.iter_modules(__path__):
 from kdbench.models.catalog import check_name, create_model  # noqa: E402
 from kdbench.models.checkpoints import load_weights, save_weights, weights_hash  # noqa: E402
 from kdbench.models.network import available  # noqa: E402
-from kdbench.models.taps import answer, classifier, tap_names  # noqa: E402
+from kdbench.models.taps import answer, answer_batch, classifier, tap_names  # noqa: E402
 
 __all__ = [
     "answer",
+    "answer_batch",
     "available",
     "check_name",
     "classifier",

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from kdbench.core import Outputs
+from kdbench.core import Batch, Outputs
 from kdbench.models.network import Network
 
 # How timm's feature lists name a first entry that comes before the first stage
@@ -49,6 +50,12 @@ def answer(model: nn.Module, inputs: Tensor, taps: Sequence[str] = ()) -> Output
     head = classifier(model)
     linear = None if head is None else (head.weight, head.bias)
     return Outputs(logits, {tap: values[tap] for tap in taps}, linear)
+
+
+def answer_batch(model: nn.Module, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
+    """`answer` to a batch, with the answers to its further views as `parts`: a forward pass for each view."""
+    first = answer(model, batch.inputs, taps)
+    return replace(first, parts={name: answer(model, inputs, taps) for name, inputs in batch.views.items()})
 
 
 def _tapped(model: nn.Module, inputs: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -139,7 +139,7 @@ def found(table: Table) -> dict[str, dict[str, Any]]:
     """The records of the table's folder by the key of their cell; a finished one before an unfinished one."""
     by_key: dict[str, dict[str, Any]] = {}
     for folder, record in records(Path(table.output) / "runs"):
-        if "teacher" not in record:
+        if record.get("is_stage") or "teacher" not in record:
             continue
         pair = f"{record['names']['teacher']}:{record['names']['student']}"
         key = _key(

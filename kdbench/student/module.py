@@ -117,11 +117,14 @@ class StudentModule(LightningModule):
         for name, student in self.runs.items():
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 answer = student.answer(batch)
-            self._scores(name, chunk.split).update(student.loss.predict(answer), batch.target, teacher)
+            if student.loss.needs_student:
+                self._scores(name, chunk.split).update(student.loss.predict(answer), batch.target, teacher)
 
     def on_validation_epoch_end(self) -> None:
         """Close the scores of this epoch."""
         for name, student in self.runs.items():
+            if not student.loss.needs_student:
+                continue
             scored = {split: self._scores(name, split).compute() for split in self.data.eval_splits}
             row = {
                 f"{split}/{key}": value for split, scores in scored.items() for key, value in scores.items()
@@ -157,7 +160,8 @@ class StudentModule(LightningModule):
 
     def _optimise(self, epoch: int, step: int, parts: dict[str, list[dict[str, Tensor]]]) -> None:
         """One optimiser step of every student on the batch of this position."""
-        batch = self.data.train_batch(epoch, step)
+        views = dict.fromkeys(view for student in self.runs.values() for view in student.loss.views)
+        batch = self.data.train_batch(epoch, step, tuple(views))
         teacher = self._teacher_answer(batch)
         lr = self.schedule.lr_at(epoch, step, self.data.steps_per_epoch)
         for (name, student), optimizer in zip(self.runs.items(), self._optimizers(), strict=True):

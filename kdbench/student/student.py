@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdbench.core import Batch, Facts, Outputs, Probes, RunError
 from kdbench.loss import Loss
-from kdbench.models import answer, save_weights
+from kdbench.models import answer_batch, save_weights, tap_names
 from kdbench.results import RunFolder
 from kdbench.teacher.live import LiveTeacher
 
@@ -49,8 +49,11 @@ class Student(nn.Module):
         self._optimizer_state: dict[str, Any] | None = None
 
     def answer(self, batch: Batch) -> Outputs:
-        """What the loss looks at."""
-        return answer(self.model, batch.inputs, self.loss.student_taps)
+        """What the loss looks at, of the batch and of those of its further views that the loss wants."""
+        if not self.loss.needs_student:
+            return Outputs(batch.inputs.new_zeros(len(batch.inputs), 1))
+        views = {name: batch.views[name] for name in self.loss.views if name in batch.views}
+        return answer_batch(self.model, replace(batch, views=views), self.loss.student_taps)
 
     @torch.no_grad()
     def bind(self, teacher: LiveTeacher | None, probe: Tensor, facts: Facts, seed: int) -> None:
@@ -58,6 +61,7 @@ class Student(nn.Module):
         if teacher is None or not self.loss.needs_teacher:
             return
         self.model.eval()
+        self.loss.choose_taps(tap_names(self.model), tap_names(teacher.model))
         nothing = torch.zeros(len(probe), dtype=torch.int64)
         batch = Batch(inputs=probe, target=nothing, index=nothing)
         probes = Probes(student=self.answer(batch), teacher=teacher(batch, self.loss.teacher_taps))
@@ -66,12 +70,38 @@ class Student(nn.Module):
         self.loss.to(memory_format=torch.channels_last)
         self.model.train()
 
+    def start_from(self, stage: RunFolder) -> None:
+        """Take over what a finished first stage left: the network where it was trained, and the parts that its
+        objectives share with those of the same name here."""
+        state = stage.load_state()
+        assert state is not None
+        if state["needs_student"]:
+            self.model.load_state_dict(state["model"])
+        for name, term in self.loss.terms.items():
+            own, prefix = term.state_dict(), f"objectives.{name}."
+            found = {key.removeprefix(prefix): value for key, value in state["loss"].items()}
+            term.load_state_dict({**own, **{key: value for key, value in found.items() if key in own}})
+
+    @property
+    def parameter_counts(self) -> dict[str, int]:
+        """Of the network as it is trained, and of what answers at test time (SimKD: with its projector and head)."""
+        trained = sum(parameter.numel() for parameter in self.model.parameters())
+        predictor = self.loss.predictor
+        extra = 0 if predictor is None else sum(parameter.numel() for parameter in predictor.parameters())
+        return {"student": trained, "at_test": trained + extra}
+
     def save_weights(self) -> None:
-        """Write the network of the last epoch, and that of the best one, into the run folder."""
-        results = self.results()
-        save_weights(self.model, self.folder.path / "student.safetensors", {**self.about, **results["last"]})
+        """Write the network of the last epoch, and that of the best one, into the run folder; and the objective
+        that replaces its head, where there is one."""
+        results, about = self.results(), dict(self.about)
+        if not results:
+            return
+        if self.loss.predictor is not None:
+            about["predictor"] = type(self.loss.predictor).__name__
+            save_weights(self.loss.predictor, self.folder.path / "predictor.safetensors", about)
+        save_weights(self.model, self.folder.path / "student.safetensors", {**about, **results["last"]})
         if self.best:
-            about = {**self.about, **results["best_validation"]}
+            about |= results["best_validation"]
             save_weights(self.best, self.folder.path / "best_validation.safetensors", about)
 
     def keep_best(self) -> None:
@@ -95,6 +125,7 @@ class Student(nn.Module):
             "model": self.model.state_dict(),
             "best": self.best,
             "loss": self.loss.state_dict(),
+            "needs_student": self.loss.needs_student,
             "optimizer": optimizer.state_dict(),
             "progress": asdict(self.progress),
             "threads": torch.get_num_threads(),
@@ -109,8 +140,11 @@ class Student(nn.Module):
         self._optimizer_state = state["optimizer"]
 
     def results(self) -> dict[str, Any]:
-        """The accuracies so far under the names that say how the epoch was chosen."""
+        """The accuracies so far under the names that say how the epoch was chosen; none of a first stage that
+        looks at the teacher alone."""
         curve = self.progress.curve
+        if not curve:
+            return {}
         results = {
             "last": _on_test(curve[-1]),
             "best_on_test": _on_test(max(curve, key=lambda row: row["test/top1"])),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kdbench.core import Batch, Outputs
-from kdbench.models import answer, create_model, load_weights, weights_hash
+from kdbench.models import answer_batch, create_model, load_weights, weights_hash
 
 
 class LiveTeacher(nn.Module):
@@ -32,9 +32,9 @@ class LiveTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: Batch, taps: tuple[str, ...] = ()) -> Outputs:
-        """The outputs for a batch: logits [N, C] and the taps asked for."""
+        """The outputs for a batch and for its further views: logits [N, C] and the taps asked for."""
         with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
-            return answer(self.model, batch.inputs, taps)
+            return answer_batch(self.model, batch, taps)
 
 
 def live_teacher(

@@ -1,16 +1,23 @@
-"""The inputs of the worked values, and random ones for the properties."""
+"""The inputs of the worked values, random ones for the properties, and two real networks' answers."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+
+from kdbench.core import Batch, Facts, Objective, Outputs, Probes
+from kdbench.loss import Loss
+from kdbench.models import answer_batch, create_model, tap_names
 
 STUDENT = torch.tensor([[1.0, 0.5, -0.5], [0.2, -0.3, 1.1]], dtype=torch.float64)
 TEACHER = torch.tensor([[2.0, 0.0, -1.0], [-0.5, 0.3, 2.5]], dtype=torch.float64)
 TARGET = torch.tensor([0, 2])
 
-Loss = Callable[[Tensor], Tensor]
+Term = Callable[[Tensor], Tensor]
 """A loss as a function of the student's logits alone."""
 
 temperatures = st.floats(0.5, 20.0)
@@ -39,7 +46,7 @@ def targets(logits: Tensor) -> Tensor:
     return torch.arange(len(logits)) % logits.shape[-1]
 
 
-def value_and_gradient(loss: Loss, student: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_gradient(loss: Term, student: Tensor) -> tuple[Tensor, Tensor]:
     """The loss and its gradient by the student's logits."""
     leaf = student.detach().clone().requires_grad_()
     value = loss(leaf)
@@ -47,7 +54,7 @@ def value_and_gradient(loss: Loss, student: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), gradient
 
 
-def assert_same(ours: Loss, formula: Loss, student: Tensor) -> None:
+def assert_same(ours: Term, formula: Term, student: Tensor) -> None:
     """Value and gradient of the implementation are those of the formula, and finite differences agree."""
     expected = value_and_gradient(formula, student)
     torch.testing.assert_close(value_and_gradient(ours, student), expected, rtol=1e-8, atol=1e-10)
@@ -60,3 +67,108 @@ def assert_shift_invariant(loss: Callable[[Tensor, Tensor], Tensor], pair: tuple
     shift = torch.arange(1, len(student) + 1, dtype=student.dtype)[:, None]
     moved = loss(student + shift, teacher - shift)
     torch.testing.assert_close(moved, loss(student, teacher), rtol=1e-6, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What a student and a teacher answered to a batch, detached, with every tap and a strong view."""
+
+    student: Outputs
+    teacher: Outputs
+    batch: Batch
+    networks: tuple[nn.Module, nn.Module]
+    facts: Facts
+
+    def to(self, dtype: torch.dtype) -> "Sides":
+        return replace(self, student=cast(self.student, dtype), teacher=cast(self.teacher, dtype))
+
+    def with_logits(self, student: Tensor, teacher: Tensor, target: Tensor | None = None) -> "Sides":
+        """The same with other logits (a strong view's are theirs, reversed)."""
+        sides = [
+            replace(
+                outputs, logits=logits, parts={"strong": replace(outputs.parts["strong"], logits=-logits)}
+            )
+            for outputs, logits in ((self.student, student), (self.teacher, teacher))
+        ]
+        target = targets(student) if target is None else target
+        return replace(self, student=sides[0], teacher=sides[1], batch=replace(self.batch, target=target))
+
+    def rows(self, index: Tensor) -> "Sides":
+        """These rows, in this order."""
+        batch = replace(
+            self.batch,
+            inputs=self.batch.inputs[index],
+            target=self.batch.target[index],
+            index=self.batch.index[index],
+            views={name: inputs[index] for name, inputs in self.batch.views.items()},
+        )
+        return replace(
+            self,
+            student=of_all(self.student, lambda t: t[index]),
+            teacher=of_all(self.teacher, lambda t: t[index]),
+            batch=batch,
+        )
+
+
+def of_all(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
+    """The outputs with every row tensor changed."""
+    return replace(
+        outputs,
+        logits=change(outputs.logits),
+        taps={name: change(tap) for name, tap in outputs.taps.items()},
+        parts={name: of_all(part, change) for name, part in outputs.parts.items()},
+    )
+
+
+def cast(outputs: Outputs, dtype: torch.dtype) -> Outputs:
+    changed = of_all(outputs, lambda t: t.to(dtype))
+    weight, bias = outputs.classifier
+    return replace(changed, classifier=(weight.to(dtype), bias.to(dtype)))
+
+
+@cache
+def sides(rows: int = 8, classes: int = 10, student: str = "resnet8", teacher: str = "resnet20") -> Sides:
+    """Answers in float64 to random images of 16 x 16, in eval mode; the training set has 40 images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        networks = [create_model(name, classes).double().eval() for name in (student, teacher)]
+        colours = 2 * torch.randn(2, rows, 3, 1, 1, dtype=torch.float64)
+        images = colours + torch.randn(2, rows, 3, 16, 16, dtype=torch.float64)
+    target = torch.arange(rows) % classes
+    batch = Batch(images[0], target, torch.arange(rows), epoch=3, views={"strong": images[1]})
+    with torch.no_grad():
+        for network in networks:  # logits of the size that a trained network's have
+            network.get_classifier().weight.mul_(3 / network(images[0]).std())
+        answers = [answer_batch(network, batch, tap_names(network)) for network in networks]
+    detached = [replace(a, classifier=tuple(t.detach() for t in a.classifier)) for a in answers]
+    facts = Facts(classes, torch.arange(40) % classes, torch.arange(40))
+    return Sides(*detached, batch, tuple(networks), facts)
+
+
+def bound(objective: Objective, case: Sides, dtype: torch.dtype = torch.float64) -> Objective:
+    """The objective with its taps chosen and its parts made for these two networks."""
+    loss = Loss({"it": 1.0}, {"it": objective})
+    loss.choose_taps(*(tap_names(network) for network in case.networks))
+    probes = case.rows(torch.arange(min(4, len(case.batch.target)))).to(torch.float32)
+    loss.bind(*case.networks, Probes(probes.student, probes.teacher), case.facts, seed=0)
+    return objective.to(dtype)
+
+
+def term(objective: Objective, case: Sides) -> Tensor:
+    """The objective's value; what it remembers is forgotten again."""
+    return copy.deepcopy(objective)(case.student, case.teacher, case.batch)
+
+
+def value_and_gradients(objective: Objective, case: Sides) -> tuple[Tensor, list[Tensor]]:
+    """The value, and its gradients by all of the student's tensors (zero where one has no part in it)."""
+    leaves: list[Tensor] = []
+
+    def leaf(tensor: Tensor) -> Tensor:
+        leaves.append(tensor.detach().clone().requires_grad_())
+        return leaves[-1]
+
+    value = term(objective, replace(case, student=of_all(case.student, leaf)))
+    gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+    return value.detach(), [
+        torch.zeros_like(t) if g is None else g for t, g in zip(leaves, gradients, strict=True)
+    ]

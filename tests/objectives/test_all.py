@@ -11,14 +11,18 @@ import yaml
 from torch import Tensor
 
 from kdbench import objectives
-from kdbench.core import Batch, Objective, Outputs
+from kdbench.core import Objective
+from kdbench.loss import Loss
 
-from .cases import normal, targets, value_and_gradient
+from .cases import bound, normal, of_all, sides, term, value_and_gradients
 
 CONF = Path(__file__).parents[2] / "conf" / "objective"
 FILES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted(CONF.glob("*.yaml"))}
-SUPPLIED = {"logits", "labels"}
-"""The needs that `term` meets."""
+NEEDS = {
+    "logits", "labels", "taps", "pooled", "classifier", "index", "epoch", "views", "class frequencies",
+    "teacher weights", "inputs",
+}  # fmt: skip
+"""What `cases.sides` supplies."""
 
 SIDES = ("student", "teacher", "target")
 
@@ -29,11 +33,11 @@ def build(name: str) -> Objective:
     return objectives.create(name, **{key: value for key, value in FILES[name].items() if key != "_target_"})
 
 
-def term(objective: Objective, student: Tensor, teacher: Tensor, target: Tensor | None = None) -> Tensor:
-    """The objective on these logits, with each row's label (all classes in turn) where none is given."""
-    target = targets(student) if target is None else target
-    batch = Batch(inputs=student, target=target, index=torch.arange(len(student)))
-    return objective(Outputs(student), Outputs(teacher), batch)
+def reads_logits_alone(name: str) -> bool:
+    return not {"taps", "pooled"} & set(build(name).needs)
+
+
+on_logits = pytest.mark.parametrize("name", [name for name in FILES if reads_logits_alone(name)])
 
 
 def own_parameters(objective: type[Objective]) -> dict[str, inspect.Parameter]:
@@ -42,7 +46,7 @@ def own_parameters(objective: type[Objective]) -> dict[str, inspect.Parameter]:
 
 
 def extremes(kind: str, rows: int = 6, classes: int = 10) -> tuple[Tensor, Tensor]:
-    """Float32 logits of magnitude 1e4."""
+    """Logits of magnitude 1e4 that float32 holds exactly."""
     student, teacher = (
         normal(0, rows, classes, scale=1.0).float(),
         normal(1, rows, classes, scale=1.0).float(),
@@ -74,11 +78,12 @@ def test_the_yaml_names_the_class_and_all_its_parameters(name):
 
 
 @every_objective
-def test_the_function_and_the_class_share_parameters_and_defaults(name):
+def test_the_function_and_the_class_agree_on_what_both_have(name):
     function = getattr(importlib.import_module(f"kdbench.objectives.{name}"), f"{name}_loss")
-    shared = [p for p in inspect.signature(function).parameters.values() if p.name not in SIDES]
-    of_class = own_parameters(type(build(name))).values()
-    assert [(p.name, p.default) for p in shared] == [(p.name, p.default) for p in of_class]
+    of_class = own_parameters(type(build(name)))
+    for key, parameter in inspect.signature(function).parameters.items():
+        assert key in of_class or parameter.default is parameter.empty, f"{key} cannot be set in the class"
+        assert key not in of_class or of_class[key].default in (parameter.default, parameter.empty), key
 
 
 @every_objective
@@ -89,81 +94,127 @@ def test_says_what_it_is(name):
     assert 2006 <= objective.paper.year <= 2030
     assert objective.paper.arxiv in module.__doc__.splitlines()[0]
     assert str(objective.paper.year) in module.__doc__.splitlines()[0]
+    assert objective.formula
+    assert "\n" not in objective.formula
+    assert objective.defaults_from or not own_parameters(objective)
     for documented in (objective, objective.forward, getattr(module, f"{name}_loss")):
         assert documented.__doc__
 
 
 @every_objective
 def test_its_needs_are_met_here(name):
-    assert set(build(name).needs) <= SUPPLIED, "teach `term` to supply what this objective needs"
+    objective = build(name)
+    assert set(objective.needs) <= NEEDS
+    assert ("views" in objective.needs) == bool(objective.views)
+    asks_for_maps = {tap for tap in (*objective.student_taps, *objective.teacher_taps) if tap != "pooled"}
+    assert ("taps" in objective.needs) == bool(asks_for_maps)
+
+
+@on_logits
+@pytest.mark.parametrize("kind", ["spread", "signs", "constant", "offset"])
+def test_finite_and_as_in_float64_at_extreme_logits(name, kind):
+    student, teacher = extremes(kind)
+    case = sides(rows=6).to(torch.float32).with_logits(student, teacher)
+    value, gradients = value_and_gradients(bound(build(name), case, torch.float32), case)
+    exact = term(bound(build(name), case), case.to(torch.float64))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert abs(value.double() - exact) <= 1e-3 * max(1.0, abs(exact))
 
 
 @every_objective
-@pytest.mark.parametrize("kind", ["spread", "signs", "constant", "offset"])
-def test_finite_and_as_in_float64_at_extreme_logits(name, kind):
-    objective, (student, teacher) = build(name), extremes(kind)
-    value, gradient = value_and_gradient(lambda s: term(objective, s, teacher), student)
-    exact = term(objective, student.double(), teacher.double())
-    assert gradient.isfinite().all()
-    assert abs(value.double() - exact) <= 1e-3 * max(1.0, abs(exact))
+@pytest.mark.parametrize("change", ["zero", "constant", "huge", "tiny"])
+def test_finite_where_features_are_degenerate(name, change):
+    """A dead network, one that says the same to everything, and ones whose values are far from 1."""
+    changes = {
+        "zero": torch.zeros_like,
+        "constant": torch.ones_like,
+        "huge": lambda t: 1e4 * t,
+        "tiny": lambda t: 1e-12 * t,
+    }
+    case = sides().to(torch.float32)
+    objective = bound(build(name), case, torch.float32)
+    dead = type(case)(
+        of_all(case.student, changes[change]), case.teacher, case.batch, case.networks, case.facts
+    )
+    value, gradients = value_and_gradients(objective, dead)
+    assert value.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 @every_objective
 @pytest.mark.parametrize(("rows", "classes"), [(1, 10), (4, 2)])
 def test_finite_for_one_row_and_for_two_classes(name, rows, classes):
-    objective, teacher = build(name), normal(1, rows, classes).float()
-    value, gradient = value_and_gradient(
-        lambda s: term(objective, s, teacher), normal(0, rows, classes).float()
-    )
+    case = sides(rows, classes).to(torch.float32)
+    objective = bound(build(name), case, torch.float32).eval()  # BatchNorm trains on more than one value
+    value, gradients = value_and_gradients(objective, case)
     assert value.isfinite()
-    assert gradient.isfinite().all()
+    assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 @every_objective
-def test_autocast_leaves_it_in_float32(name):
-    objective, student, teacher = build(name), normal(0, 8, 10).float(), normal(1, 8, 10).float()
-    plain = value_and_gradient(lambda s: term(objective, s, teacher), student)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = value_and_gradient(lambda s: term(objective, s, teacher), student)
-    assert mixed[0].dtype == torch.float32
-    torch.testing.assert_close(mixed, plain)
+def test_under_bfloat16_autocast_the_maths_is_float32(name):
+    """Answers in bfloat16, as a student under autocast gives them."""
+    case = sides()
+    loss = Loss({"it": 1.0}, {"it": bound(build(name), case, torch.float32)})
+    leaves: list[Tensor] = []
+
+    def leaf(tensor: Tensor) -> Tensor:
+        leaves.append(tensor.bfloat16().requires_grad_())
+        return leaves[-1]
+
+    student, teacher = of_all(case.student, leaf), case.to(torch.bfloat16).teacher
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _ = loss(student, teacher, case.batch)
+    assert total.dtype == torch.float32
+    assert total.isfinite()
+    gradients = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else ()
+    assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
 
 
 @every_objective
 def test_is_a_scalar_that_moves_the_student_alone(name):
-    objective, teacher = build(name), normal(1, 6, 10)
-    student = normal(0, 6, 10).requires_grad_()
-    value = term(objective, student, teacher)
+    case = sides()
+    objective = bound(build(name), case)
+    value, gradients = value_and_gradients(objective, case)
     assert value.shape == ()
-    value.backward()
-    assert student.grad.abs().sum() > 0
-    assert teacher.grad is None
-    if not list(objective.parameters()):
-        assert not term(objective, student.detach(), teacher).requires_grad
+    assert any(gradient.abs().sum() > 0 for gradient in gradients) == objective.needs_student
+    assert not any(parameter.requires_grad for parameter in objective.buffers())
+
+
+@every_objective
+def test_what_it_learns_moves_and_what_is_frozen_does_not(name):
+    case = sides()
+    objective = bound(build(name), case)
+    if list(objective.parameters()):
+        objective(case.student, case.teacher, case.batch).backward()
+    for key, parameter in objective.named_parameters():
+        moves = parameter.grad is not None and parameter.grad.isfinite().all()
+        assert bool(moves) == parameter.requires_grad, key
 
 
 @every_objective
 def test_the_order_of_rows_matters_only_where_declared(name):
-    objective, student, teacher = build(name), normal(0, 8, 5), normal(1, 8, 5)
-    target, order = targets(student), torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
-    shuffled = term(objective, student[order], teacher[order], target[order])
-    same = torch.isclose(shuffled, term(objective, student, teacher, target), rtol=1e-9, atol=1e-12).item()
+    case = sides()
+    objective = bound(build(name), case).eval()
+    shuffled = term(objective, case.rows(torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])))
+    same = torch.isclose(shuffled, term(objective, case), rtol=1e-9, atol=1e-12).item()
     assert same != objective.order_dependent
 
 
 @every_objective
 def test_rows_are_coupled_exactly_where_declared(name):
-    objective, student, teacher = build(name), normal(0, 8, 5), normal(1, 8, 5)
-    target = targets(student)
-    halves = [term(objective, student[h], teacher[h], target[h]) for h in (slice(0, 4), slice(4, 8))]
-    separable = torch.isclose(sum(halves) / 2, term(objective, student, teacher, target), rtol=1e-9).item()
+    case = sides()
+    objective = bound(build(name), case).eval()  # connectors' BatchNorm apart, as a student's
+    halves = [term(objective, case.rows(torch.arange(start, start + 4))) for start in (0, 4)]
+    separable = torch.isclose(sum(halves) / 2, term(objective, case), rtol=1e-9).item()
     assert separable != objective.couples_rows
 
 
 @every_objective
 def test_a_row_that_counts_twice_weighs_twice(name):
-    """A mean over rows: three copies of a batch are worth the batch, coupled or not."""
-    objective, student, teacher = build(name), normal(0, 4, 5), normal(1, 4, 5)
-    target = targets(student)
-    thrice = term(objective, student.repeat(3, 1), teacher.repeat(3, 1), target.repeat(3))
-    torch.testing.assert_close(thrice, term(objective, student, teacher, target), rtol=1e-6, atol=1e-9)
+    """A mean over rows: three copies of a batch are worth the batch, coupled or not, unless it says otherwise."""
+    case = sides()
+    objective = bound(build(name), case).eval()
+    thrice = term(objective, case.rows(torch.arange(8).repeat(3)))
+    same = torch.isclose(thrice, term(objective, case), rtol=1e-6, atol=1e-9).item()
+    assert same != (objective.depends_on_batch_size or objective.order_dependent)

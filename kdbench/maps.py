@@ -1,0 +1,54 @@
+"""What several objectives do with feature maps [N, C, H, W]: bring two of them to one size."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+
+
+def to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps at the smaller one's height: the larger is averaged adaptively, as RepDistiller does."""
+    if a.shape[-2:] == b.shape[-2:]:
+        return a, b
+    if a.shape[-2] > b.shape[-2]:
+        return F.adaptive_avg_pool2d(a, (b.shape[-2], b.shape[-1])), b
+    return a, F.adaptive_avg_pool2d(b, (a.shape[-2], a.shape[-1]))
+
+
+def hint_regressor(student: Tensor, teacher: Tensor, relu: bool = True) -> nn.Sequential:
+    """RepDistiller's ConvReg: one convolution from the student's map to the teacher's shape, then BatchNorm.
+
+    student, teacher: probe maps [N, C, H, W]. A student map twice as high takes stride 2, half as high a
+    transposed convolution, one that is higher by d a kernel of 1 + d. ValueError where none of these fits.
+    """
+    inputs, s = student.shape[1], student.shape[-2]
+    outputs, t = teacher.shape[1], teacher.shape[-2]
+    if s == 2 * t:
+        convolution: nn.Module = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+    elif 2 * s == t:
+        convolution = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+    elif s >= t:
+        convolution = nn.Conv2d(inputs, outputs, 1 + s - t)
+    else:
+        raise ValueError(
+            f"no regressor leads from the student's map {list(student.shape[1:])} to the teacher's "
+            f"{list(teacher.shape[1:])}: the student's must be as high, higher, or half as high"
+        )
+    layers = [convolution, nn.BatchNorm2d(outputs), *([nn.ReLU(inplace=True)] if relu else [])]
+    return nn.Sequential(*layers)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Each vector over its Euclidean norm, of the same shape [..., D]; one shorter than 1e-12 stays as it is.
+
+    Below that F.normalize divides by 1e-12, and multiplies the gradient of a vector of zeros by 1e12.
+    """
+    norm: Tensor = vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / norm.masked_fill(norm < 1e-12, 1.0)
+
+
+def sum_by_depth(stages: Sequence[Tensor]) -> Tensor:
+    """The sum of one scalar per stage, the deepest last with weight 1, each shallower one with half the next's."""
+    return torch.stack([stage * 2.0 ** (1 - depth) for depth, stage in enumerate(reversed(stages), 1)]).sum()
