@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,7 @@ def _by_network(default: float, exceptions: DictConfig, *, _root_: DictConfig) -
     return float(exceptions.get(trained.name, default))
 
 
+@cache
 def pairs_of(method: str) -> dict[str, Any]:
     """The published per-pair values of a method: `source`, `status`, `fallback`, `values`."""
     from kdbench.objectives import conf_dirs
@@ -182,10 +184,11 @@ def _published_pair(method: str, *, _root_: DictConfig) -> str:
     return wanted if wanted in pairs["values"] else str(pairs["fallback"])
 
 
-def _published(method: str, key: str, *, _root_: DictConfig) -> float:
+def _published(method: str, key: str, *, _root_: DictConfig) -> float | int:
     """One published value for the pair named by `loss.pair`."""
     values = pairs_of(method)["values"]
     pair = _root_.loss.pair
     if pair not in values:
         raise ValueError(f"loss.pair={pair}: {method} has published values for {', '.join(values)}")
-    return float(values[pair][key])
+    value: float | int = values[pair][key]
+    return value

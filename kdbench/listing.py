@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,14 @@ GROUPS = ("dataset", "teacher", "student", "loss", "objective", "model", "schedu
 
 def main(arguments: list[str]) -> int:
     """Print one list, as a table, as Markdown or as JSON."""
-    lists = {"losses": losses, "models": models, "datasets": datasets, "teachers": teachers, "tables": tables}
+    lists = {
+        "losses": losses,
+        "objectives": objectives,
+        "models": models,
+        "datasets": datasets,
+        "teachers": teachers,
+        "tables": tables,
+    }
     parser = argparse.ArgumentParser(prog="kdbench list")
     parser.add_argument("what", choices=lists)
     form = parser.add_mutually_exclusive_group()
@@ -55,14 +63,25 @@ def losses() -> list[dict[str, Any]]:
     ]
 
 
+def objectives() -> list[dict[str, Any]]:
+    """Every objective as the registry knows it."""
+    from kdbench.objectives import available
+
+    return [
+        {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(entry).items()}
+        for entry in available()
+    ]
+
+
 def _loss(file: Path, known: dict[str, Any]) -> dict[str, Any]:
     recipe = yaml.safe_load(file.read_text())
     named = [
         value for item in recipe.get("defaults", []) if isinstance(item, dict) for value in item.values()
     ]
-    entries = [known[name] for name in named if name in known]
+    entries = [known[name] for name in dict.fromkeys(named) if name in known]
     return {
         "loss": file.stem,
+        "objectives": ", ".join(entry.name for entry in entries) or "-",
         "paper": "; ".join(entry.title for entry in entries) or "-",
         "year": ", ".join(str(entry.year) for entry in entries) or "-",
         "arXiv": ", ".join(entry.arxiv for entry in entries if entry.arxiv) or "-",

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from kdbench.models.network import (
     Network,
     Tap,
+    by_stage,
     conv1x1,
     conv3x3,
     global_pool,
@@ -66,9 +67,22 @@ def residual_groups(inputs: int) -> nn.ModuleList:
 
 
 class MobileNetV2(Network):
-    """Half-width MobileNetV2. Its stages end in linear bottlenecks: there is no last ReLU, so no `.pre`."""
+    """Half-width MobileNetV2. Its stages end in linear bottlenecks: there is no last ReLU, and each `.pre` is the
+    stage itself."""
 
-    taps = ("stem", "stage1", "stage2", "stage3", "stage4", "pooled")
+    taps = (
+        "stem",
+        "stage1.pre",
+        "stage1",
+        "stage2.pre",
+        "stage2",
+        "stage3.pre",
+        "stage3",
+        "stage4.pre",
+        "stage4",
+        "unpooled",
+        "pooled",
+    )
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -86,8 +100,9 @@ class MobileNetV2(Network):
         for number, group in enumerate(self.blocks):
             x = group(x)
             if number in _STAGE_ENDS:
-                x = tap(_STAGE_ENDS[number], x)
-        logits: Tensor = self.classifier(tap("pooled", global_pool(self.conv2(x))))
+                stage = _STAGE_ENDS[number]
+                x = tap(stage, tap(f"{stage}.pre", x))
+        logits: Tensor = self.classifier(tap("pooled", global_pool(tap("unpooled", self.conv2(x)))))
         return logits
 
     def get_classifier(self) -> nn.Linear:
@@ -95,6 +110,10 @@ class MobileNetV2(Network):
         head = self.classifier[0]
         assert isinstance(head, nn.Linear)
         return head
+
+    def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
+        """The BatchNorm that ends the last bottleneck of each stage."""
+        return by_stage(*([*self.blocks[number].modules()][-1] for number in _STAGE_ENDS))
 
 
 register("MobileNetV2", MobileNetV2)

@@ -22,8 +22,8 @@ def untapped(name: str, value: Tensor) -> Tensor:
 class Network(nn.Module):
     """An image classifier that reports named intermediate values.
 
-    taps: the names, in order of depth: `stem`, `stage1` ... `stageK`, the twins `stage1.pre` where the family
-    has them, and `pooled`, the input of the classifier.
+    taps: the names, in order of depth: `stem`, `stage1` ... `stageK`, their twins `stage1.pre` before the last
+    ReLU, `unpooled`, the map that is averaged over positions, and `pooled`, that average, the classifier's input.
     name: what `kdbench.models.create_model` calls it.
     """
 
@@ -37,6 +37,14 @@ class Network(nn.Module):
     def get_classifier(self) -> nn.Linear:
         """The last linear layer, under the name timm gives this accessor."""
         raise NotImplementedError
+
+    def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
+        """By stage, the BatchNorm whose output feeds `stageK.pre`, channel for channel; {} where none does.
+
+        Shallow first. In a residual stage it is the last one of the last block's branch, without the shortcut;
+        in a stage that ends linearly, and so has no `.pre`, the one that feeds the stage.
+        """
+        return {}
 
 
 def register(name: str, build: Callable[..., Network]) -> None:
@@ -79,6 +87,15 @@ def rectified_stage(blocks: nn.Sequential, x: Tensor, stage: str, tap: Tap) -> T
         x = F.relu(block(x))
     x = tap(f"{stage}.pre", last(x))
     return tap(stage, F.relu(x))
+
+
+def by_stage(*norms: Tensor | nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """BatchNorms, shallow first, under `stage1`, `stage2`, ..."""
+    found: dict[str, nn.BatchNorm2d] = {}
+    for number, norm in enumerate(norms, start=1):
+        assert isinstance(norm, nn.BatchNorm2d)
+        found[f"stage{number}"] = norm
+    return found
 
 
 def global_pool(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kdbench.models.network import (
     Network,
     Tap,
+    by_stage,
     conv1x1,
     conv3x3,
     global_pool,
@@ -81,7 +82,17 @@ def bottleneck_stage(blocks: int, inputs: int, width: int, stride: int) -> nn.Se
 class ResNet(Network):
     """A CIFAR ResNet of 6n+2 layers; `width` multiplies the stages, but a wide stem has 32 channels."""
 
-    taps = ("stem", "stage1.pre", "stage1", "stage2.pre", "stage2", "stage3.pre", "stage3", "pooled")
+    taps = (
+        "stem",
+        "stage1.pre",
+        "stage1",
+        "stage2.pre",
+        "stage2",
+        "stage3.pre",
+        "stage3",
+        "unpooled",
+        "pooled",
+    )
 
     def __init__(self, depth: int, num_classes: int, width: int = 1) -> None:
         super().__init__()
@@ -103,12 +114,16 @@ class ResNet(Network):
         x = rectified_stage(self.layer1, x, "stage1", tap)
         x = rectified_stage(self.layer2, x, "stage2", tap)
         x = rectified_stage(self.layer3, x, "stage3", tap)
-        logits: Tensor = self.fc(tap("pooled", global_pool(x)))
+        logits: Tensor = self.fc(tap("pooled", global_pool(tap("unpooled", x))))
         return logits
 
     def get_classifier(self) -> nn.Linear:
         """The last linear layer."""
         return self.fc
+
+    def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
+        """The BatchNorm that feeds each stage's `.pre`."""
+        return by_stage(*(stage[-1].bn2 for stage in (self.layer1, self.layer2, self.layer3)))
 
 
 class ResNet50(Network):
@@ -124,6 +139,7 @@ class ResNet50(Network):
         "stage3",
         "stage4.pre",
         "stage4",
+        "unpooled",
         "pooled",
     )
 
@@ -145,12 +161,17 @@ class ResNet50(Network):
         x = rectified_stage(self.layer2, x, "stage2", tap)
         x = rectified_stage(self.layer3, x, "stage3", tap)
         x = rectified_stage(self.layer4, x, "stage4", tap)
-        logits: Tensor = self.linear(tap("pooled", global_pool(x)))
+        logits: Tensor = self.linear(tap("pooled", global_pool(tap("unpooled", x))))
         return logits
 
     def get_classifier(self) -> nn.Linear:
         """The last linear layer."""
         return self.linear
+
+    def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
+        """The BatchNorm that feeds each stage's `.pre`."""
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        return by_stage(*(stage[-1].bn3 for stage in stages))
 
 
 for _depth in (8, 14, 20, 32, 44, 56, 110):

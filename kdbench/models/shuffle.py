@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from kdbench.models.network import (
     Network,
     Tap,
+    by_stage,
     conv1x1,
     conv3x3,
     global_pool,
@@ -60,7 +61,17 @@ def grouped_stage(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
 class ShuffleV1(Network):
     """ShuffleNet with three groups."""
 
-    taps = ("stem", "stage1.pre", "stage1", "stage2.pre", "stage2", "stage3.pre", "stage3", "pooled")
+    taps = (
+        "stem",
+        "stage1.pre",
+        "stage1",
+        "stage2.pre",
+        "stage2",
+        "stage3.pre",
+        "stage3",
+        "unpooled",
+        "pooled",
+    )
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -77,12 +88,16 @@ class ShuffleV1(Network):
         x = rectified_stage(self.layer1, x, "stage1", tap)
         x = rectified_stage(self.layer2, x, "stage2", tap)
         x = rectified_stage(self.layer3, x, "stage3", tap)
-        logits: Tensor = self.linear(tap("pooled", global_pool(x)))
+        logits: Tensor = self.linear(tap("pooled", global_pool(tap("unpooled", x))))
         return logits
 
     def get_classifier(self) -> nn.Linear:
         """The last linear layer."""
         return self.linear
+
+    def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
+        """The BatchNorm that feeds each stage's `.pre`."""
+        return by_stage(*(stage[-1].bn3 for stage in (self.layer1, self.layer2, self.layer3)))
 
 
 class SplitBlock(nn.Module):
@@ -141,9 +156,19 @@ def split_stage(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
 
 
 class ShuffleV2(Network):
-    """ShuffleNet V2 of size 1."""
+    """ShuffleNet V2 of size 1. No `stage_norms`: half of a stage's channels come from earlier blocks' ReLUs."""
 
-    taps = ("stem", "stage1.pre", "stage1", "stage2.pre", "stage2", "stage3.pre", "stage3", "pooled")
+    taps = (
+        "stem",
+        "stage1.pre",
+        "stage1",
+        "stage2.pre",
+        "stage2",
+        "stage3.pre",
+        "stage3",
+        "unpooled",
+        "pooled",
+    )
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -163,7 +188,7 @@ class ShuffleV2(Network):
         x = rectified_stage(self.layer2, x, "stage2", tap)
         x = rectified_stage(self.layer3, x, "stage3", tap)
         x = F.relu(self.bn2(self.conv2(x)))
-        logits: Tensor = self.linear(tap("pooled", global_pool(x)))
+        logits: Tensor = self.linear(tap("pooled", global_pool(tap("unpooled", x))))
         return logits
 
     def get_classifier(self) -> nn.Linear:

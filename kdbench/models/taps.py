@@ -1,10 +1,11 @@
 """What a model answers: logits, and the intermediate values asked for by name."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Outputs
@@ -18,12 +19,14 @@ def tap_names(model: nn.Module) -> tuple[str, ...]:
     """The taps that `answer` can be asked for, in order of depth; none for one that is no image network.
 
     A timm network has `stem` where its feature list begins with one, then its features as `stage1` ...
-    `stageK` (every block, in a ViT), and `pooled` where its classifier is one linear layer.
+    `stageK` (every block, in a ViT), `unpooled` where it averages its last map over positions, and `pooled`
+    where its classifier is one linear layer.
     """
     if isinstance(model, Network):
         return model.taps
     pooled = () if classifier(model) is None else ("pooled",)
-    return (*_timm_stages(model), *pooled)
+    unpooled = () if _average(model) is None else ("unpooled",)
+    return (*_timm_stages(model), *unpooled, *pooled)
 
 
 def classifier(model: nn.Module) -> nn.Linear | None:
@@ -31,6 +34,12 @@ def classifier(model: nn.Module) -> nn.Linear | None:
     accessor = getattr(model, "get_classifier", None)
     head = accessor() if callable(accessor) else None
     return head if isinstance(head, nn.Linear) else None
+
+
+def _average(model: nn.Module) -> nn.Module | None:
+    """The module of a timm network that averages its last map over positions, or None."""
+    pool = getattr(model, "global_pool", None)
+    return pool if isinstance(pool, SelectAdaptivePool2d) and pool.pool_type == "avg" else None
 
 
 def answer(model: nn.Module, inputs: Tensor, taps: Sequence[str] = ()) -> Outputs:
@@ -80,7 +89,7 @@ def _timm_stages(model: nn.Module) -> tuple[str, ...]:
 
 def _timm_tapped(model: Any, inputs: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
     values: dict[str, Tensor] = {}
-    with _classifier_input(model, values):
+    with _inputs_of_head(model, values):
         asked = [index for index, name in enumerate(_timm_stages(model)) if name in taps]
         if not asked:
             logits = model(inputs)
@@ -92,14 +101,20 @@ def _timm_tapped(model: Any, inputs: Tensor, taps: Sequence[str]) -> tuple[Tenso
 
 
 @contextmanager
-def _classifier_input(model: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
-    """Within: `pooled` is what the classifier is given, dropout included, so it is never drawn twice."""
-    head = classifier(model)
-    if head is None:
+def _inputs_of_head(model: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
+    """Within: `pooled` is what the classifier is given, dropout included, so it is never drawn twice, and
+    `unpooled` what is averaged before."""
+    heads = {"unpooled": _average(model), "pooled": classifier(model)}
+    with ExitStack() as hooks:
+        for name, module in heads.items():
+            if module is not None:
+                handle = module.register_forward_pre_hook(_keep(name, values))
+                hooks.callback(handle.remove)
         yield
-        return
-    handle = head.register_forward_pre_hook(lambda _, args: values.update(pooled=args[0]))
-    try:
-        yield
-    finally:
-        handle.remove()
+
+
+def _keep(name: str, values: dict[str, Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        values[name] = args[0]
+
+    return keep

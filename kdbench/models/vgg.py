@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kdbench.models.network import (
     Network,
     Tap,
+    by_stage,
     global_pool,
     kaiming_convolutions,
     register,
@@ -39,6 +40,7 @@ class VGG(Network):
         "stage3",
         "stage4.pre",
         "stage4",
+        "unpooled",
         "pooled",
     )
 
@@ -63,12 +65,16 @@ class VGG(Network):
                 x = F.max_pool2d(x, 2)
             x = tap(f"stage{number}.pre", block(x))
             x = tap(f"stage{number}", F.relu(x))
-        logits: Tensor = self.classifier(tap("pooled", global_pool(x)))
+        logits: Tensor = self.classifier(tap("pooled", global_pool(tap("unpooled", x))))
         return logits
 
     def get_classifier(self) -> nn.Linear:
         """The last linear layer."""
         return self.classifier
+
+    def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
+        """The BatchNorm whose output is each stage's `.pre`."""
+        return by_stage(self.block1[-1], self.block2[-1], self.block3[-1], self.block4[-1])
 
 
 for _depth, _convolutions in {

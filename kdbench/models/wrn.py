@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from kdbench.models.network import (
     Network,
     Tap,
+    by_stage,
     conv1x1,
     conv3x3,
     global_pool,
@@ -66,7 +67,17 @@ class WideResNet(Network):
     the value before the next ReLU.
     """
 
-    taps = ("stem", "stage1", "stage1.pre", "stage2", "stage2.pre", "stage3", "stage3.pre", "pooled")
+    taps = (
+        "stem",
+        "stage1",
+        "stage1.pre",
+        "stage2",
+        "stage2.pre",
+        "stage3",
+        "stage3.pre",
+        "unpooled",
+        "pooled",
+    )
 
     def __init__(self, depth: int, width: int, num_classes: int) -> None:
         super().__init__()
@@ -91,12 +102,16 @@ class WideResNet(Network):
         normed = tap("stage2.pre", self.block3.norm(x))
         x = tap("stage3", self.block3(x, normed))
         normed = tap("stage3.pre", self.bn1(x))
-        logits: Tensor = self.fc(tap("pooled", global_pool(F.relu(normed))))
+        logits: Tensor = self.fc(tap("pooled", global_pool(tap("unpooled", F.relu(normed)))))
         return logits
 
     def get_classifier(self) -> nn.Linear:
         """The last linear layer."""
         return self.fc
+
+    def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
+        """The BatchNorm whose output is each stage's `.pre`: the first of what follows the stage."""
+        return by_stage(self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1)
 
 
 for _depth in (16, 40):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kdbench.core import Objective
 
 GROUP = "kdbench.objectives"
+FLAGS = ("couples_rows", "order_dependent", "depends_on_batch_size", "owns_predict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,15 @@ class Entry:
     title: str
     year: int
     arxiv: str
+    formula: str
     needs: tuple[str, ...]
     defaults: dict[str, Any]
+    defaults_from: str
+    disagreements: tuple[str, ...]
+    couples_rows: bool
+    order_dependent: bool
+    depends_on_batch_size: bool
+    owns_predict: bool
 
 
 def create(name: str, **parameters: Any) -> Objective:
@@ -123,8 +131,10 @@ def _unknown(what: str, given: str, possible: list[str]) -> str:
 
 def _entry(name: str, objective: type[Objective]) -> Entry:
     defaults = {key: p.default for key, p in _parameters(objective).items() if p.default is not p.empty}
+    said = ("formula", "needs", "defaults_from", "disagreements", *FLAGS)
+    about = {key: getattr(objective, key) for key in said}
     paper = objective.paper
-    return Entry(name, paper.title, paper.year, paper.arxiv, objective.needs, defaults)
+    return Entry(name, paper.title, paper.year, paper.arxiv, defaults=defaults, **about)
 
 
 def _conf_dir(package: str) -> Path | None:

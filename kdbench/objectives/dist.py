@@ -53,6 +53,14 @@ class DIST(Objective):
     """
 
     paper = Paper("Knowledge Distillation from A Stronger Teacher", 2022, "2205.10536")
+    formula = (
+        "T^2 (beta (1 - mean rho of rows) + gamma (1 - mean rho of classes)), rho = Pearson of q_T and p_T"
+    )
+    defaults_from = "the authors' CIFAR-100 runs (beta = gamma = 1, T = 4); their ImageNet runs use T = 1"
+    disagreements = (
+        "The official code multiplies by T^2, the paper's formula does not; here it is the code's, and a recipe's "
+        "weight divided by T^2 gives the paper's.",
+    )
     couples_rows = True
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 4.0) -> None:

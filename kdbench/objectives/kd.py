@@ -23,6 +23,14 @@ class KD(Objective):
     """`kd_loss` as an objective. Raises ValueError unless 0 < temperature < inf."""
 
     paper = Paper("Distilling the Knowledge in a Neural Network", 2015, "1503.02531")
+    formula = "T^2 KL(p_T || q_T)"
+    defaults_from = "RepDistiller and mdistiller on CIFAR-100 (T = 4); mdistiller's ImageNet runs use T = 1"
+    disagreements = (
+        "In TTM's script `--distill kd -b` distils nothing: KD runs through the weight -a there; ABKD's copy of that "
+        "script does compute it.",
+        "ABKD's CLIP code divides by rows times classes instead of rows, so its weights are those here times the "
+        "number of classes.",
+    )
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()

@@ -23,6 +23,11 @@ class MSE(Objective):
         2021,
         "2105.08919",
     )
+    formula = "mean over rows and classes of (z_s - z_t)^2"
+    disagreements = (
+        "The paper writes the squared distance, or half of it, without dividing by the number of classes; here, as in "
+        "F.mse_loss, it is the mean, and a weight of theirs is multiplied by the number of classes (and halved).",
+    )
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`mse_loss` of the logits: a scalar in squared logits."""

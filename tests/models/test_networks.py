@@ -88,7 +88,7 @@ def test_size_cost_and_shapes_equal_the_table(name):
     model = on_meta(name)
     assert sum(p.numel() for p in model.parameters()) == parameters
     outputs = answer(model, torch.empty(2, 3, 32, 32, device="meta"), tap_names(model))
-    plain = [tap for tap in outputs.taps if not tap.endswith(".pre")]
+    plain = [tap for tap in outputs.taps if not tap.endswith(".pre") and tap != "unpooled"]
     assert plain == ["stem", *(f"stage{k}" for k in range(1, len(plain) - 1)), "pooled"]
     assert ["x".join(map(str, outputs.taps[tap].shape[1:])) for tap in plain] == shapes.split()
     assert outputs.logits.shape == (2, 100)
@@ -116,10 +116,18 @@ def test_a_wide_resnets_stage_is_raw_and_its_twin_is_the_next_norm_of_it():
     torch.testing.assert_close(taps["pooled"], F.relu(taps["stage3.pre"]).mean((2, 3)))
 
 
-def test_mobilenet_has_signed_stages_and_no_twins():
+def test_mobilenets_stages_are_signed_and_their_own_twins():
     taps = answer(model := settled("MobileNetV2"), torch.randn(2, 3, 32, 32), tap_names(model)).taps
-    assert not [tap for tap in taps if tap.endswith(".pre")]
-    assert all((taps[f"stage{k}"] < 0).any() for k in range(1, 5))
+    for k in range(1, 5):
+        assert (taps[f"stage{k}"] < 0).any()
+        assert torch.equal(taps[f"stage{k}"], taps[f"stage{k}.pre"])
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "timm/resnet10t", "timm/test_efficientnet"])
+def test_pooled_is_the_mean_of_unpooled(name):
+    model = settled(name) if name in FAMILIES else create_model(name, num_classes=10).eval()
+    taps = answer(model, torch.randn(2, 3, 32, 32), ["unpooled", "pooled"]).taps
+    torch.testing.assert_close(taps["pooled"], taps["unpooled"].mean((2, 3)))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

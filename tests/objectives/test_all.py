@@ -162,7 +162,8 @@ def test_under_bfloat16_autocast_the_maths_is_float32(name):
         leaves.append(tensor.bfloat16().requires_grad_())
         return leaves[-1]
 
-    student, teacher = of_all(case.student, leaf), case.to(torch.bfloat16).teacher
+    low = case.to(torch.bfloat16)  # of a float64 that Loss would leave alone
+    student, teacher = of_all(low.student, leaf), low.teacher
     with torch.autocast("cpu", torch.bfloat16):
         total, _ = loss(student, teacher, case.batch)
     assert total.dtype == torch.float32

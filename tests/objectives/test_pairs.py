@@ -9,11 +9,22 @@ CONF = Path(__file__).parents[2] / "conf"
 KEYS = {
     "ttm": {"gamma", "beta"},
     "wttm": {"gamma", "beta"},
+    "wttm_crd": {"gamma", "beta"},
+    "wttm_itrd": {"gamma", "beta"},
+    "itrd": {"alpha", "mi_weight"},
     "dkd": {"beta"},
     "abkd": {"alpha", "beta", "weight"},
+    "abttm": {"gamma", "weight"},
+    "ablskd": {"alpha", "beta"},
+    "kd_lskd": {"temperature", "weight"},
+    "dkd_lskd": {"temperature", "weight", "beta"},
+    "reviewkd": {"weight"},
+    "catkd": {"weight", "resolution"},
 }
-ALIAS = {("ttm", "beta"), ("wttm", "beta"), ("abkd", "weight")}
+ALIAS = {("ttm", "beta"), ("wttm", "beta"), ("abkd", "weight"), ("abttm", "weight")}
 """Keys that are weights of the loss, not parameters of the objective."""
+
+MAY_BE_0 = {"mi_weight"}
 
 
 def load(group: str, method: str) -> dict:
@@ -33,10 +44,10 @@ def test_every_pair_has_every_value(method):
         teacher, student = pair.split(":")
         assert teacher != student
         assert set(values) == KEYS[method]
-        assert all(value > 0 for value in values.values())
+        assert all(value > 0 or (value == 0 and key in MAY_BE_0) for key, value in values.items())
 
 
-@pytest.mark.parametrize("method", ["ttm", "wttm", "abkd"])
+@pytest.mark.parametrize("method", ["ttm", "wttm", "abkd", "abttm", "ablskd"])
 def test_the_objectives_numbers_are_those_of_the_fallback(method):
     """Where a parameter has no default of its own, conf/objective carries the named pair's."""
     pairs, objective = load("pairs", method), load("objective", method)
@@ -53,12 +64,43 @@ def test_the_objectives_numbers_are_those_of_the_fallback(method):
         ("wttm", "resnet32x4:ShuffleV1", {"gamma": 0.2, "beta": 1.4}),
         ("dkd", "vgg13:vgg8", {"beta": 6}),
         ("abkd", "resnet56:resnet20", {"alpha": 0.8, "beta": 0.3, "weight": 32}),
+        ("abttm", "wrn_40_2:wrn_40_1", {"gamma": 0.1, "weight": 76}),
+        ("ablskd", "resnet56:resnet20", {"alpha": 0.9, "beta": 0.3}),
+        ("wttm_crd", "wrn_40_2:ShuffleV1", {"gamma": 0.2, "beta": 0.16}),
+        ("wttm_crd", "vgg13:vgg8", {"gamma": 0.2, "beta": 4}),
+        ("wttm_itrd", "wrn_40_2:wrn_40_1", {"gamma": 0.4, "beta": 0.08}),
+        ("wttm_itrd", "ResNet50:MobileNetV2", {"gamma": 0.2, "beta": 0.02}),
+        ("itrd", "resnet110:resnet32", {"alpha": 1.01, "mi_weight": 1}),
+        ("itrd", "ResNet50:vgg8", {"alpha": 1.5, "mi_weight": 0}),
+        ("kd_lskd", "resnet110:resnet20", {"temperature": 4, "weight": 12}),
+        ("dkd_lskd", "resnet56:resnet20", {"temperature": 3, "weight": 18, "beta": 2}),
+        ("reviewkd", "resnet32x4:ShuffleV2", {"weight": 8}),
+        ("catkd", "resnet32x4:ShuffleV1", {"weight": 600, "resolution": 4}),
+        ("catkd", "resnet56:resnet20", {"weight": 0.7, "resolution": 2}),
     ],
 )
 def test_published_values(method, pair, values):
     assert load("pairs", method)["values"][pair] == values
 
 
-@pytest.mark.parametrize("method", ["ttm", "wttm"])
+PAIRS_OF_ZHENG_AND_YANG = {
+    "wrn_40_2:wrn_16_2", "wrn_40_2:wrn_40_1", "resnet56:resnet20", "resnet110:resnet20", "resnet110:resnet32",
+    "resnet32x4:resnet8x4", "vgg13:vgg8", "vgg13:MobileNetV2", "ResNet50:MobileNetV2", "ResNet50:vgg8",
+    "resnet32x4:ShuffleV1", "resnet32x4:ShuffleV2", "wrn_40_2:ShuffleV1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["ttm", "wttm", "wttm_crd", "wttm_itrd", "itrd"])
 def test_both_tables_of_the_paper_are_complete(method):
-    assert len(load("pairs", method)["values"]) == 7 + 6
+    assert set(load("pairs", method)["values"]) == PAIRS_OF_ZHENG_AND_YANG
+
+
+@pytest.mark.parametrize("method", ["kd_lskd", "dkd_lskd"])
+def test_both_tables_of_logit_standardisation_are_complete(method):
+    assert len(load("pairs", method)["values"]) == 7 + 7
+
+
+def test_itrds_alpha_is_larger_across_families():
+    for pair, values in load("pairs", "itrd")["values"].items():
+        teacher, student = (name[:3] for name in pair.split(":"))  # wrn, res, Res, vgg, Mob, Shu
+        assert values["alpha"] == (1.01 if teacher == student else 1.5)

@@ -57,14 +57,14 @@ def test_lists_what_people_ask():
     assert (dkd.title, dkd.year, dkd.arxiv) == ("Decoupled Knowledge Distillation", 2022, "2203.08679")
     assert dkd.needs == ("logits", "labels")
     assert dkd.defaults == {"alpha": 1.0, "beta": 8.0, "temperature": 4.0}
-    assert entries["ttm"].defaults == {}
+    assert entries["ttm"].defaults == {"transform": "power"}
 
 
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("wtm", {}, r"'wtm'; did you mean 'wttm'\? \(possible: abkd, .*wttm"),
-        ("zzzzz", {}, r"'zzzzz' \(possible: abkd, "),
+        ("wtm", {}, r"'wtm'; did you mean 'wttm'\? \(possible: ab, .*wttm"),
+        ("zzzzz", {}, r"'zzzzz' \(possible: ab, "),
         ("kd", {"temprature": 2.0}, r"'temprature'; did you mean 'temperature'\? \(possible: temperature\)"),
         ("mse", {"weight": 2.0}, r"'weight' \(possible: none\)"),
         ("abkd", {"alpha": 0.5}, "abkd needs a value for beta"),

@@ -1,12 +1,12 @@
 import math
 
 import pytest
-import torch
 from hypothesis import given
 from torch import Tensor
+from torch.testing import assert_close
 
 from kdbench.objectives.kd import kd_loss
-from kdbench.objectives.ttm import TTM, ttm_loss
+from kdbench.objectives.ttm import TTM, ttm_diagnostics, ttm_loss
 
 from .cases import (
     STUDENT,
@@ -26,14 +26,6 @@ def formula(student: Tensor, teacher: Tensor, gamma: float) -> Tensor:
     return (p * (p / q).log()).sum(1).mean()
 
 
-def shannon(p: Tensor) -> Tensor:
-    return -(p * p.log()).sum(1)
-
-
-def renyi(q: Tensor, order: float) -> Tensor:
-    return (q**order).sum(1).log() / (1 - order)
-
-
 @pytest.mark.parametrize(("gamma", "value"), [(0.1, 0.111949075911), (0.25, 0.050886029141)])
 def test_worked_values(gamma, value):
     """X3, X5."""
@@ -51,7 +43,7 @@ def test_the_gradient_is_student_minus_transformed_teacher(pair, gamma):
     student, teacher = pair
     _, gradient = value_and_gradient(lambda s: ttm_loss(s, teacher, gamma), student)
     expected = (student.softmax(1) - (gamma * teacher).softmax(1)) / len(student)
-    torch.testing.assert_close(gradient, expected, rtol=1e-7, atol=1e-12)
+    assert_close(gradient, expected, rtol=1e-7, atol=1e-12)
 
 
 @given(pairs(), gammas)
@@ -68,28 +60,38 @@ def test_a_constant_added_to_a_row_changes_nothing(pair, gamma):
 
 @given(pairs())
 def test_is_kd_where_nothing_is_transformed(pair):
-    torch.testing.assert_close(ttm_loss(*pair, gamma=1.0), kd_loss(*pair, temperature=1.0))
+    assert_close(ttm_loss(*pair, gamma=1.0), kd_loss(*pair, temperature=1.0))
 
 
-def test_numbers_of_the_identity():
-    """T = 4: the two rows' Renyi entropies of the student, and entropies of the transformed teacher."""
-    torch.testing.assert_close(
-        renyi(STUDENT.softmax(1), 1 / 4), torch.tensor([1.05705339, 1.05586464]).double()
-    )
-    torch.testing.assert_close(
-        shannon((TEACHER / 4).softmax(1)), torch.tensor([1.04813038, 1.04522399]).double()
-    )
-    per_row = [ttm_loss(STUDENT[i : i + 1], TEACHER[i : i + 1], 1 / 4).item() for i in range(2)]
-    assert per_row == pytest.approx([0.04270787, 0.05906419], abs=1e-8)
+def test_numbers_of_the_diagnostics():
+    """T = 4, row by row: both sides of the identity, the student's Renyi entropy, the teacher's entropy."""
+    numbers = [(0.04270787, 1.05705339, 1.04813038), (0.05906419, 1.05586464, 1.04522399)]
+    for row, (divergence, renyi, shannon) in enumerate(numbers):
+        student, teacher = STUDENT[row : row + 1], TEACHER[row : row + 1]
+        parts = ttm_diagnostics(student, teacher, 4.0)
+        assert all(part.shape == () for part in parts.values())
+        assert parts["student_entropy"].item() == pytest.approx(3 * renyi, abs=3e-8)
+        assert parts["teacher_entropy"].item() == pytest.approx(3 * shannon, abs=3e-8)
+        assert identity(parts).item() == pytest.approx(divergence, abs=1e-8)
+        assert ttm_loss(student, teacher, 1 / 4).item() == pytest.approx(divergence, abs=1e-8)
 
 
-@given(pairs(), gammas.filter(lambda gamma: gamma < 0.99))
+@given(pairs(), gammas)
 def test_is_kd_less_a_reward_on_the_students_renyi_entropy(pair, gamma):
+    """KL(p_T || q) = T KL(p_T || q_T) - (T - 1) H_{1/T}(q) + (T - 1) H(p_T)."""
     student, teacher = pair
-    t = 1 / gamma
-    entropies = shannon((teacher / t).softmax(1)) - renyi(student.softmax(1), gamma)
-    identity = kd_loss(student, teacher, t) / t + (t - 1) * entropies.mean()
-    torch.testing.assert_close(ttm_loss(student, teacher, gamma), identity, rtol=1e-8, atol=1e-10)
+    parts = ttm_diagnostics(student, teacher, 1 / gamma)
+    assert_close(identity(parts), ttm_loss(student, teacher, gamma), rtol=1e-8, atol=1e-10)
+    assert_close(parts["kd"], gamma * kd_loss(student, teacher, 1 / gamma))
+    q, p = student.softmax(1), (gamma * teacher).softmax(1)
+    assert_close(parts["teacher_entropy"], (1 - 1 / gamma) * (p * p.log()).sum(1).mean())
+    if gamma < 0.99:  # the order 1 is a limit
+        renyi = (q**gamma).sum(1).log() / (1 - gamma)
+        assert_close(parts["student_entropy"], (1 / gamma - 1) * renyi.mean())
+
+
+def identity(parts: dict[str, Tensor]) -> Tensor:
+    return parts["kd"] - parts["student_entropy"] + parts["teacher_entropy"]
 
 
 @pytest.mark.parametrize("gamma", [0.0, -0.1, math.nan, math.inf])

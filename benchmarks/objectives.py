@@ -1,0 +1,170 @@
+"""What each objective costs: forward and backward at batch 64, shapes of resnet32x4 -> resnet8x4.
+
+    python benchmarks/objectives.py [NAME ...] [--out benchmarks/objectives.json]
+
+For each objective, in its default form, and for C = 100 and 1000 classes: the median time, its share of that pair's
+whole training step (teacher forward, student forward and backward, SGD; measured in turn with it, in the same
+process, so that the ratio holds on a busy machine), and the most memory that it adds to the answers it is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from kdbench import objectives
+from kdbench.config import CONF_DIR, load_yaml
+from kdbench.core import Batch, Facts, Outputs, Probes
+from kdbench.loss import Loss
+from kdbench.models import answer_batch, create_model, tap_names
+from kdbench.results import provenance
+
+BATCH, CLASSES, TRAIN_SIZE = 64, (100, 1000), 50_000
+STEPS, REPEATS = 3, 7
+
+
+class Pair:
+    """The two networks at one number of classes, their answers to a batch, and a training step of theirs."""
+
+    def __init__(self, classes: int) -> None:
+        torch.manual_seed(0)
+        self.teacher = create_model("resnet32x4", classes).eval().to(memory_format=torch.channels_last)
+        self.student = create_model("resnet8x4", classes).to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(self.student.parameters(), lr=1e-6, momentum=0.9, weight_decay=5e-4)
+        views = torch.randn(2, BATCH, 3, 32, 32)
+        target, index = torch.randint(classes, (BATCH,)), torch.randperm(TRAIN_SIZE)[:BATCH]
+        images = [view.contiguous(memory_format=torch.channels_last) for view in views]
+        self.batch = Batch(images[0], target, index, epoch=1, views={"strong": images[1]})
+        self.facts = Facts(classes, torch.arange(TRAIN_SIZE) % classes, torch.arange(TRAIN_SIZE))
+        with torch.no_grad():
+            self.answers = [
+                answer_batch(network, self.batch, tap_names(network))
+                for network in (self.student, self.teacher)
+            ]
+
+    def step(self) -> None:
+        """A whole training step without any objective."""
+        with torch.no_grad():
+            self.teacher(self.batch.inputs)
+        loss = nn.functional.cross_entropy(self.student(self.batch.inputs), self.batch.target)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def bound(self, name: str) -> Loss:
+        """The objective's default form, bound to this pair."""
+        parameters = load_yaml(CONF_DIR / "objective" / f"{name}.yaml")
+        parameters.pop("_target_")
+        loss = Loss({"it": 1.0}, {"it": objectives.create(name, **parameters)})
+        loss.choose_taps(tap_names(self.student), tap_names(self.teacher))
+        with torch.no_grad():
+            probes = Probes(*(_rows(answer, 4) for answer in self.answers))
+        with torch.enable_grad():
+            loss.bind(self.student, self.teacher, probes, self.facts, seed=0)
+        return loss.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def cost(self, loss: Loss) -> Callable[[], None]:
+        """Forward and backward of the objective on given answers."""
+        student = _map(self.answers[0], lambda t: t.clone().requires_grad_())
+
+        def work() -> None:
+            total, _ = loss(student, self.answers[1], self.batch)
+            if total.requires_grad:
+                total.backward()
+
+        return work
+
+
+def _map(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
+    return replace(
+        outputs,
+        logits=change(outputs.logits),
+        taps={name: change(tap) for name, tap in outputs.taps.items()},
+        parts={name: _map(part, change) for name, part in outputs.parts.items()},
+    )
+
+
+def _rows(outputs: Outputs, rows: int) -> Outputs:
+    return _map(outputs, lambda t: t[:rows])
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _extra_memory(work: Callable[[], None]) -> float:
+    """MiB: the most that torch's allocator holds at once beyond what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    events = seen.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return max(itertools.accumulate((nbytes for _, nbytes in changes), initial=0)) / 2**20
+
+
+def measure(name: str, pair: Pair) -> dict[str, float]:
+    """Milliseconds, per cent of a training step, MiB."""
+    work = pair.cost(pair.bound(name))
+    memory = _extra_memory(work)
+    times, steps = [], []
+    for turn in range(REPEATS):
+        times.append(_seconds(work))
+        if turn % (REPEATS // STEPS) == 0:
+            steps.append(_seconds(pair.step))
+    cost = statistics.median(times)
+    return {"ms": 1e3 * cost, "share": 100 * cost / statistics.median(steps), "mib": memory}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the named objectives (all of them), and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    rows: dict[str, dict[str, Any]] = {}
+    for classes in CLASSES:
+        pair = Pair(classes)
+        pair.step()
+        for name in options.names or [entry.name for entry in objectives.available()]:
+            row = rows.setdefault(name, {"objective": name})
+            row |= {f"{key}_{classes}": round(value, 2) for key, value in measure(name, pair).items()}
+            print(json.dumps(row), flush=True)
+    facts = provenance()
+    about = (
+        f"Median of {REPEATS} with one thread on {facts['machine']['processor']}, torch {torch.__version__}, "
+        f"batch {BATCH}, answers with the shapes of resnet32x4 -> resnet8x4 at 32 x 32, in float32; the share is of "
+        f"that pair's training step, measured in turn. MiB are the most that the objective adds while it works."
+    )
+    if options.out:
+        content = {
+            "about": about,
+            "classes": list(CLASSES),
+            "rows": sorted(rows.values(), key=lambda r: r["objective"]),
+        }
+        content["provenance"] = {
+            **facts,
+            "python": platform.python_version(),
+            "pid_cpus": len(os.sched_getaffinity(0)),
+        }
+        options.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""AT, Zagoruyko and Komodakis 2017, arXiv:1612.03928: squared distance of unit attention maps, mean_c F^2."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.core import Batch, Objective, Outputs, Paper
+from kdbench.maps import to_smaller, unit
+
+
+def at_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """The mean over rows and positions of the squared difference of attention maps, summed over stages.
+
+    student, teacher: one map per stage, [N, C, H, W] each; channels and sizes may differ, and the larger map
+    is averaged down to the smaller one first. Returns a dimensionless scalar. ValueError where one side has
+    more stages.
+    """
+    pairs = [to_smaller(s, t) for s, t in zip(student, teacher, strict=True)]
+    return torch.stack([F.mse_loss(_attention(s), _attention(t)) for s, t in pairs]).sum()
+
+
+def _attention(maps: Tensor) -> Tensor:
+    """How strongly each position is activated, [N, C, H, W] -> unit vectors [N, H * W]."""
+    return unit(maps.square().mean(dim=1).flatten(1))
+
+
+class AT(Objective):
+    """`at_loss` over all stages as an objective."""
+
+    paper = Paper(
+        "Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via "
+        "Attention Transfer",
+        2017,
+        "1612.03928",
+    )
+    formula = "sum over stages of mean over rows and positions of (A_s - A_t)^2, A = unit(mean_c F^2)"
+    defaults_from = "RepDistiller: all stages, the square of the activations"
+    disagreements = (
+        "The paper's formula takes the norm of each difference; its authors' code, RepDistiller and this file "
+        "the mean of the squares, which the published weight of 1000 belongs to.",
+    )
+    needs = ("taps",)
+    student_taps = teacher_taps = ("stage*",)
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """`at_loss` of the stages: a dimensionless scalar."""
+        return at_loss(student.tapped(self.student_taps), teacher.tapped(self.teacher_taps))

@@ -1,0 +1,66 @@
+"""FSP, Yim et al. 2017: squared distance of the flow of solution procedure, Gram matrices of consecutive maps."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
+from kdbench.maps import to_smaller
+
+
+def fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """The mean squared difference of the flow matrices, summed over consecutive pairs of maps.
+
+    student, teacher: maps [N, C, H, W], shallow first, with the same channels on both sides; sizes may differ.
+    A row's flow is the mean over positions of bottom_c * top_d, [C, D], the larger map averaged down first.
+    Returns a scalar in the maps' units to the fourth. ValueError where one side has more maps.
+    """
+    flows = zip(_flows(student), _flows(teacher), strict=True)
+    return torch.stack([F.mse_loss(ours, theirs) for ours, theirs in flows]).sum()
+
+
+def _flows(maps: Sequence[Tensor]) -> list[Tensor]:
+    return [_flow(*to_smaller(bottom, top)) for bottom, top in pairwise(maps)]
+
+
+def _flow(bottom: Tensor, top: Tensor) -> Tensor:
+    bottom, top = bottom.flatten(2), top.flatten(2)
+    return bottom @ top.mT / bottom.shape[-1]
+
+
+class FSP(Objective):
+    """`fsp_loss` over the stem and all stages: the first stage of a run whose main phase does without it.
+
+    Raises ValueError in `bind` where the channels of the two sides differ.
+    """
+
+    paper = Paper(
+        "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning",
+        2017,
+    )
+    formula = "sum over consecutive maps of mean (G_s - G_t)^2, G_cd = mean over positions of bottom_c top_d"
+    defaults_from = "RepDistiller: the stem and all stages, 30 epochs before the cross-entropy"
+    disagreements = (
+        "The paper pools by the maximum where two maps differ in size, RepDistiller and this file by the mean.",
+        "The paper takes the flow between the first and the last map of one size; RepDistiller and this file "
+        "that between consecutive stages.",
+    )
+    needs = ("taps",)
+    student_taps = teacher_taps = ("stem", "stage*")
+
+    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+        """Check that both sides' channels agree; nothing is learned."""
+        sides = probes.student.tapped(self.student_taps), probes.teacher.tapped(self.teacher_taps)
+        ours, theirs = ([list(tap.shape[1:]) for tap in taps] for taps in sides)
+        if [channels for channels, *_ in ours] != [channels for channels, *_ in theirs]:
+            raise ValueError(
+                f"FSP compares channel with channel: the student's maps are {ours}, the teacher's {theirs}; "
+                "it takes networks of one width, such as resnet20 with resnet56 or wrn_16_2 with wrn_40_2"
+            )
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """`fsp_loss` of the stem and the stages: a scalar in the maps' units to the fourth."""
+        return fsp_loss(student.tapped(self.student_taps), teacher.tapped(self.teacher_taps))

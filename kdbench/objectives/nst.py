@@ -1,0 +1,62 @@
+"""NST, Huang and Wang 2017, arXiv:1707.01219: squared MMD of the unit channel maps, kernel (a . b)^2."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kdbench.core import Batch, Objective, Outputs, Paper
+from kdbench.maps import to_smaller, unit
+
+
+def nst_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """mean k(t, t) + mean k(s, s) - 2 mean k(s, t) over pairs of channels, mean over rows, summed over stages.
+
+    student, teacher: one map per stage, [N, C, H, W] each; channels and sizes may differ, and the larger map
+    is averaged down to the smaller one first. A channel is a unit vector of its positions; k(a, b) = (a . b)^2.
+    Returns a dimensionless scalar. ValueError where one side has more stages.
+    """
+    pairs = [to_smaller(s, t) for s, t in zip(student, teacher, strict=True)]
+    return torch.stack([_discrepancy(s.flatten(2), t.flatten(2)) for s, t in pairs]).sum()
+
+
+def _discrepancy(s: Tensor, t: Tensor) -> Tensor:
+    """Maps [N, C, P]: by whichever Gram matrices are smaller, of positions or of channels."""
+    if s.shape[2] <= max(s.shape[1], t.shape[1]):
+        # With M = mean_c a a^T the mean of (a . b)^2 is <M_s, M_t>, and the three means are ||M_s - M_t||^2.
+        return (_second_moment(s) - _second_moment(t)).square().sum(dim=(1, 2)).mean()
+    ss, tt = s @ s.mT, t @ t.mT
+    a, b = _inverse_norms(ss), _inverse_norms(tt)
+    return _kernel(tt, b, b) + _kernel(ss, a, a) - 2 * _kernel(s @ t.mT, a, b)
+
+
+def _second_moment(channels: Tensor) -> Tensor:
+    directions = unit(channels)
+    return directions.mT @ directions / channels.shape[1]
+
+
+def _inverse_norms(gram: Tensor) -> Tensor:
+    """[N, C, C] -> [N, C, 1]; 1, as `unit` has it, for a channel shorter than 1e-12."""
+    squares = gram.diagonal(dim1=1, dim2=2)[..., None]
+    return squares.masked_fill(squares < 1e-24, 1.0).rsqrt()
+
+
+def _kernel(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return (products * a * b.mT).square().mean()
+
+
+class NST(Objective):
+    """`nst_loss` over all stages as an objective."""
+
+    paper = Paper("Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017, "1707.01219")
+    formula = "sum over stages of mean k(t, t) + mean k(s, s) - 2 mean k(s, t), k(a, b) = (a . b)^2"
+    defaults_from = "RepDistiller: all stages, the polynomial kernel"
+    disagreements = (
+        "The paper tries several kernels; RepDistiller and this file have the polynomial one, (a . b)^2, alone.",
+    )
+    needs = ("taps",)
+    student_taps = teacher_taps = ("stage*",)
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """`nst_loss` of the stages: a dimensionless scalar."""
+        return nst_loss(student.tapped(self.student_taps), teacher.tapped(self.teacher_taps))

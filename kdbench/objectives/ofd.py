@@ -1,0 +1,95 @@
+"""OFD, Heo et al. 2019, arXiv:1904.01866: ||r(F_s) - max(F_t, m)||^2 before the ReLU, where it matters to it."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
+from kdbench.maps import sum_by_depth, to_smaller
+
+SCALE = 1 / 1000
+"""What the authors multiply the sums over whole maps by on CIFAR-100 (on ImageNet by 1/10000)."""
+
+
+def ofd_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], margins: Sequence[Tensor]) -> Tensor:
+    """The sum over stages of 1/1000 * 2^(l - n + 1) * sum((s - t')^2 where s > t' or t' > 0) / N.
+
+    student, teacher: n maps [N, C, H, W] each before their ReLU, the deepest (weight 1) last; the student's
+    are connected, so that shapes agree stage by stage. margins: [C] per stage; t' = max(t, margin).
+    Returns a scalar in squared units of the maps, summed over channels and positions, averaged over rows.
+    ValueError where the lists differ in length.
+    """
+    return SCALE * sum_by_depth([_partial(*stage) for stage in zip(student, teacher, margins, strict=True)])
+
+
+def _partial(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
+    """A student below a target that is not positive costs nothing: the ReLU makes both 0."""
+    target = torch.maximum(teacher, margin[:, None, None])
+    excess = student - target
+    return torch.where(target > 0, excess, F.relu(excess)).square().sum() / len(student)
+
+
+def margins_of(norm: nn.BatchNorm2d) -> Tensor:
+    """E[x | x < 0] of each channel, x normal with the norm's bias as mean and |weight| as deviation.
+
+    Returns [C], at most 0. Where less than a thousandth of x is negative it is -3 |weight|, as in the code of
+    the authors. Computed in float64.
+    """
+    # a channel of weight 0 is its bias; the smallest deviation leads to that limit
+    deviation, mean = norm.weight.detach().double().abs().clamp(min=1e-30), norm.bias.detach().double()
+    negative = torch.special.ndtr(-mean / deviation)
+    density = torch.exp(-((mean / deviation).square()) / 2) / math.sqrt(2 * math.pi)
+    expected = mean - deviation * density / negative.clamp(min=1e-3)
+    return torch.where(negative > 1e-3, expected, -3 * deviation).to(norm.weight.dtype)
+
+
+def _connector(inputs: int, outputs: int) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+
+
+class OFD(Objective):
+    """`ofd_loss` over all stages, with margins from the teacher's BatchNorms.
+
+    Where two maps differ in size the larger is averaged down first, before the connector and the margin.
+    Raises ValueError in `bind` for a teacher whose stages do not come from BatchNorms that it can name.
+    """
+
+    paper = Paper("A Comprehensive Overhaul of Feature Distillation", 2019, "1904.01866")
+    formula = "sum over stages of 1/1000 * 2^(l-n+1) * sum((s - max(t, m))^2 [s > max(t, m) or t > 0]) / N"
+    defaults_from = "the authors' CIFAR-100 code: all stages"
+    disagreements = (
+        "mdistiller leaves the teacher in training mode; the authors' code and this file evaluate it.",
+        "In residual networks the margins are of the last block's branch alone, without its shortcut, here as in "
+        "the authors' code, although the ReLU sees the sum.",
+        "The authors' code has no case of maps of two sizes; this file averages the larger.",
+    )
+    needs = ("taps", "teacher weights")
+    student_taps = teacher_taps = ("stage*.pre",)
+
+    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+        """Make a connector and the margins for each stage."""
+        accessor = getattr(teacher, "stage_norms", None)
+        norms: dict[str, nn.BatchNorm2d] = accessor() if callable(accessor) else {}
+        stages = [tap.removesuffix(".pre") for tap in self.teacher_taps]
+        if missing := [stage for stage in stages if stage not in norms]:
+            raise ValueError(
+                f"OFD takes its margins from the BatchNorms before the teacher's ReLUs; {type(teacher).__name__} "
+                f"names none for {', '.join(missing)}: a resnet, wrn, vgg or ShuffleV1 of kdbench's would fit"
+            )
+        ours = [tap.shape[1] for tap in probes.student.tapped(self.student_taps)]
+        theirs = [tap.shape[1] for tap in probes.teacher.tapped(self.teacher_taps)]
+        self.connectors = nn.ModuleList(map(_connector, ours, theirs))
+        for number, stage in enumerate(stages):
+            self.register_buffer(f"margin{number}", margins_of(norms[stage]))
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """`ofd_loss` of the connected maps: a scalar in squared units of the maps."""
+        taps = zip(student.tapped(self.student_taps), teacher.tapped(self.teacher_taps), strict=True)
+        ours, theirs = zip(*(to_smaller(s, t) for s, t in taps), strict=True)
+        connected = [connect(tap) for connect, tap in zip(self.connectors, ours, strict=True)]
+        return ofd_loss(connected, theirs, [self.get_buffer(f"margin{n}") for n in range(len(theirs))])

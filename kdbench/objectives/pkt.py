@@ -1,0 +1,52 @@
+"""PKT, Passalis and Tefas 2018, arXiv:1803.10837: t log(t / s) of the rows' neighbour probabilities, over N^2."""
+
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from kdbench.core import Batch, Objective, Outputs, Paper
+
+EPSILON = 1e-7
+"""Added to each norm, and to each probability before its logarithm."""
+
+
+def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean over N * N of t * log((t + 1e-7) / (s + 1e-7)), where t and s are neighbour probabilities.
+
+    student, teacher: vectors [N, D]; D may differ. Returns a scalar in nats per pair of rows: the divergence
+    of each row sums over N neighbours and is divided by N once more, so the value falls as 1 / N.
+    """
+    s, t = _neighbours(student), _neighbours(teacher)
+    return (t * ((t + EPSILON).log() - (s + EPSILON).log())).mean()
+
+
+def _neighbours(rows: Tensor) -> Tensor:
+    """(cosine + 1) / 2 of each pair, over the sum of its row (itself included): [N, D] -> [N, N]."""
+    norm: Tensor = vector_norm(rows, dim=1, keepdim=True)
+    # Without the mask a row of zeros would have 1e7 times the gradient of others.
+    directions = rows / (norm + EPSILON).masked_fill(norm == 0, 1.0)
+    # Rounding alone can take the similarity of opposite rows below 0.
+    similarity = ((directions @ directions.mT + 1) / 2).clamp(min=0.0)
+    return similarity / similarity.sum(dim=1, keepdim=True)
+
+
+class PKT(Objective):
+    """`pkt_loss` of the pooled features as an objective."""
+
+    paper = Paper("Learning Deep Representations with Probabilistic Knowledge Transfer", 2018, "1803.10837")
+    formula = "mean over N^2 of t log(t / s), s and t = (cos + 1) / 2 of each pair over the sum of its row"
+    defaults_from = "RepDistiller"
+    disagreements = (
+        "The paper sums the divergences; RepDistiller and this file take the mean over N^2, which the published "
+        "weight of 30000 belongs to: a batch repeated three times is worth a third.",
+        "RepDistiller sets the nan of a row of zeros to 0 afterwards, which leaves nan in its gradient; here "
+        "such a row has cosine 0 with every row, and gradient 0 through its norm.",
+    )
+    needs = ("pooled",)
+    student_taps = teacher_taps = ("pooled",)
+    couples_rows = True
+    depends_on_batch_size = True
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """`pkt_loss` of the pooled features: a scalar in nats per pair of rows."""
+        (ours,), (theirs,) = student.tapped(self.student_taps), teacher.tapped(self.teacher_taps)
+        return pkt_loss(ours, theirs)

@@ -1,0 +1,89 @@
+"""The documentation of the objectives, written from the registry, the recipes and a measured table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdbench.listing import losses, markdown
+from kdbench.objectives import Entry, available
+
+HEAD = """# Objectives and losses
+
+Written by `python scripts/render_objectives.py` from the registry (`kdbench list objectives --json`), from
+conf/loss and from benchmarks/objectives.json; a test fails when it is stale.
+
+Notation: p and q are the softmax of the teacher and of the student (p_T, q_T at temperature T), y the label, N rows,
+C classes; f_s and f_t are feature maps or vectors. KL is summed over classes and averaged over rows.
+"""
+
+FLAGS = {
+    "couples_rows": "couples the rows of a batch (under DDP it sees the rows of all ranks)",
+    "order_dependent": "depends on the order of rows",
+    "depends_on_batch_size": "depends on the batch size, so a published weight holds for its batch size",
+    "owns_predict": "replaces the student's head at test time; its parameters are counted",
+}
+
+
+def page(measured: Mapping[str, Any] | None) -> str:
+    """docs/objectives.md: the recipes, each objective, and how long each takes where that was measured."""
+    recipes = losses()
+    entries = available()
+    parts = [HEAD, "## Losses\n", markdown([_short(row) for row in recipes]) + "\n"]
+    parts += ["Any sum can be said on the command line, and every weight changed by name: see README.\n"]
+    parts += ["## Objectives\n", *(_section(entry, recipes) for entry in entries)]
+    if measured:
+        parts += ["## Time and memory\n", _speed(measured)]
+    return "\n".join(parts)
+
+
+def names() -> str:
+    """All recipes by what they look at, for README."""
+    rows = losses()
+    on_maps = [row["loss"] for row in rows if {"taps", "pooled"} & set(row["needs"].split(", "))]
+    on_logits = [row["loss"] for row in rows if row["loss"] not in on_maps and row["loss"] != "sum"]
+    listed = (("logits", on_logits), ("features and relations, and sums with them", on_maps))
+    return "\n".join(f"* {what}: {', '.join(f'`{loss}`' for loss in those)}" for what, those in listed)
+
+
+def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in ("loss", "objectives", "arXiv", "needs", "recipe")}
+
+
+def _section(entry: Entry, recipes: Sequence[Mapping[str, Any]]) -> str:
+    link = f", [arXiv:{entry.arxiv}](https://arxiv.org/abs/{entry.arxiv})" if entry.arxiv else ""
+    used = [row["loss"] for row in recipes if entry.name in row["objectives"].split(", ")]
+    defaults = ", ".join(f"`{key}={value}`" for key, value in entry.defaults.items()) or "none"
+    lines = [
+        f"### {entry.name}\n",
+        f"{entry.title} ({entry.year}{link})\n",
+        f"    {entry.formula}\n",
+        f"* needs: {', '.join(entry.needs)}",
+        f"* defaults: {defaults}" + (f"; from {entry.defaults_from}" if entry.defaults_from else ""),
+        f"* losses: {', '.join(f'`{name}`' for name in used) or 'none'}",
+        *(f"* {words}" for flag, words in FLAGS.items() if getattr(entry, flag)),
+        *(f"* paper and code: {sentence}" for sentence in entry.disagreements),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _speed(measured: Mapping[str, Any]) -> str:
+    rows = [
+        {
+            "objective": row["objective"],
+            **{
+                f"{what}, C = {classes}": f"{row[f'{key}_{classes}']:.1f}"
+                for classes in measured["classes"]
+                for what, key in (("ms", "ms"), ("% of a step", "share"), ("MiB", "mib"))
+            },
+        }
+        for row in measured["rows"]
+    ]
+    return f"{measured['about']}\n\n{markdown(rows)}\n"
+
+
+def load_measured(file: Path) -> dict[str, Any] | None:
+    """benchmarks/objectives.json, or None where it was not made yet."""
+    return json.loads(file.read_text()) if file.is_file() else None
