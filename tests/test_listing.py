@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from kdbench.config import CONF_DIR
-from kdbench.listing import groups, losses, main, markdown, models
+from kdbench.listing import groups, losses, main, models, objectives
 from kdbench.models import available
+from kdbench.report.zoo import load_measured, names, page
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,10 +20,20 @@ def test_every_loss_is_listed_with_its_paper_and_needs():
     assert all(row["recipe"] for row in rows.values())
 
 
-def test_the_table_in_readme_is_fresh():
+def test_the_pages_that_list_losses_are_fresh():
+    """Written by scripts/render_objectives.py (make docs)."""
     readme = (ROOT / "README.md").read_text()
-    shown = readme.split("<!-- kdbench list losses --markdown -->\n")[1].split("\n<!-- end -->")[0]
-    assert shown == markdown(losses()), "README is stale: kdbench list losses --markdown"
+    assert readme.split("<!-- python scripts/render_objectives.py -->\n")[1].split("\n<!-- end -->")[0] == names()
+    measured = load_measured(ROOT / "benchmarks" / "objectives.json")
+    assert (ROOT / "docs" / "objectives.md").read_text() == page(measured)
+
+
+def test_every_loss_and_objective_is_in_the_documentation():
+    text = (ROOT / "docs" / "objectives.md").read_text()
+    for entry in objectives():
+        assert f"### {entry['name']}\n" in text
+        assert entry["formula"] in text
+    assert all(f"| {row['loss']} |" in text for row in losses())
 
 
 def test_models_are_listed_with_their_size():
@@ -30,7 +41,7 @@ def test_models_are_listed_with_their_size():
     assert len(models()) == len(available())
 
 
-@pytest.mark.parametrize("what", ["losses", "datasets", "teachers", "tables"])
+@pytest.mark.parametrize("what", ["losses", "objectives", "datasets", "teachers", "tables"])
 def test_every_list_is_json_too(what, capsys):
     assert main([what, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

@@ -18,6 +18,7 @@ KEYS = {
     "ablskd": {"alpha", "beta"},
     "kd_lskd": {"temperature", "weight"},
     "dkd_lskd": {"temperature", "weight", "beta"},
+    "mlkd_lskd": {"weight", "strong_ce"},
     "reviewkd": {"weight"},
     "catkd": {"weight", "resolution"},
 }
@@ -45,6 +46,11 @@ def test_every_pair_has_every_value(method):
         assert teacher != student
         assert set(values) == KEYS[method]
         assert all(value > 0 or (value == 0 and key in MAY_BE_0) for key, value in values.items())
+
+
+def test_mlkds_two_cross_entropies_have_one_weight():
+    for values in load("pairs", "mlkd_lskd")["values"].values():
+        assert values["weight"] * values["strong_ce"] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("method", ["ttm", "wttm", "abkd", "abttm", "ablskd"])
