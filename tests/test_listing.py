@@ -23,7 +23,10 @@ def test_every_loss_is_listed_with_its_paper_and_needs():
 def test_the_pages_that_list_losses_are_fresh():
     """Written by scripts/render_objectives.py (make docs)."""
     readme = (ROOT / "README.md").read_text()
-    assert readme.split("<!-- python scripts/render_objectives.py -->\n")[1].split("\n<!-- end -->")[0] == names()
+    assert (
+        readme.split("<!-- python scripts/render_objectives.py -->\n")[1].split("\n<!-- end -->")[0]
+        == names()
+    )
     measured = load_measured(ROOT / "benchmarks" / "objectives.json")
     assert (ROOT / "docs" / "objectives.md").read_text() == page(measured)
 

@@ -39,6 +39,13 @@ def test_mean_std_and_n_over_finished_seeds():
     assert "Made by `kdbench table demo` on p, 2 CPUs" in page
 
 
+def test_a_loss_that_answers_with_more_than_the_student_is_said():
+    records = [record("kd", 20), {**record("simkd", 30), "parameters": {"student": 1000, "at_test": 1500}}]
+    page = markdown(load_table("demo", []), records, "kdbench table demo")
+    assert "simkd answers with 1,500 parameters, the student has 1,000." in page
+    assert "kd answers" not in page.replace("simkd answers", "")
+
+
 @pytest.mark.parametrize(
     "page", sorted(EXPERIMENTS_DIR.glob("*/README.md")), ids=lambda page: page.parent.name
 )

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from kdbench.config import register
 from kdbench.core import Batch, Probes
-from kdbench.models import answer, create_model, save_weights, tap_names
+from kdbench.models import answer, create_model, load_weights, save_weights, tap_names
 from kdbench.plan import first_stage, plan, recipe_hash
 from kdbench.results import RunFolder, records
 from kdbench.run import run
@@ -161,6 +161,8 @@ def test_simkd_answers_with_its_own_head_and_says_what_that_costs(tmp_path, teac
         logits = loss.eval().predict(answers[0])
     top1 = 100 * (logits.argmax(1) == images.target).float().mean().item()
     assert record["results"]["last"]["top1"] == pytest.approx(top1, abs=1e-3)
+    with pytest.raises(ValueError, match="answers with the head of SimKD"):
+        load_weights(model, folder / "student.safetensors")
 
 
 def test_mlkd_shows_both_sides_a_strong_view(tmp_path, teacher, monkeypatch):

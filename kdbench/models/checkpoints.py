@@ -47,6 +47,11 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}")
     state, metadata = _read(path)
+    if predictor := metadata.get("predictor"):
+        raise ValueError(
+            f"{path} is a student that answers with the head of {predictor} (predictor.safetensors beside it), "
+            f"not with its own classifier, which was never trained; its accuracy is in record.json"
+        )
     problem = _mismatch(model, _shapes(state))
     if problem:
         raise ValueError(f"{path} does not fit {_name(model)}: {problem}")

@@ -80,7 +80,22 @@ def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
     lines = [f"# {table.title}", "", table.caption.strip(), "", *_teachers(records), ""]
     lines += [f"| {' | '.join(HEADINGS)} |", "|---|---|" + "--:|" * (len(HEADINGS) - 2)]
     lines += [f"| {' | '.join(row.cells())} |" for row in summarise(records)]
-    return "\n".join([*lines, "", _footer(records, command), "", "![chart](table.png)", ""])
+    return "\n".join(
+        [*lines, "", *_larger(records), _footer(records, command), "", "![chart](table.png)", ""]
+    )
+
+
+def _larger(records: list[dict[str, Any]]) -> list[str]:
+    """Which losses answer with more than the student at test time, and by how much."""
+    counted = [
+        (record["names"]["loss"], record["parameters"]) for record in records if "parameters" in record
+    ]
+    said = {
+        f"{loss} answers with {counts['at_test']:,} parameters, the student has {counts['student']:,}."
+        for loss, counts in counted
+        if counts["at_test"] > counts["student"]
+    }
+    return [*sorted(said), ""] if said else []
 
 
 def _teachers(records: list[dict[str, Any]]) -> list[str]:
