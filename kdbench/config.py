@@ -19,6 +19,8 @@ from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kdbench.launchers import LAUNCHER, CohortLauncher
+
 PACKAGE = Path(__file__).parent
 _CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file() and (PACKAGE.parent / "conf").is_dir()
 CONF_DIR = PACKAGE.parent / "conf" if _CHECKOUT else PACKAGE / "_conf"
@@ -116,6 +118,8 @@ def register() -> None:
         with suppress(ValueError):
             store.store(group="experiment", name=file.stem, node=load_yaml(file), package="_global_")
     Plugins.instance().register(_OutsideConf)
+    Plugins.instance().register(CohortLauncher)
+    store.store(group="hydra/launcher", name="cohort", node=LAUNCHER)
     OmegaConf.register_new_resolver("by_network", _by_network, replace=True)
     OmegaConf.register_new_resolver("published_pair", _published_pair, replace=True)
     OmegaConf.register_new_resolver("published", _published, replace=True)

@@ -51,7 +51,8 @@ def wandb_logger(
         "config": run_config,
         "save_dir": str(folder),
     }
-    arguments["settings"] = wandb.Settings(silent=True, init_timeout=3, console="off")
+    # the students of a cohort each have a run, all open at once
+    arguments["settings"] = wandb.Settings(silent=True, init_timeout=3, console="off", reinit="create_new")
     try:
         logger = WandbLogger(**arguments, offline=offline)
         _ = logger.experiment  # connects now, not in the middle of the first epoch

@@ -1,30 +1,29 @@
-"""One run: build -> fit -> record."""
+"""Runs: build -> fit -> record. A single run is a cohort of one."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from contextlib import suppress
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from omegaconf import OmegaConf
 
+from kdbench.cohort import cohorts, identity
 from kdbench.config import build
 from kdbench.core import RunError
 from kdbench.files import write_atomically
-from kdbench.loggers import close
+from kdbench.fit import fit
+from kdbench.member import Member
 from kdbench.metrics import evaluate
 from kdbench.models import check_name, create_model, load_weights
 from kdbench.plan import Plan, first_stage, recipe_hash
-from kdbench.progress import ProgressLine, StopOnSignal
-from kdbench.results import PROVENANCE, SCHEMA, RunFolder, digest, file_hash, provenance
+from kdbench.results import RunFolder, digest
 from kdbench.seeding import drawn_from
-from kdbench.student import Interrupted, Student, StudentModule
+from kdbench.student import Student
 from kdbench.teacher import LiveTeacher
-from kdbench.teacher.module import TeacherModule
+from kdbench.teacher.module import store
 from kdbench.teacher.store import check_free, locate
 
 _THREADS = torch.get_num_threads()
@@ -38,56 +37,82 @@ def _exact_float32() -> None:
 
 
 def run(planned: Plan) -> dict[str, Any]:
-    """Train, and return the record of the run; finished runs are left alone.
+    """Train one student alone, and return the record of the run; a finished run is left alone."""
+    (member,) = run_cohort([planned])
+    if member.error is not None:
+        raise member.error
+    return member.record
 
-    A loss with a first stage has that run before, or finds it finished by an earlier run.
+
+def run_cohort(plans: Sequence[Plan]) -> list[Member]:
+    """Train what `plans` (of one cohort) say on the same batches, with one teacher call for each; finished runs
+    are left alone.
+
+    Losses with a first stage have that run before, or find it finished by an earlier run. A member that fails
+    alone has an `error`; what ends all of them is raised, once their records say so.
     """
-    first = _run(first_stage(planned), None)[1] if planned.loss.stage else None
-    return _run(planned, first)[0]
-
-
-def _run(planned: Plan, first: RunFolder | None) -> tuple[dict[str, Any], RunFolder]:
-    cfg, data = planned.cfg, planned.data
-    torch.set_num_threads(cfg.threads or _THREADS)
+    data = plans[0].data
+    plans = [replace(planned, data=data) for planned in plans]
+    stages = _first_stages(plans)
+    torch.set_num_threads(plans[0].cfg.threads or _THREADS)
     _exact_float32()
-    file = teacher_file(planned)
+    file = teacher_file(plans[0])
     data.setup("fit")
-    teacher = _teacher(planned, file)
-    hashes = {"recipe": recipe_hash(planned), "data": data.fingerprint}
+    teacher = _teacher(plans[0], file)
+    members = [_member(planned, teacher) for planned in plans]
+    try:
+        # in one order everywhere: processes that wait for each other's first stages never wait in a circle
+        for member in sorted(members, key=lambda member: member.folder.path):
+            with member.by_itself():
+                _prepare(member, teacher, stages)
+        if working := [member for member in members if member.student is not None and member.error is None]:
+            _train(working, teacher)
+    finally:
+        for member in members:
+            member.folder.close()
+    return members
+
+
+def _first_stages(plans: Sequence[Plan]) -> dict[tuple[str, str], Member]:
+    """The first stages that the plans need, each made once, side by side where they can be."""
+    stages = [first_stage(planned) for planned in plans if planned.loss.stage]
+    different = {identity(stage): stage for stage in stages}
+    made = [member for group in cohorts(list(different.values())) for member in run_cohort(group)]
+    return {identity(member.planned): member for member in made}
+
+
+def _member(planned: Plan, teacher: LiveTeacher | None) -> Member:
+    hashes = {"recipe": recipe_hash(planned), "data": planned.data.fingerprint}
     if teacher is not None and planned.needs_teacher:
         hashes["teacher"] = teacher.hash
-    if planned.trains_teacher and not cfg.overwrite:
-        check_free(data.label_space, planned.network["name"], hashes)
-    folder = RunFolder(Path(cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
+    folder = RunFolder(Path(planned.cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
+    return Member(planned, folder, hashes)
+
+
+def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str, str], Member]) -> None:
+    """Lock the folder, and build the student as it is at the start or where an unfinished run stands."""
+    planned, folder = member.planned, member.folder
+    first = stages[identity(first_stage(planned))] if planned.loss.stage else None
+    if first is not None and first.error is not None:
+        raise first.error
+    if planned.trains_teacher and not planned.cfg.overwrite:
+        check_free(planned.data.label_space, planned.network["name"], member.hashes)
     folder.open(wait=planned.is_stage)
-    try:
-        return _run_in(folder, planned, teacher, hashes, first), folder
-    finally:
-        folder.close()
-
-
-def _run_in(
-    folder: RunFolder,
-    planned: Plan,
-    teacher: LiveTeacher | None,
-    hashes: dict[str, str],
-    first: RunFolder | None,
-) -> dict[str, Any]:
     student = _student(planned, teacher, folder)
     if first is not None:
-        student.start_from(first)
-    module = _module(planned, student, teacher)
+        student.start_from(first.folder)
     earlier = folder.record()
     if earlier and earlier["state"] == "done" and not planned.cfg.overwrite:
         print(f"already finished: {folder.path} {_in_short(planned, earlier)}")
-        if isinstance(module, TeacherModule):
+        if planned.trains_teacher:
             load_weights(student.model, folder.path / "student.safetensors")
-            module.store(earlier)
-        return earlier
-    resumed = _begin(planned, folder, student)
-    record = _record(planned, hashes, teacher, earlier if resumed else None)
-    folder.write_record(record)
-    return _finish(planned, folder, record, module, teacher)
+            store(student, earlier)
+        member.record = earlier
+        return
+    _begin(member, student)
+    if member.resumed_threads:
+        member.earlier = earlier
+    member.student = student
 
 
 def _in_short(planned: Plan, record: dict[str, Any]) -> str:
@@ -128,15 +153,14 @@ def _student(planned: Plan, teacher: LiveTeacher | None, folder: RunFolder) -> S
         "label_space": data.label_space,
         "classes": list(data.classes),
     }
-    name = node["name"] if planned.trains_teacher else (planned.names["loss"] or "student")
-    student = Student(name, model, planned.loss, folder, about)
+    student = Student(model, planned.loss, planned.schedule, folder, about)
     student.bind(teacher, data.probe(), data.facts, planned.cfg.seed)
     return student
 
 
-def _begin(planned: Plan, folder: RunFolder, student: Student) -> bool:
-    """Start afresh, or where an unfinished run stands; whether it is the latter."""
-    cfg = planned.cfg
+def _begin(member: Member, student: Student) -> None:
+    """Start afresh, or where an unfinished run stands."""
+    planned, folder, cfg = member.planned, member.folder, member.planned.cfg
     exists = (folder.path / "state.pt").is_file()
     if cfg.overwrite or not exists:
         folder.clear()
@@ -153,123 +177,57 @@ def _begin(planned: Plan, folder: RunFolder, student: Student) -> bool:
     state = folder.load_state()
     write_atomically(folder.path / "config.yaml", OmegaConf.to_yaml(cfg).encode())
     if state is None:
-        return False
-    if cfg.threads is None:
-        torch.set_num_threads(state["threads"])
-    elif cfg.threads != state["threads"]:
-        print(
-            f"resuming with {cfg.threads} thread(s) what ran with {state['threads']}: not the same to the bit"
-        )
+        return
+    member.resumed_threads = state["threads"]
     student.restore(state)
     print(f"resuming {folder.path} at epoch {student.progress.epoch}, step {student.progress.step}")
-    return True
 
 
-def _record(
-    planned: Plan, hashes: dict[str, str], teacher: LiveTeacher | None, earlier: dict[str, Any] | None
-) -> dict[str, Any]:
-    config = planned.config
-    record: dict[str, Any] = {"schema": SCHEMA, "state": "running", "reason": None}
-    record["is_stage"] = planned.is_stage
-    record |= {
-        "names": planned.names,
-        "seed": planned.cfg.seed,
-        "table": planned.cfg.table_name,
-        "tags": config["tags"],
-    }
-    record |= {"hashes": hashes, "config": config, **provenance()}
-    if earlier:  # what resumed runs did before: other code or another machine may have had a part
-        record["sessions"] = [*earlier.get("sessions", []), {key: earlier[key] for key in PROVENANCE}]
-    if teacher is not None:
-        record["teacher"] = {
-            "name": teacher.name,
-            "file": teacher.source.name,
-            "file_hash": file_hash(teacher.source),
-            "hash": teacher.hash,
-        }
-    return record
+def _restore_threads(members: Sequence[Member]) -> None:
+    """Go on with the threads that the unfinished runs had, unless told otherwise, and say where they differ."""
+    before = [member.resumed_threads for member in members if member.resumed_threads]
+    if before and members[0].planned.cfg.threads is None:
+        torch.set_num_threads(before[0])
+    now = torch.get_num_threads()
+    for threads in set(before) - {now}:
+        print(f"resuming with {now} thread(s) what ran with {threads}: not the same to the bit")
 
 
-def _finish(
-    planned: Plan,
-    folder: RunFolder,
-    record: dict[str, Any],
-    module: StudentModule,
-    teacher: LiveTeacher | None,
-) -> dict[str, Any]:
-    """Fit, and bring the record to its end, whatever that is."""
-    (student,) = module.runs.values()
+def _train(members: Sequence[Member], teacher: LiveTeacher | None) -> None:
+    """Fit, and bring every record to its end, whatever that is."""
+    _restore_threads(members)
+    cohort = [member.name for member in members]
     try:
-        _fit(planned, module, folder)
-        if student.progress.epoch <= planned.cfg.trainer.max_epochs:
-            raise RunError(
-                f"training ended at epoch {student.progress.epoch} of {planned.cfg.trainer.max_epochs}"
-            )
-        student.save_weights()
-        record["parameters"] = student.parameter_counts
-        record |= {"state": "done", "results": student.results(), "seconds": student.progress.seconds}
-        if teacher is not None:
-            record["teacher"] |= module.teacher_scores or evaluate(
-                teacher.model, planned.data, "test", teacher.bf16
-            )
-        record["images_per_second"] = student.progress.images / max(student.progress.seconds, 1e-9)
-        if isinstance(module, TeacherModule):
-            print(f"stored {module.store(record)}")
+        for member in members:
+            member.begin(teacher, cohort)
+        scores = fit(members, teacher)
+        left = [member for member in members if member.error is None]
+        if left and teacher is not None and not scores:
+            scores = evaluate(teacher.model, left[0].planned.data, "test", teacher.bf16)
+        for member in left:
+            with member.by_itself():
+                _finish(member, scores)
     except BaseException as error:
-        state = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit)) else "failed"
-        record |= {"state": state, "reason": str(error) or type(error).__name__}
-        with suppress(RunError):  # a full disk has been said already
-            folder.write_record(record)
+        for member in members:
+            if member.record.get("state") == "running":
+                member.end(error)
         raise
-    folder.write_record(record)
-    return record
 
 
-def _module(planned: Plan, student: Student, teacher: LiveTeacher | None) -> StudentModule:
-    cfg = planned.cfg
-    settings = {
-        "bf16": cfg.precision == "bf16",
-        "evaluate_every": cfg.evaluate_every,
-        "save_every": cfg.save_every,
-    }
-    if planned.trains_teacher:
-        return TeacherModule(student, planned.data, planned.schedule, cfg.seed, **settings)
-    return StudentModule(
-        {student.name: student}, teacher, planned.data, planned.schedule, cfg.seed, **settings
-    )
-
-
-def _fit(planned: Plan, module: StudentModule, folder: RunFolder) -> None:
-    cfg, data = planned.cfg, planned.data
-    data.position, data.steps_per_chunk = module.position, cfg.log_every
-    epochs = cfg.trainer.max_epochs
-    left = epochs - module.position[0] + 1
-    if left <= 0:
-        return
-    pair = f"{planned.names['teacher']} -> {planned.names.get('student', 'itself')}"
-    logger = build(
-        cfg.logger,
-        folder=folder.path,
-        name=folder.path.name,
-        default_group=f"{cfg.table_name}: {pair}" if cfg.table_name else pair,
-        tags=[*cfg.tags, *filter(None, planned.names.values()), f"seed {cfg.seed}"],
-        run_config=planned.config,
-    )
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its notes on devices and products
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        trainer: lightning.Trainer = build(
-            cfg.trainer,
-            max_epochs=left,
-            logger=logger or False,
-            callbacks=[StopOnSignal(), *([ProgressLine(planned.title, epochs)] if cfg.progress else [])],
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,
-        )
-        try:
-            trainer.fit(module, datamodule=data)
-        finally:
-            close(logger)
+def _finish(member: Member, teacher_scores: dict[str, float]) -> None:
+    """Write what was trained, and the results."""
+    student, record = member.student, member.record
+    assert student is not None
+    epochs, epoch = member.planned.cfg.trainer.max_epochs, student.progress.epoch
+    if epoch <= epochs:
+        raise RunError(f"training ended at epoch {epoch} of {epochs}")
+    student.save_weights()
+    seconds = student.progress.seconds
+    record |= {"parameters": student.parameter_counts, "results": student.results(), "seconds": seconds}
+    record["images_per_second"] = student.progress.images / max(seconds, 1e-9)
+    if "teacher" in record:
+        record["teacher"] |= teacher_scores
+    if member.planned.trains_teacher:
+        print(f"stored {store(student, record)}")
+    member.folder.write_record({**record, "state": "done"})
+    record["state"] = "done"

@@ -4,59 +4,90 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from kdbench.config import CONF_DIR, register
+from kdbench.launchers import Job, current_job
 from kdbench.strict import checked, command_line_jobs, compose_checked
+
+if TYPE_CHECKING:
+    from kdbench.plan import Plan
 
 # torch and Lightning are imported where they are used: most mistakes are said before they are loaded
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
 
-def job(root: str, cfg: DictConfig, outcomes: list[int]) -> None:
-    """One Hydra job: a run whose expected failures are one message each, so that a sweep goes on."""
+def work(root: str, jobs: Sequence[Job], outcomes: list[int]) -> None:
+    """Run jobs, those of a cohort side by side. Expected failures are one message each, and the rest goes on."""
+    from kdbench.cohort import cohorts
     from kdbench.core import RunError
     from kdbench.plan import plan
-    from kdbench.run import run
+
+    plans = []
+    for job in jobs:
+        try:
+            plans.append(plan(checked(root, job.cfg), job.choices))
+        except (RunError, ValueError) as error:
+            _say_failure(error, outcomes)
+    for group in cohorts(plans):
+        _run_group(group, outcomes)
+
+
+def _run_group(group: Sequence[Plan], outcomes: list[int]) -> None:
+    from kdbench.core import RunError
+    from kdbench.run import run_cohort
     from kdbench.student import Interrupted
 
-    choices = dict(HydraConfig.get().runtime.choices)
     try:
-        record = run(plan(checked(root, cfg), choices))
-        outcomes.append(0)
-        _say_result(record)
+        members = run_cohort(group)
     except Interrupted as error:
         print(f"kdbench: {error}; the same command with resume=true continues", file=sys.stderr)
         raise KeyboardInterrupt from None  # which ends a sweep, too
     except (RunError, ValueError) as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
-            raise
-        outcomes.append(FAILED)
-        print(f"kdbench: {error}", file=sys.stderr)
+        _say_failure(error, outcomes)
+        return
+    for member in members:
+        name = f"{member.name}: " if len(members) > 1 else ""
+        if member.error is not None:
+            _say_failure(member.error, outcomes, name)
+        else:
+            outcomes.append(0)
+            _say_result(member.record, name)
 
 
-def _say_result(record: dict[str, Any]) -> None:
+def _say_failure(error: Exception, outcomes: list[int], name: str = "") -> None:
+    if os.environ.get("HYDRA_FULL_ERROR"):
+        raise error
+    outcomes.append(FAILED)
+    print(f"kdbench: {name}{error}", file=sys.stderr)
+
+
+def _say_result(record: dict[str, Any], name: str) -> None:
     last, best = record["results"]["last"], record["results"]["best_on_test"]
     agreement = f", agrees with the teacher on {last['agreement']:.2f} %" if "agreement" in last else ""
     print(
-        f"test top-1 {last['top1']:.2f} % (top-5 {last['top5']:.2f} %) at the last epoch {last['epoch']}{agreement}; "
-        f"best_on_test {best['top1']:.2f} % at epoch {best['epoch']}; {record['seconds']:.0f} s"
+        f"{name}test top-1 {last['top1']:.2f} % (top-5 {last['top5']:.2f} %) at the last epoch {last['epoch']}"
+        f"{agreement}; best_on_test {best['top1']:.2f} % at epoch {best['epoch']}; {record['seconds']:.0f} s"
     )
 
 
 def main(root: str = "train") -> None:
     """Check the whole command line before any work, then hand it to Hydra."""
     outcomes: list[int] = []
+
+    def task(given: DictConfig | list[Job]) -> None:
+        # Hydra's launchers give one configuration at a time, ours gives all jobs at once
+        work(root, given if isinstance(given, list) else [current_job(given)], outcomes)
+
     try:
         register()
         _check(root)
-        task = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=root)
-        task(lambda cfg: job(root, cfg, outcomes))()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=root)(task)()
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         sys.exit(USAGE)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import math
+import statistics
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from lightning import LightningModule
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from kdbench.core import Batch, Outputs, RunError
 from kdbench.data.module import Chunk, EvalChunk, ImageData
 from kdbench.metrics import Scores
-from kdbench.schedule import Schedule
 from kdbench.seeding import derive
+from kdbench.student.clock import Clock
 from kdbench.student.student import Student
 from kdbench.teacher.live import LiveTeacher
 
@@ -30,46 +30,54 @@ class StudentModule(LightningModule):
 
     Lightning's `training_step` is a chunk of consecutive optimiser steps (manual optimisation), so that its
     own cost is paid once per chunk. The position is ours (`Progress`): Lightning counts optimiser calls.
+
+    Students may stand at different positions, as after a kill between two checkpoints: the batches begin where the
+    one furthest behind stands, and those ahead wait until the batches have come to them. One that fails (a RunError
+    or a ValueError of its own) drops out, and `on_failure` is told; when the last one fails, its error is raised.
     """
 
     def __init__(
         self,
-        students: Mapping[str, Student],
+        students: Sequence[Student],
         teacher: LiveTeacher | None,
         data: ImageData,
-        schedule: Schedule,
         seed: int,
         bf16: bool = False,
         evaluate_every: int = 1,
         save_every: float = 300.0,
+        on_failure: Callable[[Student, Exception], None] = lambda *_: None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.students = nn.ModuleList(students.values())
+        self.students = nn.ModuleList(students)
         self.teacher = teacher
-        self.data, self.schedule, self.seed, self.bf16 = data, schedule, seed, bf16
+        self.data, self.seed, self.bf16 = data, seed, bf16
         self.evaluate_every, self.save_every = evaluate_every, save_every
         self.stop_requested = False
-        self.scores = nn.ModuleList(Scores(data.num_classes) for _ in students for _ in data.eval_splits)
-        places = itertools.product(students, data.eval_splits)
+        self.position = min(student.progress.position for student in students)
+        """(epoch, step) of the next batch."""
+        self._on_failure = on_failure
+        self._failed: set[Student] = set()
+        places = list(itertools.product(students, data.eval_splits))
+        self.scores = nn.ModuleList(Scores(data.num_classes) for _ in places)
         self._place = {key: number for number, key in enumerate(places)}
         self._teacher_logits: dict[tuple[str, int], Tensor] = {}
         self._saved_at = time.monotonic()
         self.live: dict[str, float] = {}
-        """What a progress bar may show."""
+        """What a progress bar may show: means over the students."""
         self.teacher_scores: dict[str, float] = {}
         """The teacher's accuracy on the test split, once training has ended."""
 
     @property
-    def runs(self) -> dict[str, Student]:
-        """The students by name, typed."""
-        return {module.name: module for module in self.students if isinstance(module, Student)}
+    def runs(self) -> list[Student]:
+        """All students, typed."""
+        return [module for module in self.students if isinstance(module, Student)]
 
     @property
-    def position(self) -> tuple[int, int]:
-        """(epoch, step) of the next optimiser step."""
-        progress = next(iter(self.runs.values())).progress
-        return progress.epoch, progress.step
+    def _in_epoch(self) -> list[Student]:
+        """The students that have not failed and do not wait for a later epoch."""
+        epoch, _ = self.position
+        return [one for one in self.runs if one not in self._failed and one.progress.epoch == epoch]
 
     # ---- Lightning's hooks, in the order in which they come
 
@@ -79,11 +87,11 @@ class StudentModule(LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimiser per student."""
-        return [self.schedule.optimizer(student) for student in self.runs.values()]
+        return [student.schedule.optimizer(student) for student in self.runs]
 
     def on_train_start(self) -> None:
         """Give the optimisers what a resumed run had."""
-        for student, optimizer in zip(self.runs.values(), self._optimizers(), strict=True):
+        for student, optimizer in self._optimizers().items():
             student.restore_optimizer(optimizer)
 
     def on_train_epoch_start(self) -> None:
@@ -94,15 +102,14 @@ class StudentModule(LightningModule):
 
     def training_step(self, chunk: Chunk, _: int) -> None:
         """Run the optimiser steps of a chunk; stop between two of them when asked to."""
-        started = time.perf_counter()
-        parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in self.runs}
+        started, clock = time.perf_counter(), Clock(self.device)
+        parts: dict[Student, list[dict[str, Tensor]]] = {student: [] for student in self._in_epoch}
         step = chunk.start
         while step < chunk.stop and not self.stop_requested:
-            self._optimise(chunk.epoch, step, parts)
+            self._optimise(chunk.epoch, step, parts, clock)
             step += 1
-        steps = range(chunk.start, step)
-        for name, student in self.runs.items():
-            self._account(student, chunk.epoch, steps, parts[name], started)
+        self._account(step, parts, clock, started)
+        self.position = chunk.epoch, step
         if step == self.data.steps_per_epoch:
             return  # the end of the epoch evaluates and saves
         if self.stop_requested:
@@ -112,30 +119,37 @@ class StudentModule(LightningModule):
 
     def validation_step(self, chunk: EvalChunk, _: int, dataloader_idx: int = 0) -> None:
         """Score every student on a chunk of a split."""
+        if not self._in_epoch:
+            return
         batch = self.data.eval_batch(chunk.split, chunk.start, chunk.stop)
         teacher = self._remembered_teacher(chunk, batch)
-        for name, student in self.runs.items():
+        for student in self._in_epoch:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 answer = student.answer(batch)
             if student.loss.needs_student:
-                self._scores(name, chunk.split).update(student.loss.predict(answer), batch.target, teacher)
+                self._scores(student, chunk.split).update(student.loss.predict(answer), batch.target, teacher)
 
     def on_validation_epoch_end(self) -> None:
         """Close the scores of this epoch."""
-        for name, student in self.runs.items():
+        top1 = []
+        for student in self._in_epoch:
             if not student.loss.needs_student:
                 continue
-            scored = {split: self._scores(name, split).compute() for split in self.data.eval_splits}
+            scored = {split: self._scores(student, split).compute() for split in self.data.eval_splits}
             row = {
                 f"{split}/{key}": value for split, scores in scored.items() for key, value in scores.items()
             }
             student.progress.curve.append({"epoch": student.progress.epoch, **row})
-            self.live["top1"] = row["test/top1"]
+            top1.append(row["test/top1"])
+        if top1:
+            self.live["top1"] = statistics.fmean(top1)
 
     def on_train_epoch_end(self) -> None:
         """Close the epoch: its row in the curve, the best weights so far, the checkpoint."""
-        for student in self.runs.values():
-            self._close_epoch(student)
+        for student in self._in_epoch:
+            with self._by_itself(student):
+                student.close_epoch(self.data.steps_per_epoch)
+        self.position = self.position[0] + 1, 0
         self.data.position = self.position
         if self.stop_requested:
             self._interrupt()
@@ -149,38 +163,61 @@ class StudentModule(LightningModule):
 
     # ---- the work
 
-    def _scores(self, name: str, split: str) -> Scores:
-        scores = self.scores[self._place[name, split]]
+    def _scores(self, student: Student, split: str) -> Scores:
+        scores = self.scores[self._place[student, split]]
         assert isinstance(scores, Scores)
         return scores
 
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
+    def _optimizers(self) -> dict[Student, torch.optim.Optimizer]:
         found = self.optimizers(use_pl_optimizer=False)
-        return found if isinstance(found, list) else [found]
+        return dict(zip(self.runs, found if isinstance(found, list) else [found], strict=True))
 
-    def _optimise(self, epoch: int, step: int, parts: dict[str, list[dict[str, Tensor]]]) -> None:
-        """One optimiser step of every student on the batch of this position."""
-        views = dict.fromkeys(view for student in self.runs.values() for view in student.loss.views)
+    @contextmanager
+    def _by_itself(self, student: Student) -> Iterator[None]:
+        """What fails within ends this student alone, as long as there is another."""
+        try:
+            yield
+        except (RunError, ValueError) as error:
+            self._failed.add(student)
+            self._on_failure(student, error)
+            if len(self._failed) == len(self.students):
+                raise
+
+    def _optimise(
+        self, epoch: int, step: int, parts: dict[Student, list[dict[str, Tensor]]], clock: Clock
+    ) -> None:
+        """One optimiser step, on the batch of this position, of every student that has come to it."""
+        students = [one for one in self._in_epoch if one.progress.step <= step]
+        if not students:
+            return
+        views = dict.fromkeys(view for student in students for view in student.loss.views)
         batch = self.data.train_batch(epoch, step, tuple(views))
-        teacher = self._teacher_answer(batch)
-        lr = self.schedule.lr_at(epoch, step, self.data.steps_per_epoch)
-        for (name, student), optimizer in zip(self.runs.items(), self._optimizers(), strict=True):
-            # dropout and its like: the same draw whoever trains alongside, and after a resume
-            torch.manual_seed(derive(self.seed, "step", epoch, step))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                answer = student.answer(batch)
-            total, values = student.loss(answer, teacher, batch)
-            optimizer.zero_grad(set_to_none=True)
-            self.manual_backward(total)
-            if self.schedule.clip is not None:
-                nn.utils.clip_grad_norm_(student.parameters(), self.schedule.clip)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-            parts[name].append({"total": total.detach(), **values})
+        teacher = self._teacher_answer(batch, students)
+        optimizers = self._optimizers()
+        for student in students:
+            with self._by_itself(student), clock.lap(student):
+                parts[student].append(self._step(student, optimizers[student], batch, teacher))
 
-    def _teacher_answer(self, batch: Batch) -> Outputs | None:
-        losses = [student.loss for student in self.runs.values() if student.loss.needs_teacher]
+    def _step(
+        self, student: Student, optimizer: torch.optim.Optimizer, batch: Batch, teacher: Outputs | None
+    ) -> dict[str, Tensor]:
+        """One optimiser step of one student: the values of its loss."""
+        # dropout and its like: the same draw whoever trains alongside, and after a resume
+        torch.manual_seed(derive(self.seed, "step", batch.epoch, batch.step))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            answer = student.answer(batch)
+        total, values = student.loss(answer, teacher, batch)
+        optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(total)
+        if student.schedule.clip is not None:
+            nn.utils.clip_grad_norm_(student.parameters(), student.schedule.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = student.schedule.lr_at(batch.epoch, batch.step, self.data.steps_per_epoch)
+        optimizer.step()
+        return {"total": total.detach(), **values}
+
+    def _teacher_answer(self, batch: Batch, students: Sequence[Student]) -> Outputs | None:
+        losses = [student.loss for student in students if student.loss.needs_teacher]
         if not losses or self.teacher is None:
             return None
         taps = tuple(dict.fromkeys(tap for loss in losses for tap in loss.teacher_taps))
@@ -188,39 +225,29 @@ class StudentModule(LightningModule):
         return answer
 
     def _account(
-        self, student: Student, epoch: int, steps: range, parts: list[dict[str, Tensor]], started: float
+        self, stop: int, parts: dict[Student, list[dict[str, Tensor]]], clock: Clock, started: float
     ) -> None:
-        """Look at a chunk's losses (once: on a GPU this waits), refuse NaN, and move the position."""
-        progress = student.progress
-        rows = {
-            key: torch.stack([part[key] for part in parts]).tolist() for key in (parts[0] if parts else ())
-        }
-        _refuse_non_finite(rows, epoch, steps, student)
-        for key, values in rows.items():
-            progress.sums[key] = progress.sums.get(key, 0.0) + sum(values)
-        seconds = time.perf_counter() - started
-        images = (
-            min(steps.stop * self.data.batch_size, self.data.train_size) - steps.start * self.data.batch_size
-        )
-        progress.seconds += seconds
-        progress.images += images
-        progress.step = steps.stop
-        if not parts:
+        """Look at a chunk's losses (once: on a GPU this waits), and let every student move on to `stop`."""
+        taken = {one: values for one, values in parts.items() if values and one not in self._failed}
+        if not taken:
             return
-        row: dict[str, Any] = {"epoch": epoch, "step": steps.stop}
-        row |= {f"train/{key}": sum(values) / len(values) for key, values in rows.items()}
-        row["images_per_second"] = images / seconds
-        row["lr"] = self.schedule.lr_at(epoch, steps.stop - 1, self.data.steps_per_epoch)
-        self.live = {"loss": row["train/total"], "images_per_second": row["images_per_second"]} | {
-            key: value for key, value in self.live.items() if key == "top1"
+        rows = {
+            student: {key: torch.stack([row[key] for row in values]).tolist() for key in values[0]}
+            for student, values in taken.items()
         }
-        self._report(student, row)
+        shared = time.perf_counter() - started - sum(clock.seconds(student) for student in parts)
+        for student, values in taken.items():
+            steps = range(stop - len(values), stop)
+            seconds = clock.seconds(student) + shared * len(values) / sum(map(len, taken.values()))
+            images = self._rows_before(steps.stop) - self._rows_before(steps.start)
+            with self._by_itself(student):
+                student.take_steps(steps, rows[student], seconds, images, self.data.steps_per_epoch)
+        images = self._rows_before(stop) - self._rows_before(stop - max(map(len, taken.values())))
+        self.live["loss"] = statistics.fmean(statistics.fmean(rows[student]["total"]) for student in taken)
+        self.live["images_per_second"] = images / (time.perf_counter() - started)
 
-    def _report(self, student: Student, row: dict[str, Any]) -> None:
-        student.folder.append_metrics(row)
-        position = (row["epoch"] - 1) * self.data.steps_per_epoch + row.get("step", self.data.steps_per_epoch)
-        for logger in self.trainer.loggers:
-            logger.log_metrics({key: value for key, value in row.items() if key != "step"}, step=position)
+    def _rows_before(self, step: int) -> int:
+        return min(step * self.data.batch_size, self.data.train_size)
 
     def _remembered_teacher(self, chunk: EvalChunk, batch: Batch) -> Tensor | None:
         """The teacher's logits [N, C] on a chunk of a split; asked once, as they never change."""
@@ -242,38 +269,17 @@ class StudentModule(LightningModule):
                 scores.update(logits, batch.target)
         return scores.compute()
 
-    def _close_epoch(self, student: Student) -> None:
-        progress = student.progress
-        evaluated = bool(progress.curve) and progress.curve[-1]["epoch"] == progress.epoch
-        row: dict[str, Any] = progress.curve[-1] if evaluated else {"epoch": progress.epoch}
-        row |= {f"train/{key}": value / self.data.steps_per_epoch for key, value in progress.sums.items()}
-        if evaluated:
-            student.keep_best()
-        self._report(student, row)
-        progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
-
     def save(self) -> None:
-        """Commit every student's state."""
-        for student, optimizer in zip(self.runs.values(), self._optimizers(), strict=True):
-            student.check_finite()
-            student.folder.save_state(student.state(optimizer))
+        """Commit the state of every student but of those that wait: theirs is on the disk."""
+        optimizers = self._optimizers()
+        for student in self._in_epoch:
+            if student.progress.position == self.position:
+                with self._by_itself(student):
+                    student.check_finite()
+                    student.folder.save_state(student.state(optimizers[student]))
         self._saved_at = time.monotonic()
 
     def _interrupt(self) -> None:
         self.save()
         epoch, step = self.position
         raise Interrupted(f"stopped at epoch {epoch}, step {step}, with a checkpoint")
-
-
-def _refuse_non_finite(rows: dict[str, list[float]], epoch: int, steps: range, student: Student) -> None:
-    """Name the first step with a total that is not a number, and the loss parts; the last checkpoint stays."""
-    for step, total in zip(steps, rows.get("total", ()), strict=True):
-        if math.isfinite(total):
-            continue
-        values = {key: row[step - steps.start] for key, row in rows.items() if key != "total"}
-        bad = {key: value for key, value in values.items() if not math.isfinite(value)} or {"total": total}
-        named = ", ".join(f"{key} = {value}" for key, value in bad.items())
-        kept = student.folder.last_state_words()
-        raise RunError(
-            f"{student.name}: the loss is not finite at epoch {epoch}, step {step}: {named}; {kept}"
-        )

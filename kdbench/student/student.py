@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from kdbench.core import Batch, Facts, Outputs, Probes, RunError
 from kdbench.loss import Loss
 from kdbench.models import answer_batch, save_weights, tap_names
 from kdbench.results import RunFolder
+from kdbench.schedule import Schedule
 from kdbench.teacher.live import LiveTeacher
 
 
@@ -23,11 +25,18 @@ class Progress:
     epoch: int = 1
     step: int = 0
     seconds: float = 0.0
+    """Of training: the student's own, and its part of what a cohort shares (data, the teacher's answers), which is
+    divided among the members that took the same steps. Without start and evaluation."""
     images: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     """Of the loss parts over the steps of this epoch."""
     curve: list[dict[str, Any]] = field(default_factory=list)
     """A row per evaluated epoch."""
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(epoch, step) of the next optimiser step."""
+        return self.epoch, self.step
 
 
 class Student(nn.Module):
@@ -37,12 +46,19 @@ class Student(nn.Module):
     """
 
     def __init__(
-        self, name: str, model: nn.Module, loss: Loss, folder: RunFolder, about: Mapping[str, Any]
+        self,
+        model: nn.Module,
+        loss: Loss,
+        schedule: Schedule,
+        folder: RunFolder,
+        about: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        self.name, self.folder, self.about = name, folder, dict(about)
+        self.schedule, self.folder, self.about = schedule, folder, dict(about)
         self.model = model.to(memory_format=torch.channels_last)
         self.loss = loss
+        self.logger: Any = None
+        """Where else metrics go, of this run alone, while it trains; or None."""
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         """The network's weights at the epoch best on the validation part, once there is one."""
@@ -104,6 +120,53 @@ class Student(nn.Module):
             about |= results["best_validation"]
             save_weights(self.best, self.folder.path / "best_validation.safetensors", about)
 
+    def take_steps(
+        self, steps: range, rows: Mapping[str, list[float]], seconds: float, images: int, steps_per_epoch: int
+    ) -> None:
+        """Move on by consecutive steps of this epoch, given their losses by part; refuse what is not a number."""
+        progress = self.progress
+        self._refuse_non_finite(rows, steps)
+        for key, values in rows.items():
+            progress.sums[key] = progress.sums.get(key, 0.0) + sum(values)
+        progress.seconds += seconds
+        progress.images += images
+        progress.step = steps.stop
+        row: dict[str, Any] = {"epoch": progress.epoch, "step": steps.stop}
+        row |= {f"train/{key}": sum(values) / len(values) for key, values in rows.items()}
+        row["images_per_second"] = images / seconds
+        row["lr"] = self.schedule.lr_at(progress.epoch, steps.stop - 1, steps_per_epoch)
+        self._report(row, steps_per_epoch)
+
+    def close_epoch(self, steps_per_epoch: int) -> None:
+        """Put the epoch's row into the curve, keep the weights if they are the best, and begin the next epoch."""
+        progress = self.progress
+        evaluated = bool(progress.curve) and progress.curve[-1]["epoch"] == progress.epoch
+        row: dict[str, Any] = progress.curve[-1] if evaluated else {"epoch": progress.epoch}
+        row |= {f"train/{key}": value / steps_per_epoch for key, value in progress.sums.items()}
+        if evaluated:
+            self.keep_best()
+        self._report(row, steps_per_epoch)
+        progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
+
+    def _report(self, row: dict[str, Any], steps_per_epoch: int) -> None:
+        self.folder.append_metrics(row)
+        if self.logger is not None:
+            position = (row["epoch"] - 1) * steps_per_epoch + row.get("step", steps_per_epoch)
+            self.logger.log_metrics(
+                {key: value for key, value in row.items() if key != "step"}, step=position
+            )
+
+    def _refuse_non_finite(self, rows: Mapping[str, list[float]], steps: range) -> None:
+        """Name the first step with a total that is not a number, and the loss parts; the last checkpoint stays."""
+        for number, (step, total) in enumerate(zip(steps, rows["total"], strict=True)):
+            if math.isfinite(total):
+                continue
+            values = {key: row[number] for key, row in rows.items() if key != "total"}
+            bad = {key: value for key, value in values.items() if not math.isfinite(value)}
+            named = ", ".join(f"{key} = {value}" for key, value in (bad or {"total": total}).items())
+            where = f"epoch {self.progress.epoch}, step {step}"
+            raise RunError(f"the loss is not finite at {where}: {named}; {self.folder.last_state_words()}")
+
     def keep_best(self) -> None:
         """Remember the weights of the epoch just evaluated if it is the best on the validation part so far."""
         *earlier, row = self.progress.curve
@@ -117,7 +180,7 @@ class Student(nn.Module):
             if not bool(torch.isfinite(value).all()):
                 where = f"epoch {self.progress.epoch}, step {self.progress.step}"
                 kept = self.folder.last_state_words()
-                raise RunError(f"{self.name}: {name} is not finite before {where}; {kept}")
+                raise RunError(f"{name} is not finite before {where}; {kept}")
 
     def state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Everything that a resumed run needs, as plain containers of tensors."""

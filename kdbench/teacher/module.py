@@ -6,25 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.data.module import ImageData
-from kdbench.schedule import Schedule
 from kdbench.student.module import StudentModule
 from kdbench.student.student import Student
 from kdbench.teacher.store import put
 
 
 class TeacherModule(StudentModule):
-    """One network, trained as a student without a teacher, and put into the teacher store when it is done."""
+    """One network, trained as a student without a teacher, to be put into the teacher store when it is done."""
 
-    def __init__(
-        self, network: Student, data: ImageData, schedule: Schedule, seed: int, **settings: Any
-    ) -> None:
-        super().__init__({network.name: network}, None, data, schedule, seed, **settings)
+    def __init__(self, network: Student, data: ImageData, seed: int, **settings: Any) -> None:
+        super().__init__([network], None, data, seed, **settings)
 
-    def store(self, record: dict[str, Any]) -> Path:
-        """Put the trained network into the store, with a card made from the record of its run."""
-        (network,) = self.runs.values()
-        last = record["results"]["last"]
-        kept = ("seed", "config", "hashes", "versions", "commit", "machine", "threads", "started", "seconds")
-        card = {**network.about, "epoch": last["epoch"], "top1": last["top1"], "top5": last["top5"]}
-        card |= {key: record[key] for key in kept}
-        return put(network.model, self.data.label_space, network.name, card)
+
+def store(network: Student, record: dict[str, Any]) -> Path:
+    """Put a trained network into the store, with a card made from the record of its run."""
+    last, about = record["results"]["last"], network.about
+    kept = ("seed", "config", "hashes", "versions", "commit", "machine", "threads", "started", "seconds")
+    card = {**about, "epoch": last["epoch"], "top1": last["top1"], "top5": last["top5"]}
+    card |= {key: record[key] for key in kept}
+    return put(network.model, about["label_space"], about["model"], card)

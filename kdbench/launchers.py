@@ -1,0 +1,44 @@
+"""How Hydra starts the jobs of a sweep: `hydra/launcher=cohort` hands them over all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command line asks for once: a configuration, and which choice of each group made it."""
+
+    cfg: DictConfig
+    choices: dict[str, str]
+
+
+def current_job(cfg: DictConfig) -> Job:
+    """The job that Hydra is at."""
+    return Job(cfg, dict(HydraConfig.get().runtime.choices))
+
+
+class CohortLauncher(BasicLauncher):
+    """Composes every job as Hydra's own launcher does, and gives the task all of them in one call."""
+
+    # Hydra takes launchers from the package hydra_plugins alone; under a name in it, none need be installed
+    __module__ = "hydra_plugins.kdbench"
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs of a sweep, in cohorts."""
+        together: Any = self.task_function
+        self.task_function = current_job
+        composed = super().launch(job_overrides, initial_job_idx)
+        together([job.return_value for job in composed])
+        return composed
+
+
+LAUNCHER = {"_target_": f"{CohortLauncher.__module__}.{CohortLauncher.__name__}"}
+"""The configuration that Hydra makes it from."""

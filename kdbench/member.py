@@ -1,0 +1,89 @@
+"""One run on its way, alone or in a cohort: its plan, its folder, its record, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from kdbench.core import RunError
+from kdbench.plan import Plan
+from kdbench.results import PROVENANCE, SCHEMA, RunFolder, file_hash, provenance
+from kdbench.student import Interrupted, Student
+from kdbench.teacher import LiveTeacher
+
+
+class Member:
+    """A run from its plan to its record.
+
+    student: None before it is built, and where there is nothing to train.
+    error: what ended this run alone, or None.
+    """
+
+    def __init__(self, planned: Plan, folder: RunFolder, hashes: dict[str, str]) -> None:
+        self.planned, self.folder, self.hashes = planned, folder, hashes
+        self.student: Student | None = None
+        self.earlier: dict[str, Any] | None = None
+        """The record of the unfinished run that this one continues."""
+        self.resumed_threads: int | None = None
+        """How many threads that one had."""
+        self.record: dict[str, Any] = {}
+        self.error: Exception | None = None
+
+    @property
+    def name(self) -> str:
+        """The run among all runs: the name of its folder."""
+        return self.folder.path.name
+
+    @contextmanager
+    def by_itself(self) -> Iterator[None]:
+        """What fails within ends this run, and no other."""
+        try:
+            yield
+        except (RunError, ValueError) as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """End this run alone."""
+        self.error = error
+        self.end(error)
+
+    def begin(self, teacher: LiveTeacher | None, cohort: Sequence[str]) -> None:
+        """Write the record of a run that is at work, among those named in `cohort`."""
+        planned, earlier = self.planned, self.earlier or {}
+        config = planned.config
+        self.record = {"schema": SCHEMA, "state": "running", "reason": None, "is_stage": planned.is_stage}
+        self.record |= {
+            "names": planned.names,
+            "seed": planned.cfg.seed,
+            "table": planned.cfg.table_name,
+            "tags": config["tags"],
+            "cohort": _company([*(earlier.get("cohort") or ()), *cohort]),
+        }
+        self.record |= {"hashes": self.hashes, "config": config, **provenance()}
+        if earlier:  # what resumed runs did before: other code or another machine may have had a part
+            session = {key: earlier[key] for key in PROVENANCE}
+            self.record["sessions"] = [*earlier.get("sessions", []), session]
+        if teacher is not None:
+            self.record["teacher"] = {
+                "name": teacher.name,
+                "file": teacher.source.name,
+                "file_hash": file_hash(teacher.source),
+                "hash": teacher.hash,
+            }
+        self.folder.write_record(self.record)
+
+    def end(self, error: BaseException) -> None:
+        """Say in the record that the run ended before its end, and why; nothing where it never began."""
+        if not self.record:
+            return
+        state = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit)) else "failed"
+        self.record |= {"state": state, "reason": str(error) or type(error).__name__}
+        with suppress(RunError):  # a full disk has been said already
+            self.folder.write_record(self.record)
+
+
+def _company(names: Sequence[str]) -> list[str] | None:
+    """All runs that shared time with a run in any of its sessions; None for one that was always alone."""
+    together = list(dict.fromkeys(names))
+    return together if len(together) > 1 else None
