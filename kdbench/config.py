@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.launchers import LAUNCHER, CohortLauncher
+from kdbench import launchers
 
 PACKAGE = Path(__file__).parent
 _CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file() and (PACKAGE.parent / "conf").is_dir()
@@ -118,8 +118,7 @@ def register() -> None:
         with suppress(ValueError):
             store.store(group="experiment", name=file.stem, node=load_yaml(file), package="_global_")
     Plugins.instance().register(_OutsideConf)
-    Plugins.instance().register(CohortLauncher)
-    store.store(group="hydra/launcher", name="cohort", node=LAUNCHER)
+    launchers.register()
     OmegaConf.register_new_resolver("by_network", _by_network, replace=True)
     OmegaConf.register_new_resolver("published_pair", _published_pair, replace=True)
     OmegaConf.register_new_resolver("published", _published, replace=True)

@@ -58,6 +58,10 @@ def run_cohort(plans: Sequence[Plan]) -> list[Member]:
     _exact_float32()
     file = teacher_file(plans[0])
     data.setup("fit")
+    if stages:
+        data.to(
+            "cpu"
+        )  # a first stage leaves the images where it was trained; what is built next is on the CPU
     teacher = _teacher(plans[0], file)
     members = [_member(planned, teacher) for planned in plans]
     try:
@@ -76,7 +80,9 @@ def run_cohort(plans: Sequence[Plan]) -> list[Member]:
 def _first_stages(plans: Sequence[Plan]) -> dict[tuple[str, str], Member]:
     """The first stages that the plans need, each made once, side by side where they can be."""
     stages = [first_stage(planned) for planned in plans if planned.loss.stage]
-    different = {identity(stage): stage for stage in stages}
+    different: dict[tuple[str, str], Plan] = {}
+    for stage in stages:
+        different.setdefault(identity(stage), stage)  # whoever comes first makes it, as in a sweep
     made = [member for group in cohorts(list(different.values())) for member in run_cohort(group)]
     return {identity(member.planned): member for member in made}
 
