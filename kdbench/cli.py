@@ -8,6 +8,7 @@ USAGE = """kdbench: dataset x teacher x student x loss, on a schedule, with a se
 
   kdbench train dataset=cifar100 teacher=resnet32x4 student=resnet8x4 loss=wttm seed=1
   kdbench train -m loss=ce,kd,wttm seed=0,1        a sweep
+  kdbench train -m ... hydra/launcher=cohort        its runs side by side, on one teacher call per batch
   kdbench train --cfg job --resolve loss=wttm      the composed run, without running it
   kdbench train-teacher dataset=cifar100 teacher=resnet20 schedule=cifar240
   kdbench table demo                               a table: run what is missing, then print it

@@ -59,9 +59,7 @@ def run_cohort(plans: Sequence[Plan]) -> list[Member]:
     file = teacher_file(plans[0])
     data.setup("fit")
     if stages:
-        data.to(
-            "cpu"
-        )  # a first stage leaves the images where it was trained; what is built next is on the CPU
+        data.to("cpu")  # where the networks are built; a first stage leaves the images where it was trained
     teacher = _teacher(plans[0], file)
     members = [_member(planned, teacher) for planned in plans]
     try:

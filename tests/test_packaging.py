@@ -1,5 +1,6 @@
 """The wheel, used from somewhere else."""
 
+import json
 import os
 import subprocess
 import sys
@@ -53,6 +54,16 @@ def test_a_run_from_the_wheel(installed, tmp_path):
     printed = execute(installed, tmp_path, *run, "schedule.batch_size=500", "progress=false")
     assert "test top-1" in printed
     assert list((tmp_path / "runs").glob("cifar100_mini-resnet20-resnet8-kd-s0-*/record.json"))
+
+
+def test_a_cohort_from_the_wheel(installed, tmp_path):
+    """Hydra finds the launcher although nothing but the package is there."""
+    sweep = ["-m", "dataset=fake", "teacher=none", "loss=ce", "student=resnet8,resnet14", "trainer=cpu"]
+    few = ["schedule=quick", "schedule.epochs=1", "progress=false", "hydra/launcher=cohort"]
+    printed = execute(installed, tmp_path, "-m", "kdbench.train", *sweep, *few)
+    assert printed.count("test top-1") == 2
+    for path in (tmp_path / "runs").glob("*/record.json"):
+        assert len(json.loads(path.read_text())["cohort"]) == 2
 
 
 def test_neither_wandb_nor_transformers_is_needed(installed, tmp_path):

@@ -118,7 +118,16 @@ def _footer(records: list[dict[str, Any]], command: str) -> str:
         f"Made by `{command}` on {machines} ({all_of(record['threads'] for record in records)} thread(s) a run), "
         f"torch {all_of(record['versions']['torch'] for record in records)}, "
         f"commit {all_of(record['commit'] for record in records)}. Training times leave out start and evaluation."
+        f"{_shared(records)}"
     )
+
+
+def _shared(records: list[dict[str, Any]]) -> str:
+    """A time from a cohort is not that of a run alone: say which losses have some."""
+    losses = sorted({record["names"]["loss"] for record in records if record.get("cohort")})
+    if not losses:
+        return ""
+    return f" Trained in cohorts, with a part of the shared time each: {', '.join(losses)}."
 
 
 def picture(table: Table, rows: list[Row], path: Path) -> None:
@@ -208,6 +217,7 @@ def _write(console: Console, table: Table, records: list[dict[str, Any]], comman
         "state",
         "results",
         "seconds",
+        "cohort",
         "teacher",
         "hashes",
         "threads",
