@@ -42,8 +42,18 @@ def run(planned: Plan) -> dict[str, Any]:
 
     A loss with a first stage has that run before, or finds it finished by an earlier run.
     """
-    first = _run(first_stage(planned), None)[1] if planned.loss.stage else None
+    first = _stage(planned) if planned.loss.stage else None
     return _run(planned, first)[0]
+
+
+def _stage(planned: Plan) -> RunFolder:
+    """The folder of the finished first stage."""
+    try:
+        return _run(first_stage(planned), None)[1]
+    except Interrupted:
+        raise
+    except RunError as error:
+        raise RunError(f"the first stage: {error}; delete its folder to begin it anew") from error
 
 
 def _run(planned: Plan, first: RunFolder | None) -> tuple[dict[str, Any], RunFolder]:
@@ -78,7 +88,7 @@ def _run_in(
         student.start_from(first)
     module = _module(planned, student, teacher)
     earlier = folder.record()
-    if earlier and earlier["state"] == "done" and not planned.cfg.overwrite:
+    if earlier and _is_done(folder, planned, earlier) and not planned.cfg.overwrite:
         print(f"already finished: {folder.path} {_in_short(planned, earlier)}")
         if isinstance(module, TeacherModule):
             load_weights(student.model, folder.path / "student.safetensors")
@@ -86,8 +96,15 @@ def _run_in(
         return earlier
     resumed = _begin(planned, folder, student)
     record = _record(planned, hashes, teacher, earlier if resumed else None)
+    if first is not None and (stage := first.record()):
+        record["stage"] = {"folder": first.path.name, "hashes": stage["hashes"], "seconds": stage["seconds"]}
     folder.write_record(record)
     return _finish(planned, folder, record, module, teacher)
+
+
+def _is_done(folder: RunFolder, planned: Plan, record: dict[str, Any]) -> bool:
+    """A first stage is what it left: one whose state was deleted to save space is run again."""
+    return record["state"] == "done" and (not planned.is_stage or (folder.path / "state.pt").is_file())
 
 
 def _in_short(planned: Plan, record: dict[str, Any]) -> str:
@@ -130,7 +147,8 @@ def _student(planned: Plan, teacher: LiveTeacher | None, folder: RunFolder) -> S
     }
     name = node["name"] if planned.trains_teacher else (planned.names["loss"] or "student")
     student = Student(name, model, planned.loss, folder, about)
-    student.bind(teacher, data.probe(), data.facts, planned.cfg.seed)
+    # everything is built on the CPU; after a first stage the data is where that was trained
+    student.bind(teacher, data.probe().cpu(), data.facts, planned.cfg.seed)
     return student
 
 
@@ -146,6 +164,7 @@ def _begin(planned: Plan, folder: RunFolder, student: Student) -> bool:
         )
     if (
         cfg.resume
+        and not planned.is_stage
         and not exists
         and (others := sorted(folder.path.parent.glob(f"{planned.title}-*/state.pt")))
     ):
@@ -246,7 +265,8 @@ def _fit(planned: Plan, module: StudentModule, folder: RunFolder) -> None:
     left = epochs - module.position[0] + 1
     if left <= 0:
         return
-    pair = f"{planned.names['teacher']} -> {planned.names.get('student', 'itself')}"
+    alone = "a first stage" if planned.is_stage else "itself"
+    pair = f"{planned.names['teacher']} -> {planned.names.get('student', alone)}"
     logger = build(
         cfg.logger,
         folder=folder.path,
