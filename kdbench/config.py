@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,10 @@ def _by_network(default: float, exceptions: DictConfig, *, _root_: DictConfig) -
 
 @cache
 def pairs_of(method: str) -> dict[str, Any]:
-    """The published per-pair values of a method: `source`, `status`, `fallback`, `values`."""
+    """The published per-pair values of a method: `source`, `status`, `fallback`, `values`.
+
+    `fallback` is a pair of `values`, or `same` and `different` with one each, for networks of one family and of two.
+    """
     from kdbench.objectives import conf_dirs
 
     for folder in (CONF_DIR, *conf_dirs()):
@@ -183,8 +187,18 @@ def pairs_of(method: str) -> dict[str, Any]:
 def _published_pair(method: str, *, _root_: DictConfig) -> str:
     """`teacher:student` where somebody published values for it, else the method's named fallback."""
     pairs = pairs_of(method)
-    wanted = f"{_root_.teacher.name}:{_root_.student.name}"
-    return wanted if wanted in pairs["values"] else str(pairs["fallback"])
+    teacher, student = str(_root_.teacher.name), str(_root_.student.name)
+    if f"{teacher}:{student}" in pairs["values"]:
+        return f"{teacher}:{student}"
+    fallback = pairs["fallback"]
+    if isinstance(fallback, dict):
+        fallback = fallback["same" if _family(teacher) == _family(student) else "different"]
+    return str(fallback)
+
+
+def _family(network: str) -> str:
+    """The leading letters of a network's name in small ones: resnet8x4 and ResNet50 are one family."""
+    return "".join(takewhile(str.isalpha, network.lower()))
 
 
 def _published(method: str, key: str, *, _root_: DictConfig) -> float | int:

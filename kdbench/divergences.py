@@ -94,24 +94,29 @@ def _official_scale(alpha: float, beta: float) -> float:
 
 
 PAIRS_AT_ONCE = 2**22
-"""How many pairs of classes `soft_ranks` holds in memory: 16 MiB in float32."""
+"""How many pairs of classes `soft_ranks` holds in memory: 16 MiB in float32, which a cache has room for."""
+
+PAIRS_AT_ONCE_ON_CUDA = 2**27
+"""The same on an accelerator, 512 MiB: there each chunk costs a few launches, whatever its size."""
 
 
 def soft_ranks(logits: Tensor, tau: float = 1.0) -> Tensor:
     """Differentiable ranks of the classes of each row (the largest logit has the highest), less their mean.
 
     logits: [N, C] -> [N, C]. The rank of class k is 1/2 + sum_j sigmoid((z_k - z_j) / tau), in [1, C], with mean
-    (C + 1) / 2 at any logits; the hard rank as tau falls to 0. Rows are done in chunks that are computed anew
-    in the backward pass where N * C * C is large.
+    (C + 1) / 2 at any logits; the hard rank as tau falls to 0. Rows are done in chunks where N * C * C is large;
+    logits that want a gradient have them computed anew in the backward pass.
     """
-    step = max(1, PAIRS_AT_ONCE // logits.shape[-1] ** 2)
+    step = max(1, (PAIRS_AT_ONCE_ON_CUDA if logits.is_cuda else PAIRS_AT_ONCE) // logits.shape[-1] ** 2)
     if len(logits) <= step:
         return _soft_ranks(logits, tau)
-    chunks = (
-        checkpoint(_soft_ranks, chunk, tau, use_reentrant=False, preserve_rng_state=False)
-        for chunk in torch.split(logits, step)
+    chunks = torch.split(logits, step)
+    if not logits.requires_grad:
+        return torch.cat([_soft_ranks(chunk, tau) for chunk in chunks])
+    again = (
+        checkpoint(_soft_ranks, chunk, tau, use_reentrant=False, preserve_rng_state=False) for chunk in chunks
     )
-    return torch.cat(list(chunks))
+    return torch.cat(list(again))
 
 
 def _soft_ranks(logits: Tensor, tau: float) -> Tensor:
@@ -124,3 +129,24 @@ def cosine(a: Tensor, b: Tensor, dim: int = -1, eps: float = 1e-8) -> Tensor:
     """a . b / (|a| |b| + eps) along `dim`; 0 where one of them is zero. Pearson's coefficient of centred ones."""
     norms: Tensor = vector_norm(a, dim=dim) * vector_norm(b, dim=dim)
     return (a * b).sum(dim=dim) / (norms + eps)
+
+
+def softmax_correlation(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
+    """Pearson's coefficient of the two sides' softmaxes along `dim`: logits [N, C] -> [N] (dim 1) or [C] (dim 0).
+
+    0 where one of them is constant.
+    """
+    a, b = _centred(student, dim), _centred(teacher, dim)
+    return cosine(a, b, dim)
+
+
+def _centred(logits: Tensor, dim: int) -> Tensor:
+    """Softmax less its mean along `dim`, as a sum: 1 for the class with more than half of a row (if any), the rest.
+
+    Near 1, float32 does not resolve how a class that is certain in every row differs between the rows.
+    """
+    probabilities = F.softmax(logits, dim=-1)
+    corner = (probabilities > 0.5).to(logits.dtype)
+    others = (1 - corner) * probabilities
+    rest = others - corner * others.sum(dim=-1, keepdim=True)
+    return (corner - corner.mean(dim=dim, keepdim=True)) + (rest - rest.mean(dim=dim, keepdim=True))

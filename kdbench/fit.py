@@ -89,7 +89,8 @@ def _title(planned: Plan, students: int) -> str:
 def _logger(member: Member) -> Any:
     planned = member.planned
     cfg, names = planned.cfg, planned.names
-    pair = f"{names['teacher']} -> {names.get('student', 'itself')}"
+    alone = "a first stage" if planned.is_stage else "itself"
+    pair = f"{names['teacher']} -> {names.get('student', alone)}"
     return build(
         cfg.logger,
         folder=member.folder.path,

@@ -120,7 +120,7 @@ class Loss(nn.Module):
             raise ValueError(f"the loss has {', '.join(self.objectives)}, which need a teacher")
         with torch.autocast(student.logits.device.type, enabled=False):
             student = _float32(student)
-            answer = _float32(teacher) if teacher is not None else Outputs(student.logits.detach())
+            answer = _float32(teacher or Outputs(student.logits), constant=True)
             parts = self._parts(student, answer, batch)
             total = student.logits.new_zeros(())
             for name, part in parts.items():
@@ -138,8 +138,11 @@ class Loss(nn.Module):
         for name, term in self.terms.items():
             seen = student, teacher, batch
             if term.couples_rows and len(counts) > 1:
-                sides = (student, term.student_taps), (teacher, term.teacher_taps)
-                seen = (*(joined(side, taps, counts) for side, taps in sides), joined_batch(batch, counts))  # type: ignore[assignment]
+                seen = (
+                    joined(student, term.student_taps, term.views, counts),
+                    joined(teacher, term.teacher_taps, term.views, counts),
+                    joined_batch(batch, "inputs" in term.needs, counts),
+                )
             if name in self.standardise:
                 seen = (_standardised(seen[0]), _standardised(seen[1]), seen[2])
             parts[name] = term(*seen) if term.couples_rows else share * term(*seen)
@@ -179,6 +182,12 @@ def _check_names(
         raise ValueError(
             f"loss.standardise names {', '.join(stray)}; this loss has {', '.join(objectives) or 'no objective'}"
         )
+    for name in standardise:
+        if "logits" not in objectives[name].needs or objectives[name].views:
+            raise ValueError(
+                f"loss.standardise names {name}, which looks at more or other than one view's logits; "
+                f"mlkd has a switch of its own (loss=mlkd_lskd)"
+            )
     if missing := [name for name in objectives if name not in weights]:
         raise ValueError(f"loss.weights has no weight for {', '.join(missing)}")
     if endless := [name for name, weight in weights.items() if not math.isfinite(weight)]:
@@ -193,11 +202,12 @@ def _standardised(outputs: Outputs) -> Outputs:
     return replace(outputs, logits=standardise(outputs.logits))
 
 
-def _float32(outputs: Outputs) -> Outputs:
-    """In float32, whatever autocast made of it; float64 stays."""
+def _float32(outputs: Outputs, constant: bool = False) -> Outputs:
+    """In float32, whatever autocast made of it (float64 stays); without gradient where it is constant."""
 
     def full(tensor: Tensor) -> Tensor:
-        return tensor if tensor.dtype == torch.float64 else tensor.float()
+        tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
+        return tensor.detach() if constant else tensor
 
     weight, bias = outputs.classifier or (None, None)
     return replace(
@@ -205,5 +215,5 @@ def _float32(outputs: Outputs) -> Outputs:
         logits=full(outputs.logits),
         taps={name: full(tap) for name, tap in outputs.taps.items()},
         classifier=None if weight is None else (full(weight), None if bias is None else full(bias)),
-        parts={name: _float32(part) for name, part in outputs.parts.items()},
+        parts={name: _float32(part, constant) for name, part in outputs.parts.items()},
     )

@@ -36,7 +36,7 @@ def hint_regressor(student: Tensor, teacher: Tensor, relu: bool = True) -> nn.Se
             f"no regressor leads from the student's map {list(student.shape[1:])} to the teacher's "
             f"{list(teacher.shape[1:])}: the student's must be as high, higher, or half as high"
         )
-    layers = [convolution, nn.BatchNorm2d(outputs), *([nn.ReLU(inplace=True)] if relu else [])]
+    layers = [convolution, BatchNorm(outputs), *([nn.ReLU(inplace=True)] if relu else [])]
     return nn.Sequential(*layers)
 
 
@@ -52,3 +52,16 @@ def unit(vectors: Tensor) -> Tensor:
 def sum_by_depth(stages: Sequence[Tensor]) -> Tensor:
     """The sum of one scalar per stage, the deepest last with weight 1, each shallower one with half the next's."""
     return torch.stack([stage * 2.0 ** (1 - depth) for depth, stage in enumerate(reversed(stages), 1)]).sum()
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm2d that also trains on a single value per channel: by its running statistics, left as they are.
+
+    One row whose map is 1 x 1 has no variance; torch's own raises there. The last batch of an epoch can be such.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the same shape."""
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)

@@ -23,6 +23,8 @@ class Member:
     def __init__(self, planned: Plan, folder: RunFolder, hashes: dict[str, str]) -> None:
         self.planned, self.folder, self.hashes = planned, folder, hashes
         self.student: Student | None = None
+        self.stage: Member | None = None
+        """The finished first stage that the student starts from."""
         self.earlier: dict[str, Any] | None = None
         """The record of the unfinished run that this one continues."""
         self.resumed_threads: int | None = None
@@ -71,6 +73,10 @@ class Member:
                 "file_hash": file_hash(teacher.source),
                 "hash": teacher.hash,
             }
+        if self.stage is not None:
+            kept = ("hashes", "seconds", "cohort")
+            stage = {key: self.stage.record.get(key) for key in kept}
+            self.record["stage"] = {"folder": self.stage.name, **stage}
         self.folder.write_record(self.record)
 
     def end(self, error: BaseException) -> None:

@@ -15,7 +15,7 @@ def chosen_taps(
     """
     depths = [_depth(names) for patterns, names in (student, teacher) if any("*" in p for p in patterns)]
     depth = min(depths, default=0)
-    if len(depths) == 2 and depths[0] != depths[1]:
+    if len(depths) == 2 and depths[0] != depths[1] and depth:
         warnings.warn(
             f"{objective}: the student has {depths[0]} stages, the teacher {depths[1]}; "
             f"the deepest {depth} of both are paired",
@@ -39,7 +39,8 @@ def _matching(
     for pattern in patterns:
         stages = range(deepest - depth + 1, deepest + 1) if "*" in pattern else [deepest]
         wanted = dict.fromkeys(re.sub(r"stage(\*|-1)", f"stage{stage}", pattern) for stage in stages)
-        if missing := [name for name in wanted if name not in names]:
+        missing = [name for name in wanted if name not in names]
+        if missing or not wanted:
             raise ValueError(
                 f"{objective} wants {', '.join(missing) or pattern} of the {side}, which has the taps "
                 f"{', '.join(names) or '(none)'}"

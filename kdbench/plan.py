@@ -145,6 +145,7 @@ def first_stage(planned: Plan) -> Plan:
     OmegaConf.set_struct(cfg, False)
     cfg.loss = cfg.loss.stage.loss
     cfg.schedule.update(epochs=stage.epochs, plan="constant", milestones=[], milestones_for=None)
+    cfg.schedule.update(decay=1.0, warmup=0.0)  # mean nothing here, and must not make it another run
     if stage.lr is not None:
         cfg.schedule.lr = stage.lr
     cfg.trainer.max_epochs = stage.epochs

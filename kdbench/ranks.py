@@ -28,25 +28,25 @@ def row_counts(rows: int, device: torch.device) -> list[int]:
     return [int(count) for count in counts]
 
 
-def joined(outputs: Outputs, taps: Sequence[str], counts: Sequence[int]) -> Outputs:
-    """The answers of all ranks as one, with the taps named; gradients flow back to the rank they belong to."""
+def joined(outputs: Outputs, taps: Sequence[str], views: Sequence[str], counts: Sequence[int]) -> Outputs:
+    """The answers of all ranks as one, with the taps and the parts named; gradients flow back to their rank."""
     return replace(
         outputs,
         logits=_Rows.apply(outputs.logits, counts),
         taps={name: _Rows.apply(outputs.taps[name], counts) for name in taps},
-        parts={name: joined(part, taps, counts) for name, part in outputs.parts.items()},
+        parts={name: joined(outputs.parts[name], taps, (), counts) for name in views},
     )
 
 
-def joined_batch(batch: Batch, counts: Sequence[int]) -> Batch:
-    """The batches of all ranks as one, without the view (it says how the inputs were made)."""
+def joined_batch(batch: Batch, inputs: bool, counts: Sequence[int]) -> Batch:
+    """The batches of all ranks as one, without views; with inputs where they are wanted, else this rank's."""
     return replace(
         batch,
-        inputs=_Rows.apply(batch.inputs, counts),
+        inputs=_Rows.apply(batch.inputs, counts) if inputs else batch.inputs,
         target=_Rows.apply(batch.target, counts),
         index=_Rows.apply(batch.index, counts),
         view=None,
-        views={name: _Rows.apply(inputs, counts) for name, inputs in batch.views.items()},
+        views={},
     )
 
 

@@ -70,9 +70,12 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"cannot write to the run folder {self.path}: {error.strerror}") from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"another process is at work in {self.path}") from None
+            if not wait:
+                raise RunError(f"another process is at work in {self.path}") from None
+            print(f"waiting for another process that is at work in {self.path}", flush=True)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         for half_written in self.path.glob(".*.tmp"):  # by a process that was killed
             half_written.unlink()
 
@@ -181,13 +184,29 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
         ("teacher_loss", "pair"),
     ):
         recipe.get(section, {}).pop(key, None)
-    for section in ("loss", "teacher_loss"):  # what is not there is not part of a recipe
+    for section in ("loss", "teacher_loss"):
         if section in recipe:
-            recipe[section] = {key: value for key, value in recipe[section].items() if value or value == 0}
-    if "loss" in recipe and not {"objectives", "stage"} & set(recipe["loss"]):
+            recipe[section] = _without_later_keys(recipe[section])
+    if "loss" in recipe and not (recipe["loss"].get("objectives") or recipe["loss"].get("stage")):
         recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
     recipe["epochs_run"] = config["trainer"]["max_epochs"]
     return recipe
+
+
+_LATER_KEYS: dict[str, Any] = {
+    "standardise": [],
+    "stage": None,
+    "transform": "power",
+    "weighting": "power_sum",
+}
+"""Keys of a loss that came after the first runs, with the value at which a run is what it was before them."""
+
+
+def _without_later_keys(node: Any) -> Any:
+    if not isinstance(node, Mapping):
+        return node
+    kept = {key: value for key, value in node.items() if key not in _LATER_KEYS or value != _LATER_KEYS[key]}
+    return {key: _without_later_keys(value) for key, value in kept.items()}
 
 
 def provenance() -> dict[str, Any]:

@@ -58,8 +58,7 @@ def run_cohort(plans: Sequence[Plan]) -> list[Member]:
     _exact_float32()
     file = teacher_file(plans[0])
     data.setup("fit")
-    if stages:
-        data.to("cpu")  # where the networks are built; a first stage leaves the images where it was trained
+    data.to("cpu")  # as everything is built there; a first stage leaves the images where it was trained
     teacher = _teacher(plans[0], file)
     members = [_member(planned, teacher) for planned in plans]
     try:
@@ -96,8 +95,11 @@ def _member(planned: Plan, teacher: LiveTeacher | None) -> Member:
 def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str, str], Member]) -> None:
     """Lock the folder, and build the student as it is at the start or where an unfinished run stands."""
     planned, folder = member.planned, member.folder
-    first = stages[identity(first_stage(planned))] if planned.loss.stage else None
+    member.stage = first = stages[identity(first_stage(planned))] if planned.loss.stage else None
     if first is not None and first.error is not None:
+        if isinstance(first.error, RunError):
+            again = "delete its folder to begin it anew"
+            raise RunError(f"the first stage: {first.error}; {again}") from first.error
         raise first.error
     if planned.trains_teacher and not planned.cfg.overwrite:
         check_free(planned.data.label_space, planned.network["name"], member.hashes)
@@ -106,7 +108,7 @@ def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str
     if first is not None:
         student.start_from(first.folder)
     earlier = folder.record()
-    if earlier and earlier["state"] == "done" and not planned.cfg.overwrite:
+    if earlier and _is_done(folder, planned, earlier) and not planned.cfg.overwrite:
         print(f"already finished: {folder.path} {_in_short(planned, earlier)}")
         if planned.trains_teacher:
             load_weights(student.model, folder.path / "student.safetensors")
@@ -117,6 +119,11 @@ def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str
     if member.resumed_threads:
         member.earlier = earlier
     member.student = student
+
+
+def _is_done(folder: RunFolder, planned: Plan, record: dict[str, Any]) -> bool:
+    """A first stage is what it left: one whose state was deleted to save space is run again."""
+    return record["state"] == "done" and (not planned.is_stage or (folder.path / "state.pt").is_file())
 
 
 def _in_short(planned: Plan, record: dict[str, Any]) -> str:
@@ -174,6 +181,7 @@ def _begin(member: Member, student: Student) -> None:
         )
     if (
         cfg.resume
+        and not planned.is_stage
         and not exists
         and (others := sorted(folder.path.parent.glob(f"{planned.title}-*/state.pt")))
     ):

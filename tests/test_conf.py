@@ -103,7 +103,8 @@ def test_pair_values_name_their_source_and_a_published_fallback(file):
     pairs = pairs_of(file.stem)
     assert pairs["source"]
     assert pairs["status"] == "verified"
-    assert pairs["fallback"] in pairs["values"]
+    fallback = pairs["fallback"]
+    assert set(fallback.values() if isinstance(fallback, dict) else [fallback]) <= set(pairs["values"])
 
 
 def test_an_experiment_of_the_users_own_folder(tmp_path):
@@ -118,7 +119,7 @@ def test_an_experiment_of_the_users_own_folder(tmp_path):
     assert (composed["seed"], composed["student"]["name"], composed["loss"]["pair"]) == (
         7,
         "vgg8",
-        "resnet56:resnet20",
+        "vgg13:MobileNetV2",
     )
 
 

@@ -5,9 +5,12 @@ import sys
 import pytest
 import torch
 
+from kdbench.config import register
 from kdbench.core import RunError
 from kdbench.files import write_atomically
+from kdbench.plan import plan, recipe_hash
 from kdbench.results import RunFolder, digest, recipe_of, records
+from kdbench.strict import compose_checked
 
 
 def test_writing_replaces_as_a_whole(tmp_path):
@@ -135,3 +138,27 @@ def test_a_teacher_that_no_objective_looks_at_does_not_count():
     )
     assert json.dumps(CONFIG)  # and nothing was changed in place
     assert CONFIG["dataset"]["path"] == "/a"
+
+
+@pytest.mark.parametrize(
+    ("loss", "recipe"),
+    [
+        ("ce", "01d553b398a693ba"),
+        ("kd", "e5a247e6c250f06f"),
+        ("ttm", "3053f8e517781974"),
+        ("wttm", "6ce85b409350d867"),
+    ],
+)
+def test_a_run_keeps_its_identity_when_keys_are_added(loss, recipe):
+    """As version 0.1 named them: finished runs are found again, unfinished ones resumed."""
+    register()
+    planned = plan(compose_checked("train", ["dataset=fake", f"loss={loss}", "trainer=cpu"]), {})
+    assert recipe_hash(planned) == recipe
+
+
+def test_a_switch_that_is_set_makes_another_run():
+    register()
+    common = ["dataset=fake", "loss=wttm", "trainer=cpu"]
+    more = ["loss.objectives.wttm.weighting=none", "loss.standardise=[wttm]", "loss.weights.ce=0.5"]
+    plans = [plan(compose_checked("train", [*common, *one]), {}) for one in ([], *([key] for key in more))]
+    assert len({recipe_hash(planned) for planned in plans}) == 4

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdbench.config import register
-from kdbench.core import Batch, Probes
+from kdbench.core import Batch, Probes, RunError
 from kdbench.models import answer, create_model, load_weights, save_weights, tap_names
 from kdbench.plan import first_stage, plan, recipe_hash
 from kdbench.results import RunFolder, records
@@ -49,6 +49,17 @@ def state(output: Path) -> dict:
     return torch.load(main_folder(output) / "state.pt", weights_only=True)
 
 
+def bind(plan_, student, other) -> None:
+    """As a run does, up to the values of the probes."""
+    loss, data = plan_.loss, plan_.data
+    data.setup("fit")
+    loss.choose_taps(tap_names(student), tap_names(other))
+    sides = ((student, loss.student_taps), (other, loss.teacher_taps))
+    with torch.no_grad():
+        answers = [answer(network.eval(), data.probe(), taps) for network, taps in sides]
+    loss.bind(student, other, Probes(*answers), data.facts, plan_.cfg.seed)
+
+
 class KillError(Exception):
     """Stands for a kill."""
 
@@ -77,13 +88,17 @@ def test_parts_and_memories_are_resumed_to_the_bit(tmp_path, teacher, loss, monk
     assert whole["optimizer"]["state"].keys() == killed["optimizer"]["state"].keys()
 
 
-@pytest.mark.parametrize("loss", WITH_PARTS)
-def test_learned_parts_are_learned(tmp_path, teacher, loss):
-    train(f"loss={loss}", teacher, "schedule.epochs=1", f"output={tmp_path / 'one'}", "trainer.max_epochs=1")
-    train(f"loss={loss}", teacher, f"output={tmp_path / 'two'}")
-    one, two = (state(tmp_path / name)["loss"] for name in ("one", "two"))
-    floats = [key for key, value in one.items() if value.is_floating_point()]
-    assert any(not torch.equal(one[key], two[key]) for key in floats)
+@pytest.mark.parametrize("loss", [*WITH_PARTS, "simkd"])
+def test_every_learned_part_is_in_the_optimiser_and_moves(tmp_path, teacher, loss):
+    made, trained = planned(f"loss={loss}", teacher), planned(f"loss={loss}", teacher, f"output={tmp_path}")
+    student, other = create_model("resnet8", 4), create_model("resnet20", 4)
+    bind(made, student, other)
+    run(trained)
+    moved = state(tmp_path)["loss"]
+    learned = {name: p for name, p in made.loss.named_parameters() if p.requires_grad}
+    assert learned
+    for name, parameter in learned.items():
+        assert not torch.equal(moved[name], parameter), name
 
 
 @pytest.mark.parametrize("loss", ["ab", "fsp"])
@@ -131,6 +146,27 @@ def test_a_first_stage_on_the_teacher_alone_serves_every_student(tmp_path, teach
     assert recipe_hash(first_stage(planned("loss=ft", teacher, "loss.stage.epochs=2"))) not in hashes
 
 
+def test_a_first_stage_whose_state_was_deleted_is_run_again(tmp_path, teacher):
+    command = ("loss=ab", teacher, "loss.stage.epochs=1", "schedule.lr=0.001", f"output={tmp_path}")
+    train(*command)
+    ((folder, _),) = [(path, record) for path, record in records(tmp_path) if record["is_stage"]]
+    (folder / "state.pt").unlink()
+    record = train(*command, "overwrite=true")
+    assert (folder / "state.pt").is_file()
+    assert record["stage"]["folder"] == folder.name
+    assert record["stage"]["seconds"] > 0
+
+
+def test_a_first_stage_that_failed_says_what_to_delete(tmp_path, teacher):
+    with pytest.raises(RunError, match=r"the first stage: .* not finite .*; delete its folder"):
+        train("loss=fsp", teacher, "schedule.lr=1e9", "loss.stage.epochs=1", f"output={tmp_path}")
+
+
+def test_what_means_nothing_at_a_constant_rate_does_not_make_it_another_stage(teacher):
+    decays = [planned("loss=ab", teacher, f"schedule.warmup={warmup}") for warmup in (0.1, 0.2)]
+    assert len({recipe_hash(first_stage(one)) for one in decays}) == 1
+
+
 def test_a_change_of_the_first_stage_is_another_run(teacher):
     one, other = (planned("loss=ab", teacher, f"loss.stage.epochs={epochs}") for epochs in (1, 2))
     assert recipe_hash(one) != recipe_hash(other)
@@ -139,28 +175,29 @@ def test_a_change_of_the_first_stage_is_another_run(teacher):
 def test_simkd_answers_with_its_own_head_and_says_what_that_costs(tmp_path, teacher):
     record = train("loss=simkd", teacher, f"output={tmp_path}", "dataset.validation=16")
     folder = main_folder(tmp_path)
-    head, student = load_file(folder / "predictor.safetensors"), load_file(folder / "student.safetensors")
-    learned = sum(
-        value.numel() for key, value in head.items() if "running" not in key and "tracked" not in key
+    head, student = (
+        load_file(folder / "student.predictor.safetensors"),
+        load_file(folder / "student.safetensors"),
     )
-    assert record["parameters"]["at_test"] == record["parameters"]["student"] + learned
+    statistics = ("running_mean", "running_var", "num_batches_tracked", "size")
+    added = sum(value.numel() for key, value in head.items() if not key.endswith(statistics))
+    counts, own_head = record["parameters"], 64 * 4 + 4
+    assert counts["at_test"] == counts["student"] - own_head + added
     model = create_model("resnet8", 4)
     model.load_state_dict(student)
-    loss = planned("loss=simkd", teacher).loss
-    data = planned("loss=simkd", teacher).data
+    plan_ = planned("loss=simkd", teacher)
+    loss, data = plan_.loss, plan_.data
     data.setup("test")
     images = data.eval_batch("test", 0, 32)
     term = loss.terms["simkd"]
-    other = create_model("resnet20", 4)
-    loss.choose_taps(tap_names(model), tap_names(other))
-    sides = ((model, term.student_taps), (other, term.teacher_taps))
+    bind(plan_, model, create_model("resnet20", 4))
+    term.load_state_dict(head)
     with torch.no_grad():
-        answers = [answer(network.eval(), images.inputs, taps) for network, taps in sides]
-        loss.bind(model, other, Probes(*answers), data.facts, seed=0)
-        term.load_state_dict(head)
-        logits = loss.eval().predict(answers[0])
+        logits = loss.eval().predict(answer(model.eval(), images.inputs, term.student_taps))
     top1 = 100 * (logits.argmax(1) == images.target).float().mean().item()
     assert record["results"]["last"]["top1"] == pytest.approx(top1, abs=1e-3)
+    best = load_file(folder / "best_validation.predictor.safetensors")
+    assert best.keys() == head.keys()
     with pytest.raises(ValueError, match="answers with the head of SimKD"):
         load_weights(model, folder / "student.safetensors")
 

@@ -49,8 +49,8 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
     state, metadata = _read(path)
     if predictor := metadata.get("predictor"):
         raise ValueError(
-            f"{path} is a student that answers with the head of {predictor} (predictor.safetensors beside it), "
-            f"not with its own classifier, which was never trained; its accuracy is in record.json"
+            f"{path} is a student that answers with the head of {predictor} ({path.stem}.predictor.safetensors "
+            f"beside it), not with its own classifier, which was never trained; its accuracy is in record.json"
         )
     problem = _mismatch(model, _shapes(state))
     if problem:

@@ -50,8 +50,9 @@ class AB(Objective):
     formula = "sum over stages of 3/1000 * 2^(l-n+1) * sum(ReLU(1 - sign(t) s)^2) / N, before the ReLU"
     defaults_from = "RepDistiller: all stages, 30 epochs before the cross-entropy"
     disagreements = (
-        "The paper connects by 1x1 convolutions with BatchNorm; RepDistiller and this file by nothing where the "
-        "shapes agree, else by a 3x3 (or larger) one that also changes the size.",
+        "The authors' code connects by 1x1 convolutions with BatchNorm (by nothing between wide residual networks "
+        "of one width); RepDistiller and this file by nothing where the shapes agree, else by a convolution "
+        "that also changes the size.",
     )
     needs = ("taps",)
     student_taps = teacher_taps = ("stage*.pre",)

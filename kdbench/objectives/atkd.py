@@ -1,6 +1,5 @@
-"""ATKD, Zhong et al. 2024, arXiv:2402.11890: alpha NCKD on easy rows, (1 - alpha) (TCKD + NCKD) on hard ones."""
+"""ATKD, Zhong et al. 2024, arXiv:2402.11890: alpha NCKD of easy rows + (1 - alpha) (TCKD + NCKD) of hard ones."""
 
-import torch
 from torch import Tensor
 
 from kdbench.core import Batch, Objective, Outputs, Paper
@@ -10,22 +9,29 @@ from kdbench.divergences import decouple, kl
 def atkd_loss(
     student: Tensor, teacher: Tensor, target: Tensor, alpha: float = 0.2, reverse: bool = False
 ) -> Tensor:
-    """alpha * NCKD of the easy rows + (1 - alpha) * (TCKD + NCKD) of the hard ones, over all N rows.
+    """alpha * the easy rows' mean NCKD + (1 - alpha) * the hard rows' mean TCKD + NCKD.
 
     student, teacher: logits [N, C], C >= 2, of the valid tokens; target: their gold tokens [N].
     Returns a scalar in nats. No temperature.
     TCKD is the KL of (target, everything else), NCKD the KL among the C - 1 others, not multiplied by the
-    teacher's mass on them. A row is easy if that mass, 1 - p_y, is below its median over the batch.
-    reverse: KL(student || teacher) in both, and the student's mass splits the rows.
+    teacher's mass on them. A row is easy if that mass, 1 - p_y, is below its median over the batch, the lower
+    of the middle two where N is even. Each half is divided by its own rows; where none is easy, it counts 0.
+    reverse: KL(student || teacher) in both; the teacher's mass splits the rows all the same.
     """
-    leading, following = (student, teacher) if reverse else (teacher, student)
-    log_a, log_a_others = decouple(_from_top(leading), target)
-    log_b, log_b_others = decouple(_from_top(following), target)
+    log_p, log_p_others = decouple(_from_top(teacher), target)
+    log_q, log_q_others = decouple(_from_top(student), target)
     # The log-odds of that mass order rows as the mass does, and still do where it rounds to 0 or 1.
-    odds = (log_a[:, 1] - log_a[:, 0]).detach()
-    easy = odds < odds.quantile(0.5)
-    tckd, nckd = kl(log_a, log_b), kl(log_a_others, log_b_others)
-    return torch.where(easy, alpha * nckd, (1 - alpha) * (tckd + nckd)).mean()
+    odds = (log_p[:, 1] - log_p[:, 0]).detach()
+    easy = odds < odds.median()  # torch's median is the lower one
+    if reverse:
+        log_p, log_p_others, log_q, log_q_others = log_q, log_q_others, log_p, log_p_others
+    nckd = kl(log_p_others, log_q_others)
+    return alpha * _mean_of(nckd, easy) + (1 - alpha) * _mean_of(kl(log_p, log_q) + nckd, ~easy)
+
+
+def _mean_of(rows: Tensor, chosen: Tensor) -> Tensor:
+    """The mean of the chosen rows, 0 where none is."""
+    return rows.where(chosen, 0.0).sum() / chosen.sum().clamp(min=1)
 
 
 def _from_top(logits: Tensor) -> Tensor:
@@ -37,12 +43,14 @@ class ATKD(Objective):
     """`atkd_loss` as an objective. Rows are valid tokens. Raises ValueError unless 0 <= alpha <= 1."""
 
     paper = Paper("Revisiting Knowledge Distillation for Autoregressive Language Models", 2024, "2402.11890")
-    formula = "mean over rows of alpha NCKD where 1 - p_y is below its median, of (1 - alpha) (TCKD + NCKD) elsewhere"
-    defaults_from = "alpha = 0.2 is our choice, not checked against the paper or its code"
+    formula = (
+        "alpha mean NCKD of rows with 1 - p_y below its median + (1 - alpha) mean (TCKD + NCKD) of the others"
+    )
+    defaults_from = "official code (distill/train.py): alpha 0.2"
     disagreements = (
-        "Both sums are divided by the number of all valid tokens, as in the official code: "
-        "each half counts about half of what a mean over its own tokens would.",
-        "The median of an even number of rows lies between the middle two, so that half of the rows are easy.",
+        "Where no row is below the median (two rows, or equal ones) the official code divides 0 by 0; here the "
+        "easy half is 0.",
+        "The official code adds no cross-entropy on the tokens; a recipe here may.",
     )
     needs = ("logits", "labels")
     couples_rows = True

@@ -25,8 +25,8 @@ class CC(Objective):
     formula = "mean over i < N of sum_d D[i,d] D[i+1,d], D = |W_s f_s + b_s - W_t f_t - b_t|"
     defaults_from = "RepDistiller: embeddings of 128"
     disagreements = (
-        "The paper compares Gaussian-kernel correlations of all pairs of rows; RepDistiller, after the "
-        "restructured code of its authors, and this file the products of neighbouring rows.",
+        "The paper compares kernel correlations (Gaussian, by a Taylor series) of all pairs of rows; RepDistiller, "
+        "with code that it has from the paper's author, and this file the products of neighbouring rows.",
         "The mean is over the N - 1 neighbours, so three copies of a batch are not worth the batch.",
         "One row has no neighbour: 0 here, nan in RepDistiller.",
     )

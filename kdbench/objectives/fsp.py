@@ -44,9 +44,8 @@ class FSP(Objective):
     formula = "sum over consecutive maps of mean (G_s - G_t)^2, G_cd = mean over positions of bottom_c top_d"
     defaults_from = "RepDistiller: the stem and all stages, 30 epochs before the cross-entropy"
     disagreements = (
-        "The paper pools by the maximum where two maps differ in size, RepDistiller and this file by the mean.",
-        "The paper takes the flow between the first and the last map of one size; RepDistiller and this file "
-        "that between consecutive stages.",
+        "As in RepDistiller, the flow is that between consecutive stages, the stem first, and the larger of two maps "
+        "is averaged down; the paper's own choice of layers and pooling is not reproduced.",
     )
     needs = ("taps",)
     student_taps = teacher_taps = ("stem", "stage*")

@@ -45,7 +45,6 @@ class NKD(Objective):
     )
     disagreements = (
         "The official code takes soft labels (mixup) too and reads off their largest class; here a label is an index.",
-        "The official code leaves the target out by subtracting 1000 from its logit; here it is left out exactly.",
     )
     needs = ("logits", "labels")
 

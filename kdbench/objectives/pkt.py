@@ -38,8 +38,8 @@ class PKT(Objective):
     disagreements = (
         "The paper sums the divergences; RepDistiller and this file take the mean over N^2, which the published "
         "weight of 30000 belongs to: a batch repeated three times is worth a third.",
-        "RepDistiller sets the nan of a row of zeros to 0 afterwards, which leaves nan in its gradient; here "
-        "such a row has cosine 0 with every row, and gradient 0 through its norm.",
+        "A row of zeros has cosine 0 with every row, itself included, in RepDistiller too; there the gradient of "
+        "such a row's norm is nan, here it is 0.",
     )
     needs = ("pooled",)
     student_taps = teacher_taps = ("pooled",)

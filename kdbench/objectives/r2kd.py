@@ -1,4 +1,4 @@
-"""R2KD, Kim et al. 2024, arXiv:2311.13934: T^2 (1 - |cos| of rows + 1 - |cos| of columns) and 1 - Spearman."""
+"""R2KD, Kim et al. 2024, arXiv:2311.13934: T^2 (1 - Pearson of rows + 1 - Pearson of columns), 1 - Spearman."""
 
 import copy
 import math
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
-from kdbench.divergences import cosine, soft_ranks
+from kdbench.divergences import cosine, soft_ranks, softmax_correlation
 
 RANKS, SCOPES = ("soft", "hard"), ("layer", "global")
 
@@ -22,6 +22,7 @@ def r2kd_loss(
     value_weight: float = 2.0,
     rank_weight: float = 2.0,
     temperature: float = 4.0,
+    centred: bool = True,
     rank: str = "soft",
     tau: float = 1.0,
 ) -> Tensor:
@@ -29,18 +30,27 @@ def r2kd_loss(
 
     student, teacher: logits [N, C], the teacher's perhaps mixed with those of its pruned copy. Dimensionless scalar.
     """
-    value = value_distance(student, teacher, temperature)
+    value = value_distance(student, teacher, temperature, centred)
     return value_weight * value + rank_weight * rank_distance(student, teacher, rank, tau)
 
 
-def value_distance(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
-    """T^2 * (2 - the rows' mean |cosine| - the columns' mean |cosine|) of the softened probabilities.
+def value_distance(
+    student: Tensor, teacher: Tensor, temperature: float = 4.0, centred: bool = True
+) -> Tensor:
+    """T^2 * (2 - the rows' mean correlation - the columns' mean correlation) of the softened probabilities.
 
-    student, teacher: logits [N, C]. Dimensionless scalar.
+    student, teacher: logits [N, C]. Dimensionless scalar. centred: Pearson's coefficient, 0 along a constant row or
+    column (and for N = 1 along columns); else the published absolute cosine without centring.
     """
-    q, p = F.softmax(student / temperature, dim=-1), F.softmax(teacher / temperature, dim=-1)
-    alike = cosine(q, p, dim=1).abs().mean() + cosine(q, p, dim=0).abs().mean()
-    return temperature**2 * (2 - alike)
+    student, teacher = student / temperature, teacher / temperature
+    rows, columns = (_alike(student, teacher, centred, dim).mean() for dim in (1, 0))
+    return temperature**2 * (2 - rows - columns)
+
+
+def _alike(student: Tensor, teacher: Tensor, centred: bool, dim: int) -> Tensor:
+    if centred:
+        return softmax_correlation(student, teacher, dim)
+    return cosine(F.softmax(student, dim=-1), F.softmax(teacher, dim=-1), dim).abs()
 
 
 def rank_distance(student: Tensor, teacher: Tensor, rank: str = "soft", tau: float = 1.0) -> Tensor:
@@ -84,6 +94,7 @@ def pruned(network: nn.Module, share: float, scope: str = "layer") -> nn.Module:
 class R2KD(Objective):
     """`r2kd_loss` as an objective, whose teacher is a mixture with its own pruned copy.
 
+    centred: Pearson's coefficient of the values; False: the published absolute cosine without centring.
     teacher_weight: the share of the teacher's logits; the rest is the pruned copy's, which answers the batch itself
     (in float32). 1 makes no copy. The copy is made again from the teacher wherever a run starts or resumes.
     Raises ValueError unless 0 < temperature, tau < inf, 0 <= value_weight, rank_weight < inf,
@@ -96,7 +107,7 @@ class R2KD(Objective):
         "2311.13934",
     )
     formula = (
-        "w_v T^2 (2 - mean_i |cos(q_i, p_i)| - mean_k |cos(q_k, p_k)|) + w_r (1 - mean_i Spearman(q_i, p_i))"
+        "w_v T^2 (2 - mean_i rho(q_i, p_i) - mean_k rho(q_k, p_k)) + w_r (1 - mean_i Spearman), rho Pearson"
     )
     defaults_from = (
         "official code (Seonghak35/R2KD, mdistiller/engine/cfg.py), which its files do not change; tau: ours"
@@ -104,7 +115,8 @@ class R2KD(Objective):
     disagreements = (
         "the published ranks come from argsort and have no gradient, so that the rank term trains nothing; here they "
         "are soft (rank=hard restores them)",
-        "the correlation distance of the values is an absolute cosine without centring, as published",
+        "the published correlation of the values is an absolute cosine without centring; here it is Pearson's "
+        "(centred=False restores it)",
         "the official code prunes each layer by itself, which is the default here (scope=global: all together)",
         "the published runs add both terms on an augmented copy of the batch (mixup, cutmix, cutout, AutoAugment or "
         "cutmix-pick); here there is one copy",
@@ -117,6 +129,7 @@ class R2KD(Objective):
         value_weight: float = 2.0,
         rank_weight: float = 2.0,
         temperature: float = 4.0,
+        centred: bool = True,
         rank: str = "soft",
         tau: float = 1.0,
         teacher_weight: float = 0.7,
@@ -137,7 +150,7 @@ class R2KD(Objective):
         for name, word, possible in (("rank", rank, RANKS), ("scope", scope, SCOPES)):
             if word not in possible:
                 raise ValueError(f"R2KD: {name} must be one of {', '.join(possible)}, got {word!r}")
-        self.options = value_weight, rank_weight, temperature, rank, tau
+        self.options = value_weight, rank_weight, temperature, centred, rank, tau
         self.teacher_weight, self.prune, self.scope = teacher_weight, prune, scope
         self.needs = type(self).needs if teacher_weight < 1 else ("logits",)
         # In a tuple it is no submodule: not trained, not saved, and never out of eval mode.

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
+from kdbench.maps import BatchNorm
 
 GRIDS = (4, 2, 1)
 """The heights and widths at which two maps are compared besides their own."""
@@ -45,8 +46,8 @@ class Fusion(nn.Module):
 
     def __init__(self, inputs: int, mid: int, outputs: int, reviews: bool) -> None:
         super().__init__()
-        self.enter = nn.Sequential(nn.Conv2d(inputs, mid, 1, bias=False), nn.BatchNorm2d(mid))
-        self.leave = nn.Sequential(nn.Conv2d(mid, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
+        self.enter = nn.Sequential(nn.Conv2d(inputs, mid, 1, bias=False), BatchNorm(mid))
+        self.leave = nn.Sequential(nn.Conv2d(mid, outputs, 3, padding=1, bias=False), BatchNorm(outputs))
         self.attention = nn.Conv2d(2 * mid, 2, 1) if reviews else None
         for convolution in (self.enter[0], self.leave[0]):
             assert isinstance(convolution, nn.Conv2d)
@@ -87,6 +88,8 @@ class ReviewKD(Objective):
         "The authors' code reads channels and sizes from a table per student, this file from a probe batch, "
         "which serves any pair.",
         "The authors take the student's stages after the ReLU on CIFAR-100 and before it on ImageNet: student_pre.",
+        "A batch of one row has a single pooled value per channel, which BatchNorm refuses to train on: here that "
+        "level uses its running statistics then.",
     )
     needs = ("taps", "pooled")
     teacher_taps = ("stage*.pre", "pooled")

@@ -2,9 +2,9 @@
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from kdbench.core import Batch, Objective, Outputs, Paper
 
@@ -16,17 +16,25 @@ def rkd_loss(
 
     student, teacher: vectors [N, D]; D may differ. Returns a dimensionless scalar: means over N^2 pairs and
     N^3 triplets, degenerate ones included. Equal rows have distance 0 and cosine 0, and are left out of the
-    mean distance. Memory grows as N^3.
+    mean distance. Memory grows as N^2 (N + D).
     """
-    ours, theirs = _distances(student), _distances(teacher)
-    distance = F.smooth_l1_loss(_relative(ours), _relative(theirs))
-    angle = F.smooth_l1_loss(_cosines(ours), _cosines(theirs))
+    (distances, cosines), (target_distances, target_cosines) = _relations(student), _relations(teacher)
+    distance = F.smooth_l1_loss(_relative(distances), _relative(target_distances))
+    angle = F.smooth_l1_loss(cosines, target_cosines)
     return distance_weight * distance + angle_weight * angle
 
 
-def _distances(rows: Tensor) -> Tensor:
-    """Euclidean, [N, N], from the differences: exactly 0, with gradient 0, where rows are equal."""
-    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+def _relations(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances [N, N], and at [i, j, k] the cosine of the angle at row i between rows j and k.
+
+    Both are 0, with gradient 0, where rows are equal. From the differences themselves: the law of cosines
+    subtracts squared distances, which leaves float32 nothing of a pair that nearly meets.
+    """
+    differences = rows - rows[:, None]
+    distances: Tensor = vector_norm(differences, dim=-1)
+    inverse = distances.masked_fill(distances == 0, math.inf).reciprocal()
+    directions = differences * inverse[:, :, None]
+    return distances, directions @ directions.mT
 
 
 def _relative(distances: Tensor) -> Tensor:
@@ -34,15 +42,6 @@ def _relative(distances: Tensor) -> Tensor:
     positive = (distances > 0).sum().clamp(min=1)
     mean = distances.sum() / positive
     return distances / mean.masked_fill(mean == 0, 1.0)
-
-
-def _cosines(distances: Tensor) -> Tensor:
-    """At [i, j, k]: of the angle at row i between rows j and k, by the law of cosines; 0 where a side is 0."""
-    none = distances == 0
-    inverse = distances.masked_fill(none, math.inf).reciprocal()
-    squares = distances.square()
-    sides = squares[:, :, None] + squares[:, None, :] - squares
-    return sides * (0.5 * inverse)[:, :, None] * inverse[:, None, :]
 
 
 class RKD(Objective):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,6 +45,7 @@ class SimKD(Objective):
     student_taps = ("stage-1",)
     teacher_taps = ("unpooled",)
     owns_predict = True
+    size: Tensor
 
     def __init__(self, factor: int = 2) -> None:
         super().__init__()
@@ -70,7 +72,8 @@ class SimKD(Objective):
             raise ValueError(
                 f"SimKD: factor {self.factor} leaves nothing of the teacher's {channels} channels"
             )
-        self.size = (theirs.shape[2], theirs.shape[3])
+        # in the state, so that a stored predictor says it
+        self.register_buffer("size", torch.tensor(theirs.shape[2:]))
         self.projector = _projector(ours.shape[1], channels, self.factor)
         self.head = nn.Linear(channels, weight.shape[0], bias=bias is not None).requires_grad_(False)
         self.head.weight.copy_(weight)
@@ -80,7 +83,8 @@ class SimKD(Objective):
     def predict(self, student: Outputs) -> Tensor:
         """The teacher's classifier on the mean of the projected map: logits [N, C]."""
         (ours,) = student.tapped(self.student_taps)
-        smaller = ours if ours.shape[2] <= self.size[0] else F.adaptive_avg_pool2d(ours, self.size)
+        height, width = self.size.tolist()
+        smaller = ours if ours.shape[2] <= height else F.adaptive_avg_pool2d(ours, (height, width))
         logits: Tensor = self.head(self.projector(smaller).mean(dim=(2, 3)))
         return logits
 

@@ -27,8 +27,8 @@ class SP(Objective):
     formula = "||G_s - G_t||_F^2 / N^2, G = F F^T [N, N] with rows of unit length"
     defaults_from = "RepDistiller: the deepest stage"
     disagreements = (
-        "The paper sums over pairs of layers; RepDistiller and this file take the deepest stage alone.",
-        "The division by N^2 is the paper's: a batch repeated three times is worth a third.",
+        "As in RepDistiller, the deepest stage alone is compared, not a choice of stages.",
+        "The division by N^2 is RepDistiller's too: a batch repeated three times is worth a third.",
     )
     needs = ("taps",)
     student_taps = teacher_taps = ("stage-1",)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
+from kdbench.maps import BatchNorm
 
 
 def srrl_loss(
@@ -39,8 +40,11 @@ class SRRL(Objective):
     defaults_from = "The authors' ImageNet code: both terms with weight 1"
     disagreements = (
         "The authors' code pools after the connector, SimKD's toolbox before it (pooled_first=True).",
+        "One row whose map is 1 x 1 (as with pooled_first), which BatchNorm refuses to train on, uses the "
+        "running statistics.",
         "The authors searched CIFAR-100 weights per pair, and did not publish them.",
-        "The last map is that of the last stage, also where a convolution follows it (MobileNetV2, ShuffleV2).",
+        "The map is the one that the student pools, after its last convolution (MobileNetV2 and ShuffleV2 have one "
+        "after their last stage).",
     )
     needs: tuple[str, ...] = ("logits", "taps", "pooled", "classifier")
     student_taps = ("unpooled",)
@@ -55,7 +59,7 @@ class SRRL(Objective):
             self.student_taps, self.needs = ("pooled",), ("logits", "pooled", "classifier")
 
     def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
-        """Make the connector; ValueError where the teacher does not end in one linear layer."""
+        """Make the connector, He-normal by its fan-out; ValueError where no linear layer ends the teacher."""
         (ours,), (theirs,) = (
             probes.student.tapped(self.student_taps),
             probes.teacher.tapped(self.teacher_taps),
@@ -65,7 +69,8 @@ class SRRL(Objective):
         if ours.dim() != (2 if self.pooled_first else 4):
             raise ValueError(f"SRRL needs a student's map [N, C, H, W], got {list(ours.shape)}")
         convolution = nn.Conv2d(ours.shape[1], theirs.shape[1], 1, bias=False)
-        self.connector = nn.Sequential(convolution, nn.BatchNorm2d(theirs.shape[1]), nn.ReLU(inplace=True))
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out")
+        self.connector = nn.Sequential(convolution, BatchNorm(theirs.shape[1]), nn.ReLU(inplace=True))
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`srrl_loss` of the connected features: a scalar."""

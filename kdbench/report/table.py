@@ -71,7 +71,7 @@ def _row(pair: str, loss: str, runs: list[dict[str, Any]]) -> Row:
     last = [run["results"]["last"] for run in runs]
     best = statistics.fmean(run["results"]["best_on_test"]["top1"] for run in runs)
     agreement = statistics.fmean(row["agreement"] for row in last)
-    seconds = statistics.fmean(run["seconds"] for run in runs)
+    seconds = statistics.fmean(run["seconds"] + run.get("stage", {}).get("seconds", 0) for run in runs)
     return Row(pair, loss, [row["top1"] for row in last], agreement, best, seconds)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdbench.core import Batch, Facts, Outputs, Probes, RunError
 from kdbench.loss import Loss
-from kdbench.models import answer_batch, save_weights, tap_names
+from kdbench.models import answer_batch, classifier, save_weights, tap_names
 from kdbench.results import RunFolder
 from kdbench.schedule import Schedule
 from kdbench.teacher.live import LiveTeacher
@@ -39,6 +39,9 @@ class Progress:
         return self.epoch, self.step
 
 
+_PREDICTOR = "predictor."
+
+
 class Student(nn.Module):
     """A network in training with its loss; one run, with a folder of its own.
 
@@ -61,7 +64,8 @@ class Student(nn.Module):
         """Where else metrics go, of this run alone, while it trains; or None."""
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        """The network's weights at the epoch best on the validation part, once there is one."""
+        """The network's weights at the epoch best on the validation part, once there is one, and under `predictor.`
+        those of an objective that answers for it."""
         self._optimizer_state: dict[str, Any] | None = None
 
     def answer(self, batch: Batch) -> Outputs:
@@ -74,15 +78,20 @@ class Student(nn.Module):
     @torch.no_grad()
     def bind(self, teacher: LiveTeacher | None, probe: Tensor, facts: Facts, seed: int) -> None:
         """Let the loss make its learnable parts, from both sides' answers to a probe batch in eval mode."""
-        if teacher is None or not self.loss.needs_teacher:
+        if not self.loss.terms:
             return
+        if not self.loss.needs_teacher:
+            teacher = None
         self.model.eval()
-        self.loss.choose_taps(tap_names(self.model), tap_names(teacher.model))
+        self.loss.choose_taps(tap_names(self.model), tap_names(teacher.model) if teacher else ())
         nothing = torch.zeros(len(probe), dtype=torch.int64)
         batch = Batch(inputs=probe, target=nothing, index=nothing)
-        probes = Probes(student=self.answer(batch), teacher=teacher(batch, self.loss.teacher_taps))
+        own = self.answer(batch)
+        theirs = teacher(batch, self.loss.teacher_taps) if teacher else Outputs(own.logits)
         with torch.enable_grad():
-            self.loss.bind(self.model, teacher.model, probes, facts, seed)
+            self.loss.bind(
+                self.model, teacher.model if teacher else nn.Identity(), Probes(own, theirs), facts, seed
+            )
         self.loss.to(memory_format=torch.channels_last)
         self.model.train()
 
@@ -100,11 +109,12 @@ class Student(nn.Module):
 
     @property
     def parameter_counts(self) -> dict[str, int]:
-        """Of the network as it is trained, and of what answers at test time (SimKD: with its projector and head)."""
-        trained = sum(parameter.numel() for parameter in self.model.parameters())
-        predictor = self.loss.predictor
-        extra = 0 if predictor is None else sum(parameter.numel() for parameter in predictor.parameters())
-        return {"student": trained, "at_test": trained + extra}
+        """Of the network, and of what answers at test time (SimKD: projector and head for the classifier)."""
+        trained, own_head = _size(self.model), classifier(self.model)
+        if self.loss.predictor is None:
+            return {"student": trained, "at_test": trained}
+        replaced = 0 if own_head is None else _size(own_head)
+        return {"student": trained, "at_test": trained - replaced + _size(self.loss.predictor)}
 
     def save_weights(self) -> None:
         """Write the network of the last epoch, and that of the best one, into the run folder; and the objective
@@ -114,11 +124,23 @@ class Student(nn.Module):
             return
         if self.loss.predictor is not None:
             about["predictor"] = type(self.loss.predictor).__name__
-            save_weights(self.loss.predictor, self.folder.path / "predictor.safetensors", about)
-        save_weights(self.model, self.folder.path / "student.safetensors", {**about, **results["last"]})
+        self._save(self._weights(), "student", {**about, **results["last"]})
         if self.best:
-            about |= results["best_validation"]
-            save_weights(self.best, self.folder.path / "best_validation.safetensors", about)
+            self._save(self.best, "best_validation", {**about, **results["best_validation"]})
+
+    def _weights(self) -> dict[str, Tensor]:
+        weights = dict(self.model.state_dict())
+        if self.loss.predictor is not None:
+            weights |= {_PREDICTOR + name: value for name, value in self.loss.predictor.state_dict().items()}
+        return weights
+
+    def _save(self, weights: Mapping[str, Tensor], name: str, about: Mapping[str, Any]) -> None:
+        """NAME.safetensors, and the head that answers for it as NAME.predictor.safetensors."""
+        own = {key: value for key, value in weights.items() if not key.startswith(_PREDICTOR)}
+        head = {key.removeprefix(_PREDICTOR): value for key, value in weights.items() if key not in own}
+        save_weights(own, self.folder.path / f"{name}.safetensors", about)
+        if head:
+            save_weights(head, self.folder.path / f"{name}.predictor.safetensors", about)
 
     def take_steps(
         self, steps: range, rows: Mapping[str, list[float]], seconds: float, images: int, steps_per_epoch: int
@@ -172,7 +194,7 @@ class Student(nn.Module):
         *earlier, row = self.progress.curve
         score = row.get("validation/top1")
         if score is not None and all(score > other["validation/top1"] for other in earlier):
-            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.best = {name: value.detach().clone() for name, value in self._weights().items()}
 
     def check_finite(self) -> None:
         """Refuse to commit weights that are not numbers: a resumed run would start from them."""
@@ -222,6 +244,10 @@ class Student(nn.Module):
         if self._optimizer_state is not None:
             optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _on_test(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 import torch
+from torchvision.transforms.v2 import RandAugment
 
 from kdbench.data.fake import fake
-from kdbench.data.strong import cut_out, randaugment_cutout
+from kdbench.data.strong import _changes, cut_out, randaugment_cutout
+from kdbench.seeding import derive, draw_integers
 
 
 def ready(seed=0):
@@ -27,6 +29,41 @@ def test_a_row_is_changed_alike_whatever_stands_beside_it():
     alone = randaugment_cutout(images()[3:4], 5, index[3:4], occurrence[3:4])
     assert torch.equal(together[3:4], alone)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+NAMES = [
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+]
+PLAIN = ["Identity", "AutoContrast", "Equalize", "Posterize", "Solarize"]
+
+
+def test_the_operations_are_those_of_torchvisions_randaugment():
+    """Each at magnitude 10 of 31, with both signs where it has any."""
+    policy, ours = RandAugment(2, 10), _changes(32)
+    assert set(NAMES) | set(PLAIN) == set(policy._AUGMENTATION_SPACE)
+    signed = [(name, sign) for sign in (1, -1) for name in NAMES]
+    for change, (name, sign) in zip(ours, [*signed, *((name, 1) for name in [*PLAIN, *PLAIN])], strict=True):
+        magnitudes, _ = policy._AUGMENTATION_SPACE[name]
+        values = magnitudes(31, 32, 32)
+        magnitude = 0.0 if values is None else sign * float(values[10] if values.ndim else values)
+        theirs = policy._apply_image_or_video_transform(
+            images(), name, magnitude, interpolation=policy.interpolation, fill=policy._fill
+        )
+        assert (change(images()).int() - theirs.int()).abs().max() <= 1, (name, sign)  # 0.3 in float32 or not
+
+
+def test_every_operation_is_drawn_alike_often():
+    index = torch.arange(28_000)
+    drawn = draw_integers(derive(3, "operation", 0), index, 0 * index, below=28)
+    assert (drawn.bincount(minlength=28) - 1000).abs().max() < 150
 
 
 def test_keys_and_occurrences_draw_anew():

@@ -1,5 +1,6 @@
 """What every objective promises, tried on each yaml of conf/objective: a new file is covered at once."""
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -168,8 +169,29 @@ def test_under_bfloat16_autocast_the_maths_is_float32(name):
         total, _ = loss(student, teacher, case.batch)
     assert total.dtype == torch.float32
     assert total.isfinite()
-    gradients = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else ()
-    assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
+    if not loss.needs_student:
+        return
+    found = [g for g in torch.autograd.grad(total, leaves, allow_unused=True) if g is not None]
+    assert all(gradient.isfinite().all() for gradient in found)
+    assert any(gradient.abs().sum() > 0 for gradient in found)
+
+
+@every_objective
+def test_no_gradient_reaches_the_teacher(name):
+    """Not through a loss, whoever answered: its logits, taps, second view and classifier."""
+    case = sides()
+    loss = Loss({"it": 1.0}, {"it": bound(build(name), case)})
+    leaves: list[Tensor] = []
+
+    def leaf(tensor: Tensor) -> Tensor:
+        leaves.append(tensor.clone().requires_grad_())
+        return leaves[-1]
+
+    head = tuple(leaf(tensor) for tensor in case.teacher.classifier)
+    teacher = dataclasses.replace(of_all(case.teacher, leaf), classifier=head)
+    total, _ = loss(of_all(case.student, lambda t: t.clone().requires_grad_()), teacher, case.batch)
+    total.backward()
+    assert not any(tensor.grad is not None for tensor in leaves)
 
 
 @every_objective

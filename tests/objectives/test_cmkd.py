@@ -105,6 +105,29 @@ def test_a_thousand_classes_are_never_held_as_pairs(monkeypatch):
     assert sum(kept) < 8 * 300**2 / 100
 
 
+def test_logits_without_a_gradient_are_ranked_once(monkeypatch):
+    """The teacher's chunks have no backward pass to be computed anew in."""
+    monkeypatch.setattr(divergences, "PAIRS_AT_ONCE", 2 * 81)
+    monkeypatch.delattr(divergences, "checkpoint")
+    torch.testing.assert_close(soft_ranks(normal(0, 7, 9)), divergences._soft_ranks(normal(0, 7, 9), 1.0))
+    with pytest.raises(NameError):
+        soft_ranks(normal(0, 7, 9).requires_grad_())
+
+
+@pytest.mark.parametrize(("rows", "whole"), [(128, True), (300, False)])
+def test_an_accelerator_ranks_a_batch_of_a_thousand_classes_at_once(monkeypatch, rows, whole):
+    """Chunks of four rows would be a loop of tiny launches there."""
+    sizes = []
+    monkeypatch.setattr(divergences, "_soft_ranks", lambda logits, tau: sizes.append(len(logits)) or logits)
+
+    class OnCuda(torch.Tensor):
+        is_cuda = True
+
+    soft_ranks(torch.zeros(rows, 1000).as_subclass(OnCuda))
+    assert (sizes == [rows]) == whole
+    assert min(sizes[:-1], default=rows) > 100
+
+
 @pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"tau": math.inf}, {"tau": -1.0}])
 def test_refuses(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

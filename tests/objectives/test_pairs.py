@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
+
+from kdbench.config import _published_pair
 
 CONF = Path(__file__).parents[2] / "conf"
 KEYS = {
@@ -32,6 +35,12 @@ def load(group: str, method: str) -> dict:
     return yaml.safe_load((CONF / group / f"{method}.yaml").read_text())
 
 
+def fallbacks(pairs: dict) -> dict[str, str]:
+    """By kind: of one family and of different ones; a single fallback serves both."""
+    chosen = pairs["fallback"]
+    return chosen if isinstance(chosen, dict) else {"same": chosen, "different": chosen}
+
+
 def test_every_file_is_checked_here():
     assert {file.stem for file in (CONF / "pairs").glob("*.yaml")} == set(KEYS)
 
@@ -40,7 +49,8 @@ def test_every_file_is_checked_here():
 def test_every_pair_has_every_value(method):
     pairs = load("pairs", method)
     assert set(pairs) == {"source", "status", "fallback", "values"}
-    assert pairs["fallback"] in pairs["values"]
+    assert set(fallbacks(pairs)) == {"same", "different"}
+    assert set(fallbacks(pairs).values()) <= set(pairs["values"])
     for pair, values in pairs["values"].items():
         teacher, student = pair.split(":")
         assert teacher != student
@@ -55,9 +65,9 @@ def test_mlkds_two_cross_entropies_have_one_weight():
 
 @pytest.mark.parametrize("method", ["ttm", "wttm", "abkd", "abttm", "ablskd"])
 def test_the_objectives_numbers_are_those_of_the_fallback(method):
-    """Where a parameter has no default of its own, conf/objective carries the named pair's."""
+    """Where a parameter has no default of its own, conf/objective carries those of the named pair of one family."""
     pairs, objective = load("pairs", method), load("objective", method)
-    for key, value in pairs["values"][pairs["fallback"]].items():
+    for key, value in pairs["values"][fallbacks(pairs)["same"]].items():
         assert (method, key) in ALIAS or objective[key] == value
 
 
@@ -110,3 +120,34 @@ def test_itrds_alpha_is_larger_across_families():
     for pair, values in load("pairs", "itrd")["values"].items():
         teacher, student = (name[:3] for name in pair.split(":"))  # wrn, res, Res, vgg, Mob, Shu
         assert values["alpha"] == (1.01 if teacher == student else 1.5)
+
+
+@pytest.mark.parametrize("method", [*sorted(KEYS)])
+def test_a_fallback_per_kind_of_pair_is_of_that_kind(method):
+    chosen = load("pairs", method)["fallback"]
+    if isinstance(chosen, dict):
+        for kind, pair in chosen.items():
+            teacher, student = (name[:3].lower() for name in pair.split(":"))
+            assert (teacher == student) == (kind == "same")
+
+
+@pytest.mark.parametrize(
+    ("method", "pair", "taken"),
+    [
+        ("dkd", "resnet110:resnet20", "resnet32x4:resnet8x4"),
+        ("dkd", "vgg13:ShuffleV2", "resnet32x4:resnet8x4"),
+        ("dkd", "vgg13:MobileNetV2", "vgg13:MobileNetV2"),
+        ("itrd", "resnet32x4:resnet20", "resnet56:resnet20"),
+        ("itrd", "ResNet50:resnet8x4", "resnet56:resnet20"),
+        ("itrd", "wrn_40_2:wrn_16_1", "resnet56:resnet20"),
+        ("itrd", "resnet32x4:wrn_16_2", "vgg13:MobileNetV2"),
+        ("itrd", "ShuffleV2:ShuffleV1", "resnet56:resnet20"),
+        ("itrd", "MobileNetV2:ShuffleV1", "vgg13:MobileNetV2"),
+        ("wttm_itrd", "wrn_40_2:vgg8", "vgg13:MobileNetV2"),
+        ("mlkd_lskd", "resnet32x4:ShuffleV1", "resnet32x4:resnet8x4"),
+    ],
+)
+def test_an_unpublished_pair_takes_the_fallback_of_its_kind(method, pair, taken):
+    teacher, student = pair.split(":")
+    networks = OmegaConf.create({"teacher": {"name": teacher}, "student": {"name": student}})
+    assert _published_pair(method, _root_=networks) == taken

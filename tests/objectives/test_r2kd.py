@@ -13,11 +13,15 @@ from kdbench.objectives.r2kd import R2KD, pruned, r2kd_loss, rank_distance, valu
 from .cases import STUDENT, TEACHER, assert_same, bound, normal, sides, term, value_and_gradient
 
 
-def formula(student: Tensor, teacher: Tensor, t: float, tau: float) -> Tensor:
+def formula(student: Tensor, teacher: Tensor, t: float, tau: float, centred: bool) -> Tensor:
     """One pair of vectors after the other; the ranks by sigmoids."""
     q, p = (student / t).softmax(1), (teacher / t).softmax(1)
-    rows = sum(alike(a, b) for a, b in zip(q, p, strict=True)) / len(q)
-    columns = sum(alike(a, b) for a, b in zip(q.T, p.T, strict=True)) / q.shape[1]
+
+    def value(a: Tensor, b: Tensor) -> Tensor:
+        return alike(a - a.mean(), b - b.mean()) if centred else alike(a, b).abs()
+
+    rows = sum(value(a, b) for a, b in zip(q, p, strict=True)) / len(q)
+    columns = sum(value(a, b) for a, b in zip(q.T, p.T, strict=True)) / q.shape[1]
     share = 2 / (q.shape[1] * (q.shape[1] + 1))
     total = torch.zeros((), dtype=student.dtype)
     for s, z in zip(student, teacher, strict=True):
@@ -31,22 +35,33 @@ def alike(a: Tensor, b: Tensor) -> Tensor:
 
 
 def test_worked_values():
-    """X40 and X41; the soft ranks end at the hard ones."""
-    assert value_distance(STUDENT, TEACHER).item() == pytest.approx(0.540405602920, abs=1e-9)
+    """X40 and X41; the soft ranks end at the hard ones. The centred values are DIST's, X24."""
+    assert value_distance(STUDENT, TEACHER).item() == pytest.approx(1.688526792833, abs=1e-9)
+    assert value_distance(STUDENT, TEACHER, centred=False).item() == pytest.approx(0.540405602920, abs=1e-9)
     assert rank_distance(STUDENT, TEACHER, "hard").item() == pytest.approx(0.250000135000, abs=1e-9)
     assert rank_distance(STUDENT, TEACHER, tau=0.01).item() == pytest.approx(0.250000135000, abs=1e-9)
-    both = r2kd_loss(STUDENT, TEACHER, 1.0, 1.0, rank="hard")
+    both = r2kd_loss(STUDENT, TEACHER, 1.0, 1.0, centred=False, rank="hard")
     assert both.item() == pytest.approx(0.790405737920, abs=1e-9)
 
 
+@pytest.mark.parametrize("centred", [True, False])
 @pytest.mark.parametrize(("temperature", "tau"), [(4.0, 1.0), (1.0, 0.3)])
-def test_value_and_gradient_are_the_formulas(temperature, tau):
-    teacher = normal(0, 5, 7)  # and a student that ranks like it, so that no correlation changes sign
+def test_value_and_gradient_are_the_formulas(temperature, tau, centred):
+    teacher = normal(0, 5, 7)
     assert_same(
-        lambda s: r2kd_loss(s, teacher, 2.0, 3.0, temperature, tau=tau),
-        lambda s: formula(s, teacher, temperature, tau),
-        teacher + 0.5 * normal(1, 5, 7),
+        lambda s: r2kd_loss(s, teacher, 2.0, 3.0, temperature, centred, tau=tau),
+        lambda s: formula(s, teacher, temperature, tau, centred),
+        normal(1, 5, 7),
     )
+
+
+def test_the_centred_values_tell_an_opposite_student_from_a_uniform_one():
+    """At a high temperature all softmaxes are alike to the published cosine, whatever the student says."""
+    teacher = normal(0, 6, 10)
+    apart = [value_distance(s, teacher, 20.0) / 400 for s in (teacher, 0 * teacher, -teacher)]
+    published = [value_distance(s, teacher, 20.0, False) / 400 for s in (teacher, 0 * teacher, -teacher)]
+    torch.testing.assert_close(torch.stack(apart), torch.tensor([0.0, 2.0, 4.0]).double(), rtol=0, atol=0.1)
+    assert max(published) < 0.1
 
 
 def test_the_published_ranks_train_nothing_and_the_soft_ones_do():

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdbench.objectives.reviewkd import Fusion, ReviewKD, hcl_loss, reviewkd_loss
 
-from .cases import assert_same, bound, normal, sides, term
+from .cases import assert_same, bound, normal, sides, term, value_and_gradients
 
 S = torch.arange(1, 97, dtype=torch.float64).sin().view(2, 3, 4, 4)
 T = 2 * torch.arange(96, dtype=torch.float64).cos().view(2, 3, 4, 4)
@@ -99,6 +99,21 @@ def test_the_width_is_the_pooled_vectors_up_to_mid(mid, student, expected):
     objective = bound(ReviewKD(mid=mid), case)
     assert {fuse.enter[0].out_channels for fuse in objective.fusions} == {expected}
     assert term(objective.eval(), case).isfinite()
+
+
+@pytest.mark.parametrize("student", ["resnet8", "vgg8"])
+def test_a_last_batch_of_one_row_trains(student):
+    """Its pooled vector (vgg8's deepest map too) is one value per channel, which has no variance."""
+    case = sides(student=student, teacher="resnet20" if student == "resnet8" else "vgg8")
+    objective = bound(ReviewKD(), case).train()
+    deepest = objective.fusions[-1].enter[1]
+    before = deepest.running_mean.clone()
+    value, gradients = value_and_gradients(objective, case.rows(torch.tensor([0])))
+    assert value.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+    objective(case.student, case.teacher, case.batch)
+    assert not torch.equal(deepest.running_mean, before)  # of more rows it learns as ever
 
 
 def test_convolutions_start_as_kaiming_uniform():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kdbench.core import Batch, Facts, Outputs, Probes
 from kdbench.objectives.srrl import SRRL, srrl_loss
 
-from .cases import assert_same, normal
+from .cases import assert_same, normal, value_and_gradient
 
 BATCH = Batch(torch.zeros(4), torch.arange(4), torch.arange(4))
 WEIGHT, BIAS = normal(5, 3, 7), normal(6, 1, 3)[0]
@@ -57,6 +57,25 @@ def test_value_and_gradient_are_the_formulas(weight, pooled_first):
         lambda maps: formula(objective, maps, weight, pooled_first),
         MAPS,
     )
+
+
+@pytest.mark.parametrize("pooled_first", [False, True])
+def test_a_last_batch_of_one_row_trains(pooled_first):
+    objective, one = bound(pooled_first=pooled_first).train(), MAPS[:1]
+    teacher = Outputs(TEACHER.logits[:1], {"pooled": FEATURES[:1]}, (WEIGHT, BIAS))
+    value, gradient = value_and_gradient(lambda maps: objective(answer(maps), teacher, BATCH), one)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+    assert gradient.abs().sum() > 0
+
+
+def test_the_connector_starts_he_normal_by_its_fan_out():
+    maps, features = torch.zeros(4, 5, 2, 3), torch.zeros(4, 4000)
+    teacher = Outputs(torch.zeros(4, 3), {"pooled": features}, (torch.zeros(3, 4000), None))
+    none = torch.zeros(0, dtype=torch.int64)
+    objective = SRRL()
+    objective.bind(nn.Identity(), nn.Identity(), Probes(answer(maps), teacher), Facts(3, none, none))
+    assert objective.connector[0].weight.std().item() == pytest.approx((2 / 4000) ** 0.5, rel=0.03)
 
 
 def test_pooling_first_asks_for_no_map():

@@ -1,8 +1,9 @@
 """Every objective trains on real images, and lowers its own measure against the same seed without it.
 
 Slow. The measure is taken in train mode of the objective's own parts, on held-out images; of an objective that knows
-images by their index (crd), on training images without augmentation. Without it means: cross-entropy alone, the
-objective bound alike, its parts as they began.
+images by their index (crd), on training images without augmentation. Without it means: the same run, in which the
+objective sees the student without gradient, so that its parts learn as well as they can, and the student learns of the
+labels alone.
 """
 
 import copy
@@ -23,6 +24,8 @@ from kdbench.run import run
 from kdbench.strict import compose_checked
 from kdbench.teacher.live import LiveTeacher, live_teacher
 
+from .cases import of_all
+
 register()
 pytestmark = pytest.mark.slow
 
@@ -31,7 +34,8 @@ COMMON = ["threads=1", "progress=false", "trainer=cpu", "schedule.epochs=2", "ev
 # the published weights are for batch 64 and a learning rate of 0.05
 COMMON += ["dataset=cifar100_mini", "schedule=quick", "schedule.lr=0.05", "schedule.batch_size=64"]
 SAME = ["teacher=resnet20", "teacher.checkpoint=shipped", "student=resnet8"]
-OTHER = ["teacher=vgg13", "student=ShuffleV1", "dataset.validation=1600"]
+OTHER = ["teacher=resnet20", "teacher.checkpoint=shipped", "student=ShuffleV1", "dataset.validation=1600"]
+ONE_WIDTH = {"fsp"}
 
 
 class Measure:
@@ -41,7 +45,7 @@ class Measure:
         self.pair, self.output = pair, output
 
     def plan(self, *more: str) -> Plan:
-        overrides = [*COMMON, *self.pair, *more, f"output={self.output}"]
+        overrides = [*COMMON, *self.pair, f"output={self.output}", *more]
         choices = dict(item.split("=", 1) for item in overrides)
         return plan(compose_checked("train", overrides), choices)
 
@@ -52,21 +56,20 @@ class Measure:
         measured = first_stage(planned) if stage else planned
         (folder,) = [
             path
-            for path, record in records(self.output)
+            for path, record in records(Path(planned.cfg.output))
             if record["config"]["loss"] == measured.config["loss"] and record["is_stage"] == stage
         ]
         return measured, torch.load(folder / "state.pt", weights_only=True)
 
-    def worth(self, name: str, planned: Plan, state: dict, with_parts: bool) -> float:
-        """The objective with the student of this state, averaged over batches; its parts are the state's or new."""
+    def worth(self, name: str, planned: Plan, state: dict) -> float:
+        """The objective with the student and the parts of this state, averaged over batches."""
         teacher = self.teacher(planned)
         data, loss = planned.data, planned.loss
         data.setup("fit")
         student = create_model(planned.network["name"], data.num_classes)
         fresh = Loss({name: 1.0}, {name: copy.deepcopy(loss.terms[name])}, standardise=loss.standardise)
         _bind(fresh, student, teacher, data)
-        if with_parts:
-            fresh.load_state_dict(state["loss"])
+        fresh.load_state_dict(state["loss"])
         student.load_state_dict(state["model"])
         student.eval()
         values = []
@@ -111,12 +114,28 @@ def _bind(loss: Loss, student, teacher: LiveTeacher, data) -> None:
     loss.bind(student, teacher.model, Probes(*sides), data.facts, seed=0)
 
 
+def blind(planned: Plan) -> Plan:
+    """The plan with objectives whose gradient ends at the student's answers."""
+    loss = planned.loss.stage.loss if planned.loss.stage and not planned.loss.terms else planned.loss
+    for term in loss.terms.values():
+        seeing = term.forward
+        term.forward = lambda s, t, b, seeing=seeing: seeing(of_all(s, torch.Tensor.detach), t, b)
+    loss.weights.setdefault("ce", 1.0)
+    loss.weights["ce"] = loss.weights["ce"] or 1.0  # mse, simkd
+    return planned
+
+
 def lowers_its_measure(name: str, measure: Measure) -> None:
-    planned, state = measure.trained(measure.plan(f"loss={name}"))
-    _, alone = measure.trained(measure.plan("loss=ce"))
+    staged = "\nstage:" in (CONF_DIR / "loss" / f"{name}.yaml").read_text()
+    recipe = [f"loss={name}", *(["loss.stage.epochs=2"] if staged else [])]
+    planned, state = measure.trained(measure.plan(*recipe))
+    if any(parameter.requires_grad for parameter in planned.loss.terms[name].parameters()):
+        _, alone = measure.trained(blind(measure.plan(*recipe, f"output={measure.output / name}")))
+    else:  # nothing to learn for the objective: the cross-entropy alone, for all of them
+        _, alone = measure.trained(measure.plan("loss=ce"))
+        alone["loss"] = state["loss"]
     assert all(value.isfinite().all() for value in state["model"].values())
-    with_it = measure.worth(name, planned, state, with_parts=True)
-    without = measure.worth(name, planned, alone, with_parts=False)
+    with_it, without = (measure.worth(name, planned, one) for one in (state, alone))
     print(f"{name}: {with_it:.6g} with it, {without:.6g} without")
     assert with_it < without
 
@@ -127,9 +146,8 @@ def same(tmp_path_factory) -> Measure:
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory, big_data) -> Measure:
-    checkpoint = big_data / "teachers" / "vgg13_cifar100_half.pth"
-    return Measure([*OTHER, f"teacher.checkpoint={checkpoint}"], tmp_path_factory.mktemp("other"))
+def other(tmp_path_factory) -> Measure:
+    return Measure(OTHER, tmp_path_factory.mktemp("other"))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -138,5 +156,9 @@ def test_resnet20_to_resnet8(name, same):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_vgg13_to_shufflev1_on_400_images(name, other):
-    lowers_its_measure(name, other)
+def test_resnet20_to_shufflev1_on_400_images(name, other):
+    if name in ONE_WIDTH:
+        with pytest.raises(ValueError, match="one width"):
+            lowers_its_measure(name, other)
+    else:
+        lowers_its_measure(name, other)
