@@ -34,7 +34,12 @@ COMMON = ["threads=1", "progress=false", "trainer=cpu", "schedule.epochs=2", "ev
 # the published weights are for batch 64 and a learning rate of 0.05
 COMMON += ["dataset=cifar100_mini", "schedule=quick", "schedule.lr=0.05", "schedule.batch_size=64"]
 SAME = ["teacher=resnet20", "teacher.checkpoint=shipped", "student=resnet8"]
-OTHER = ["teacher=resnet20", "teacher.checkpoint=shipped", "student=ShuffleV1", "dataset.validation=1600"]
+OTHER = ["teacher=resnet20", "teacher.checkpoint=shipped", "student=ShuffleV1"]
+OTHER += [
+    "dataset.validation=1600",
+    "schedule.batch_size=32",
+    "schedule.lr=0.002",
+]  # 26 steps are too few to recover from more
 ONE_WIDTH = {"fsp"}
 
 
@@ -71,7 +76,7 @@ class Measure:
         _bind(fresh, student, teacher, data)
         fresh.load_state_dict(state["loss"])
         student.load_state_dict(state["model"])
-        student.eval()
+        student.train()  # statistics of the batch: after a few steps the running ones are those of the start
         values = []
         for batch in self.batches(fresh, data):
             with torch.no_grad():
@@ -128,6 +133,8 @@ def blind(planned: Plan) -> Plan:
 def lowers_its_measure(name: str, measure: Measure) -> None:
     staged = "\nstage:" in (CONF_DIR / "loss" / f"{name}.yaml").read_text()
     recipe = [f"loss={name}", *(["loss.stage.epochs=2"] if staged else [])]
+    if "ramps:" in (CONF_DIR / "loss" / f"{name}.yaml").read_text():
+        recipe.append(f"loss.ramps.{name}=1")  # two epochs of a rise over 20 are next to nothing
     planned, state = measure.trained(measure.plan(*recipe))
     if any(parameter.requires_grad for parameter in planned.loss.terms[name].parameters()):
         _, alone = measure.trained(blind(measure.plan(*recipe, f"output={measure.output / name}")))
