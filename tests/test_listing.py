@@ -6,7 +6,7 @@ import pytest
 from kdbench.config import CONF_DIR
 from kdbench.listing import groups, losses, main, models, objectives
 from kdbench.models import available
-from kdbench.report.zoo import load_measured, names, page
+from kdbench.report.zoo import HEAVY, LIMIT, load_measured, names, page
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,6 +29,15 @@ def test_the_pages_that_list_losses_are_fresh():
     )
     measured = load_measured(ROOT / "benchmarks" / "objectives.json")
     assert (ROOT / "docs" / "objectives.md").read_text() == page(measured)
+
+
+def test_every_objective_was_measured_and_is_cheap_unless_its_maths_is_not():
+    measured = {
+        row["objective"]: row for row in load_measured(ROOT / "benchmarks" / "objectives.json")["rows"]
+    }
+    assert set(measured) == {entry["name"] for entry in objectives()}
+    for name, row in measured.items():
+        assert (max(row["share_100"], row["share_1000"]) > LIMIT) == (name in HEAVY), name
 
 
 def test_every_loss_and_objective_is_in_the_documentation():
