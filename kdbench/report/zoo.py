@@ -27,9 +27,10 @@ FLAGS = {
 }
 
 HEAVY = {
+    "cmkd": "soft ranks compare all pairs of classes: nothing at C = 100, a million pairs a row at C = 1000",
     "ft": "a frozen auto-encoder on the teacher's map and a translator, six and three 3x3 convolutions",
     "ofd": "a 1x1 convolution with BatchNorm on every stage",
-    "r2kd": "a second, pruned teacher answers each batch",
+    "r2kd": "a second, pruned teacher answers each batch; soft ranks as in cmkd",
     "reviewkd": "a chain of 3x3 convolutions up to the largest map: more multiplications than the student itself has",
     "vid": "three 1x1 convolutions on every stage",
     "vitkd": "3x3 convolutions on a map of tokens",
