@@ -11,6 +11,7 @@ from kdbench.models.network import (
     conv3x3,
     global_pool,
     kaiming_convolutions,
+    rectified_taps,
     register,
     small_normal,
     untapped,
@@ -70,19 +71,7 @@ class MobileNetV2(Network):
     """Half-width MobileNetV2. Its stages end in linear bottlenecks: there is no last ReLU, and each `.pre` is the
     stage itself."""
 
-    taps = (
-        "stem",
-        "stage1.pre",
-        "stage1",
-        "stage2.pre",
-        "stage2",
-        "stage3.pre",
-        "stage3",
-        "stage4.pre",
-        "stage4",
-        "unpooled",
-        "pooled",
-    )
+    taps = rectified_taps(4)
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

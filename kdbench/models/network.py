@@ -19,6 +19,12 @@ def untapped(name: str, value: Tensor) -> Tensor:
     return value
 
 
+def rectified_taps(stages: int) -> tuple[str, ...]:
+    """The taps, in order of depth, of a family whose stages end with a ReLU behind their `.pre`."""
+    pairs = (f"stage{number}{twin}" for number in range(1, stages + 1) for twin in (".pre", ""))
+    return ("stem", *pairs, "unpooled", "pooled")
+
+
 class Network(nn.Module):
     """An image classifier that reports named intermediate values.
 

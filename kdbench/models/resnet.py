@@ -15,6 +15,7 @@ from kdbench.models.network import (
     global_pool,
     kaiming_convolutions,
     rectified_stage,
+    rectified_taps,
     register,
     untapped,
 )
@@ -82,17 +83,7 @@ def bottleneck_stage(blocks: int, inputs: int, width: int, stride: int) -> nn.Se
 class ResNet(Network):
     """A CIFAR ResNet of 6n+2 layers; `width` multiplies the stages, but a wide stem has 32 channels."""
 
-    taps = (
-        "stem",
-        "stage1.pre",
-        "stage1",
-        "stage2.pre",
-        "stage2",
-        "stage3.pre",
-        "stage3",
-        "unpooled",
-        "pooled",
-    )
+    taps = rectified_taps(3)
 
     def __init__(self, depth: int, num_classes: int, width: int = 1) -> None:
         super().__init__()
@@ -129,19 +120,7 @@ class ResNet(Network):
 class ResNet50(Network):
     """The ImageNet bottleneck network with a 3x3 stem of stride 1 and no max-pooling."""
 
-    taps = (
-        "stem",
-        "stage1.pre",
-        "stage1",
-        "stage2.pre",
-        "stage2",
-        "stage3.pre",
-        "stage3",
-        "stage4.pre",
-        "stage4",
-        "unpooled",
-        "pooled",
-    )
+    taps = rectified_taps(4)
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

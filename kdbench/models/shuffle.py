@@ -13,6 +13,7 @@ from kdbench.models.network import (
     conv3x3,
     global_pool,
     rectified_stage,
+    rectified_taps,
     register,
     untapped,
 )
@@ -61,17 +62,7 @@ def grouped_stage(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
 class ShuffleV1(Network):
     """ShuffleNet with three groups."""
 
-    taps = (
-        "stem",
-        "stage1.pre",
-        "stage1",
-        "stage2.pre",
-        "stage2",
-        "stage3.pre",
-        "stage3",
-        "unpooled",
-        "pooled",
-    )
+    taps = rectified_taps(3)
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -158,17 +149,7 @@ def split_stage(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
 class ShuffleV2(Network):
     """ShuffleNet V2 of size 1. No `stage_norms`: half of a stage's channels come from earlier blocks' ReLUs."""
 
-    taps = (
-        "stem",
-        "stage1.pre",
-        "stage1",
-        "stage2.pre",
-        "stage2",
-        "stage3.pre",
-        "stage3",
-        "unpooled",
-        "pooled",
-    )
+    taps = rectified_taps(3)
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

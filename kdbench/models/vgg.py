@@ -12,6 +12,7 @@ from kdbench.models.network import (
     by_stage,
     global_pool,
     kaiming_convolutions,
+    rectified_taps,
     register,
     small_normal,
     untapped,
@@ -30,19 +31,7 @@ def conv_block(convolutions: int, inputs: int, outputs: int) -> nn.Sequential:
 class VGG(Network):
     """Five blocks of 64, 128, 256, 512 and 512 channels; `convolutions` counts the layers of each."""
 
-    taps = (
-        "stem",
-        "stage1.pre",
-        "stage1",
-        "stage2.pre",
-        "stage2",
-        "stage3.pre",
-        "stage3",
-        "stage4.pre",
-        "stage4",
-        "unpooled",
-        "pooled",
-    )
+    taps = rectified_taps(4)
 
     def __init__(self, convolutions: tuple[int, int, int, int, int], num_classes: int) -> None:
         super().__init__()
