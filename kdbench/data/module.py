@@ -163,19 +163,33 @@ class ImageData(LightningDataModule):
         return normalise(strong, self._mean, self._std)
 
     def eval_batch(self, split: str, start: int, stop: int) -> Batch:
-        """Rows [start, stop) of a split as they are; `index` counts in the training set for "validation"."""
-        if split == "validation":
-            index = self._held_out[start:stop]
+        """Rows [start, stop) of a split as they are; `index` counts in the training set but for "test"."""
+        if split != "test":
+            index = self._rows[split][start:stop]
             return Batch(self._plain(index), self._train_labels[index], index)
         rows = slice(start, min(stop, self.eval_size(split)))
         index = torch.arange(rows.start, rows.stop, device=self.device)
         return Batch(normalise(self._test[rows], self._mean, self._std), self._test_labels[rows], index)
 
     def eval_size(self, split: str) -> int:
-        """The number of images of an evaluation split."""
-        if split not in self.eval_splits:
-            raise ValueError(f"there is no split {split!r}; possible are {', '.join(self.eval_splits)}")
-        return len(self._held_out) if split == "validation" else len(self._test_labels)
+        """The number of images of a split; ValueError unless it is one of `splits`."""
+        if split not in self.splits:
+            raise ValueError(f"there is no split {split!r}; possible are {', '.join(self.splits)}")
+        return len(self._test_labels) if split == "test" else len(self._rows[split])
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """What can be asked for as it is: the evaluation splits, and what is trained on."""
+        return (*self.eval_splits, "train")
+
+    @property
+    def _rows(self) -> dict[str, Tensor]:
+        """The splits that are cut from the training set: positions in it."""
+        return {"train": self._subset, "validation": self._held_out}
+
+    def pixels(self, inputs: Tensor) -> Tensor:
+        """Inputs [N, 3, H, W] as people look at them: the same before normalisation, 0 to 1."""
+        return inputs * self._std[:, None, None] + self._mean[:, None, None]
 
     def probe(self, rows: int = 4) -> Tensor:
         """The first training images as they are, float32 [rows, 3, H, W]: for finding out shapes."""
