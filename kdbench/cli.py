@@ -13,12 +13,15 @@ USAGE = """kdbench: dataset x teacher x student x loss, on a schedule, with a se
   kdbench train-teacher dataset=cifar100 teacher=resnet20 schedule=cifar240
   kdbench table demo                               a table: run what is missing, then print it
   kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE [--json]
+  kdbench analyze RUN_FOLDER [split=train] [--json]          calibration, entropies, CMI, CKA, pictures, ...
+  kdbench analyze dataset=cifar100 model=resnet56 checkpoint=FILE [against=OTHER]
   kdbench list losses|models|datasets|teachers|tables [--json|--markdown]
 """
 
 # A run is its own process `python -m MODULE`: what Lightning repeats for further ranks must be the run itself.
 RUNS = {"train": "kdbench.train", "train-teacher": "kdbench.train_teacher"}
 COMMANDS = {
+    "analyze": "kdbench.analyze.command",
     "evaluate": "kdbench.evaluate",
     "list": "kdbench.listing",
     "table": "kdbench.report.table",

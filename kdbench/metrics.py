@@ -42,7 +42,9 @@ class Scores(nn.Module):
         shares = {"top1": self.top1, "top5": self.top5, "agreement": self.agreement, "ece": self.ece}
         # torchmetrics divides in float32; what that leaves beyond the fourth decimal is noise
         scores = {
-            name: round(100 * float(meter.compute()), 4) for name, meter in shares.items() if meter.update_count
+            name: round(100 * float(meter.compute()), 4)
+            for name, meter in shares.items()
+            if meter.update_count
         }
         if self.nll.update_count:
             scores["nll"] = round(float(self.nll.compute()), 6)

@@ -59,7 +59,7 @@ def run_cohort(plans: Sequence[Plan]) -> list[Member]:
     file = teacher_file(plans[0])
     data.setup("fit")
     data.to("cpu")  # as everything is built there; a first stage leaves the images where it was trained
-    teacher = _teacher(plans[0], file)
+    teacher = build_teacher(plans[0], file)
     members = [_member(planned, teacher) for planned in plans]
     try:
         # in one order everywhere: processes that wait for each other's first stages never wait in a circle
@@ -141,7 +141,8 @@ def teacher_file(planned: Plan) -> Path | None:
     return locate(cfg.teacher.name, planned.data.label_space, cfg.teacher.checkpoint, planned.teacher_command)
 
 
-def _teacher(planned: Plan, file: Path | None) -> LiveTeacher | None:
+def build_teacher(planned: Plan, file: Path | None) -> LiveTeacher | None:
+    """The run's teacher with the weights in `file`; ValueError where those are of other classes or networks."""
     if file is None:
         return None
     supplied = {"num_classes": planned.data.num_classes, "checkpoint": str(file)}

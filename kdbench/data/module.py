@@ -179,8 +179,8 @@ class ImageData(LightningDataModule):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """What can be asked for as it is: the evaluation splits, and what is trained on."""
-        return (*self.eval_splits, "train")
+        """What can be asked for as it is: the evaluation splits, and what is trained on. Known before `setup`."""
+        return ("validation", "test", "train") if self.validation else ("test", "train")
 
     @property
     def _rows(self) -> dict[str, Tensor]:

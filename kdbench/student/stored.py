@@ -66,9 +66,7 @@ def load_student(network: nn.Module, file: Path, data: ImageData) -> tuple[nn.Mo
     """
     about = load_weights(network, file, own_head=False)
     if about.get("classes", list(data.classes)) != list(data.classes):
-        raise ValueError(
-            f"{file} was trained on other classes, or in another order, than {data.name} has"
-        )
+        raise ValueError(f"{file} was trained on other classes, or in another order, than {data.name} has")
     if "predictor" not in about:
         return network, about
     return Headed(network, _head(network, file, data)), about
