@@ -27,7 +27,14 @@ from kdbench.teacher.fill import Filling
 
 register()
 
-TINY = ["dataset=fake", "dataset.train=48", "dataset.padding=2", "schedule=quick", "schedule.batch_size=8", "schedule.epochs=2"]
+TINY = [
+    "dataset=fake",
+    "dataset.train=48",
+    "dataset.padding=1",
+    "schedule=quick",
+    "schedule.batch_size=8",
+    "schedule.epochs=2",
+]
 TINY += ["teacher=resnet20", "student=resnet8", "trainer=cpu", "threads=1", "progress=false", "log_every=3"]
 
 
