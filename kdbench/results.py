@@ -180,6 +180,7 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
         ("dataset", "path"),
         ("dataset", "eval_batch_size"),
         ("teacher", "checkpoint"),
+        ("teacher", "cache"),
         ("loss", "pair"),
         ("teacher_loss", "pair"),
     ):

@@ -23,6 +23,7 @@ from kdbench.results import RunFolder, digest
 from kdbench.seeding import drawn_from
 from kdbench.student import Student
 from kdbench.teacher import LiveTeacher
+from kdbench.teacher.cache import CachedTeacher, find, place
 from kdbench.teacher.module import store
 from kdbench.teacher.store import check_free, locate
 
@@ -59,8 +60,9 @@ def run_cohort(plans: Sequence[Plan]) -> list[Member]:
     file = teacher_file(plans[0])
     data.setup("fit")
     data.to("cpu")  # as everything is built there; a first stage leaves the images where it was trained
-    teacher = build_teacher(plans[0], file)
-    members = [_member(planned, teacher) for planned in plans]
+    teacher = load_teacher(plans[0], file)
+    stored = _stored(plans, teacher)
+    members = [_member(planned, teacher, stored) for planned in plans]
     try:
         # in one order everywhere: processes that wait for each other's first stages never wait in a circle
         for member in sorted(members, key=lambda member: member.folder.path):
@@ -84,12 +86,41 @@ def _first_stages(plans: Sequence[Plan]) -> dict[tuple[str, str], Member]:
     return {identity(member.planned): member for member in made}
 
 
-def _member(planned: Plan, teacher: LiveTeacher | None) -> Member:
+def _member(planned: Plan, teacher: LiveTeacher | None, stored: CachedTeacher | None) -> Member:
     hashes = {"recipe": recipe_hash(planned), "data": planned.data.fingerprint}
     if teacher is not None and planned.needs_teacher:
         hashes["teacher"] = teacher.hash
-    folder = RunFolder(Path(planned.cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
+    folder = _folder(planned, hashes)
+    if teacher is not None and stored is not None and _is_served(planned, teacher, folder):
+        # rounded answers give other weights: another run than with the live teacher
+        hashes["answers"] = stored.cache.storage
+        return Member(planned, _folder(planned, hashes), hashes, stored)
     return Member(planned, folder, hashes)
+
+
+def _folder(planned: Plan, hashes: dict[str, str]) -> RunFolder:
+    return RunFolder(Path(planned.cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
+
+
+def _stored(plans: Sequence[Plan], teacher: LiveTeacher | None) -> CachedTeacher | None:
+    """The stored answers that can serve runs of this cohort, or None; ValueError where there must be some."""
+    first = plans[0]
+    if teacher is None or teacher.cache == "off" or not any(planned.asks_for_logits for planned in plans):
+        return None
+    cache = find(teacher, first.data, first.cfg.seed, first.cfg.trainer.max_epochs)
+    if cache is not None:
+        return CachedTeacher(teacher, cache, first.data)
+    if teacher.cache == "require" and not first.is_stage:
+        raise ValueError(
+            f"teacher.cache=require, and no sealed cache in {place(teacher, first.data)} has the views that "
+            f"{first.title} will draw; `kdbench cache fill` with the arguments of this run makes one"
+        )
+    return None
+
+
+def _is_served(planned: Plan, teacher: LiveTeacher, folder: RunFolder) -> bool:
+    """Whether stored answers take the live teacher's place; a run that began with it goes on with it."""
+    return planned.asks_for_logits and (teacher.cache == "require" or folder.record() is None)
 
 
 def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str, str], Member]) -> None:
@@ -104,7 +135,7 @@ def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str
     if planned.trains_teacher and not planned.cfg.overwrite:
         check_free(planned.data.label_space, planned.network["name"], member.hashes)
     folder.open(wait=planned.is_stage)
-    student = _student(planned, teacher, folder)
+    student = _student(member, teacher)
     if first is not None:
         student.start_from(first.folder)
     earlier = folder.record()
@@ -141,8 +172,8 @@ def teacher_file(planned: Plan) -> Path | None:
     return locate(cfg.teacher.name, planned.data.label_space, cfg.teacher.checkpoint, planned.teacher_command)
 
 
-def build_teacher(planned: Plan, file: Path | None) -> LiveTeacher | None:
-    """The run's teacher with the weights in `file`; ValueError where those are of other classes or networks."""
+def load_teacher(planned: Plan, file: Path | None) -> LiveTeacher | None:
+    """The teacher of a run, from the file that `teacher_file` found; ValueError where it does not fit."""
     if file is None:
         return None
     supplied = {"num_classes": planned.data.num_classes, "checkpoint": str(file)}
@@ -155,8 +186,9 @@ def build_teacher(planned: Plan, file: Path | None) -> LiveTeacher | None:
     return teacher
 
 
-def _student(planned: Plan, teacher: LiveTeacher | None, folder: RunFolder) -> Student:
-    node, data = planned.network, planned.data
+def _student(member: Member, teacher: LiveTeacher | None) -> Student:
+    planned, folder, data = member.planned, member.folder, member.planned.data
+    node = planned.network
     with drawn_from(planned.cfg.seed, "init"):
         model = create_model(node["name"], data.num_classes, options=node.get("options"))
     about = {
@@ -166,6 +198,7 @@ def _student(planned: Plan, teacher: LiveTeacher | None, folder: RunFolder) -> S
         "classes": list(data.classes),
     }
     student = Student(model, planned.loss, planned.schedule, folder, about)
+    student.stored = member.stored
     student.bind(teacher, data.probe(), data.facts, planned.cfg.seed)
     return student
 
@@ -209,6 +242,8 @@ def _restore_threads(members: Sequence[Member]) -> None:
 def _train(members: Sequence[Member], teacher: LiveTeacher | None) -> None:
     """Fit, and bring every record to its end, whatever that is."""
     _restore_threads(members)
+    if stored := next((member.stored for member in members if member.stored), None):
+        print(f"the teacher's answers are read from {stored.cache.name}")
     cohort = [member.name for member in members]
     try:
         for member in members:

@@ -18,7 +18,7 @@ from kdbench.loss import CROSS_ENTROPY, Loss
 from kdbench.models import answer, tap_names, weights_hash
 from kdbench.plan import Plan
 from kdbench.results import RunFolder
-from kdbench.run import build_teacher, teacher_file
+from kdbench.run import load_teacher, teacher_file
 from kdbench.schedule import Schedule
 from kdbench.student.stored import STUDENT, Headed, finished, load_student
 
@@ -105,7 +105,7 @@ def teacher_side(cfg: DictConfig, names: dict[str, str], data: ImageData) -> Sid
     assert isinstance(node, DictConfig)
     planned = Plan(node, names, data, Loss({CROSS_ENTROPY: 1.0}), Schedule(1, 1, 1.0, plan="constant"))
     try:
-        teacher = build_teacher(planned, teacher_file(planned))
+        teacher = load_teacher(planned, teacher_file(planned))
     except ValueError as error:
         raise ValueError(f"{error}\nteacher=none leaves it out") from error
     if teacher is None:

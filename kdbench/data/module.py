@@ -10,7 +10,15 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from kdbench.core import Batch, Facts, View
-from kdbench.data.augment import crop_flip, draw_view, normalise, zero_pad
+from kdbench.data.augment import (
+    crop_flip,
+    draw_view,
+    normalise,
+    view_count,
+    view_number,
+    view_of,
+    zero_pad,
+)
 from kdbench.data.images import Splits
 from kdbench.data.split import slot_samples, validation_cut
 from kdbench.data.strong import randaugment_cutout
@@ -154,6 +162,36 @@ class ImageData(LightningDataModule):
     def train_inputs(self, index: Tensor, view: View) -> Tensor:
         """These views of training images `index` [B]: float32 [B, 3, H, W], normalised, channels_last."""
         return normalise(crop_flip(self._train, index, view, self._size), self._mean, self._std)
+
+    @property
+    def augmentation(self) -> dict[str, Any]:
+        """What a view's inputs depend on beside the pixels, as plain data."""
+        mean, std = (numbers.tolist() for numbers in (self._mean, self._std))
+        return {"views": "crop and flip", "padding": self.padding, "mean": mean, "std": std}
+
+    @property
+    def all_views(self) -> int:
+        """How many different views the whole training set has: the keys are the numbers below this."""
+        return len(self._train_labels) * view_count(self.padding)
+
+    def view_keys(self, index: Tensor, view: View) -> Tensor:
+        """One number int64 [B] for each (image, view): images count in the full training set."""
+        return index * view_count(self.padding) + view_number(view, self.padding)
+
+    def view_inputs(self, keys: Tensor) -> Tensor:
+        """The views with these keys [B]: float32 [B, 3, H, W], as `train_batch` would show them."""
+        views = view_count(self.padding)
+        return self.train_inputs(keys // views, view_of(keys % views, self.padding))
+
+    def planned_views(self, seed: int, epochs: int) -> Tensor:
+        """The keys of all views that a run with this seed will draw, int64, ascending, each once."""
+        drawn = torch.zeros(self.all_views, dtype=torch.bool)
+        slots = torch.arange(self.train_size, device=self.device)
+        index, occurrence = slot_samples(slots, self._subset)
+        for epoch in range(1, epochs + 1):
+            view = draw_view(seed, epoch, index, occurrence, self.padding)
+            drawn[self.view_keys(index, view).cpu()] = True
+        return drawn.nonzero().flatten()
 
     def _strong(self, epoch: int, index: Tensor, occurrence: Tensor) -> Tensor:
         """Another crop and flip, then RandAugment and a cutout: float32 [B, 3, H, W]."""

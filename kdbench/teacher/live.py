@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -10,19 +10,29 @@ from torch import nn
 from kdbench.core import Batch, Outputs
 from kdbench.models import answer_batch, create_model, load_weights, weights_hash
 
+CacheMode = Literal["auto", "off", "require"]
+
 
 class LiveTeacher(nn.Module):
     """A frozen network in eval mode. Its answers carry no gradient.
 
     name: as on the command line; source: the file its weights came from; about: what that file says of them;
-    bf16: answer under bfloat16 autocast.
+    bf16: answer under bfloat16 autocast; cache: whether stored answers may, must or must not take its place in
+    training (kdbench.teacher.cache).
     """
 
     def __init__(
-        self, name: str, model: nn.Module, source: Path, about: Mapping[str, Any], bf16: bool = False
+        self,
+        name: str,
+        model: nn.Module,
+        source: Path,
+        about: Mapping[str, Any],
+        bf16: bool = False,
+        cache: CacheMode = "auto",
     ) -> None:
         super().__init__()
         self.name, self.source, self.about, self.bf16 = name, source, dict(about), bf16
+        self.cache = cache
         self.model = model.requires_grad_(False).eval()
         self.hash = weights_hash(model)
 
@@ -43,6 +53,7 @@ def live_teacher(
     checkpoint: str | None,
     options: Mapping[str, Any] | None = None,
     bf16: bool = False,
+    cache: CacheMode = "auto",
 ) -> LiveTeacher:
     """The trained network `name` with the weights in the file `checkpoint`; ValueError where it does not fit."""
     if checkpoint is None:
@@ -51,7 +62,8 @@ def live_teacher(
         )
     model = create_model(name, num_classes, options=options)
     about = load_weights(model, Path(checkpoint))
-    return LiveTeacher(name, model.to(memory_format=torch.channels_last), Path(checkpoint), about, bf16)
+    model = model.to(memory_format=torch.channels_last)
+    return LiveTeacher(name, model, Path(checkpoint), about, bf16, cache)
 
 
 def no_teacher(name: str = "none", **_: Any) -> None:
