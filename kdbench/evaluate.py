@@ -11,6 +11,7 @@ from kdbench.config import build, register
 from kdbench.data.module import ImageData
 from kdbench.metrics import evaluate
 from kdbench.plan import check_settings
+from kdbench.run import exact_float32
 from kdbench.strict import compose_checked
 from kdbench.student.stored import load_student
 
@@ -33,6 +34,7 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         return 2
+    exact_float32()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data.to(torch.device(device))
     model = model.to(device).to(memory_format=torch.channels_last)

@@ -31,7 +31,7 @@ _THREADS = torch.get_num_threads()
 """What this process began with: a run of a sweep must not inherit what the one before it had."""
 
 
-def _exact_float32() -> None:
+def exact_float32() -> None:
     """fp32 means float32: CUDA's shortcut through TF32 is another precision."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
@@ -56,7 +56,7 @@ def run_cohort(plans: Sequence[Plan]) -> list[Member]:
     plans = [replace(planned, data=data) for planned in plans]
     stages = _first_stages(plans)
     torch.set_num_threads(plans[0].cfg.threads or _THREADS)
-    _exact_float32()
+    exact_float32()
     file = teacher_file(plans[0])
     data.setup("fit")
     data.to("cpu")  # as everything is built there; a first stage leaves the images where it was trained

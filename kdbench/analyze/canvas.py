@@ -41,7 +41,6 @@ def save(figure: Any, folder: Path, file: str) -> None:
     """As PNG."""
     from matplotlib import pyplot as plt
 
-    folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / file, dpi=130)
     plt.close(figure)
 

@@ -19,6 +19,7 @@ from kdbench.analyze.study import Study, study
 from kdbench.config import build, register
 from kdbench.core import RunError
 from kdbench.data.module import ImageData
+from kdbench.run import exact_float32
 from kdbench.strict import compose_checked
 
 DEFAULT_GAMMA = 0.25
@@ -101,6 +102,7 @@ def _analyse(cfg: DictConfig, found: Source | None, command: str, dataset: str) 
         if cfg.threads < 1:
             raise ValueError(f"threads must be at least 1, got {cfg.threads}")
         torch.set_num_threads(cfg.threads)
+    exact_float32()
     data: ImageData = build(cfg.dataset, seed=0, batch_size=1)
     if cfg.split not in data.splits:
         hint = "; dataset.validation=N holds a part out" if cfg.split == "validation" else ""

@@ -76,7 +76,7 @@ def cams(study: Study, folder: Path) -> Picture:
         maps = [cam.eigen_cam(looked.side, inputs) for looked in study.looked]
     except ValueError as error:
         raise NotPossibleError(f"{error}.") from error
-    pixels = study.data.pixels(inputs).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+    pixels = _pixels(study, inputs)
     count = len(study.images)
     figure, grid = plt.subplots(
         1 + len(maps),
@@ -99,6 +99,12 @@ def cams(study: Study, folder: Path) -> Picture:
         f"each image by itself. Above it the answer and its probability. {study.data.name}, {study.split}."
     )
     return Picture("eigen_cam.png", "Eigen-CAM", caption)
+
+
+def _pixels(study: Study, inputs: Tensor) -> Any:
+    """Inputs [N, 3, H, W] as people look at them, [N, H, W, 3] in 0 to 1: as they were before normalisation."""
+    mean, std = (torch.tensor(study.data.augmentation[key])[:, None, None] for key in ("mean", "std"))
+    return (inputs.cpu() * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
 def _image(axes: Any, pixels: Any, title: str) -> None:

@@ -13,12 +13,17 @@ from rich.table import Table
 from kdbench.analyze.page import Row, page, pair_rows, side_rows
 from kdbench.analyze.pictures import draw
 from kdbench.analyze.study import Study
+from kdbench.core import RunError
 from kdbench.files import write_atomically
 
 
 def write(study: Study, folder: Path, pictures: bool = True) -> None:
     """All files; `study.numbers` learns which pictures there are. RunError where the disk does not take them."""
-    made, left_out = draw(study, folder) if pictures else ([], [])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        made, left_out = draw(study, folder) if pictures else ([], [])
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error}") from error
     study.numbers["notes"] += left_out
     study.numbers["pictures"] = [picture.file for picture in made]
     text = json.dumps(study.numbers, indent=2, sort_keys=True, allow_nan=False)

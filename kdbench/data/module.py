@@ -73,7 +73,8 @@ class ImageData(LightningDataModule):
     """Images of one data set on one device, and their batches as a function of (seed, epoch, step).
 
     `load` is called by `setup`, nothing before. After `setup`: classes, num_classes, train_size (without the
-    validation part), steps_per_epoch, eval_splits, fingerprint (of the full data, before any cut), facts.
+    validation part), steps_per_epoch, fingerprint (of the full data, before any cut), facts. splits is what
+    `eval_batch` can show, eval_splits what runs are evaluated on.
     """
 
     position: tuple[int, int] = (1, 0)
@@ -102,6 +103,8 @@ class ImageData(LightningDataModule):
         self.seed, self.validation_seed = seed, validation_seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.validation, self.padding = validation, padding
+        self.eval_splits = ("validation", "test") if validation else ("test",)
+        self.splits = (*self.eval_splits, "train")
         self._load = load
         self._mean, self._std = torch.tensor(list(mean)).float(), torch.tensor(list(std)).float()
         self._more = {"strong": self._strong}
@@ -122,7 +125,6 @@ class ImageData(LightningDataModule):
         )
         self.train_size = len(self._subset)
         self.steps_per_epoch = -(-self.train_size // self.batch_size)
-        self.eval_splits = ("validation", "test") if self.validation else ("test",)
         self._size = (train.images.shape[2], train.images.shape[3])
         self._train, self._train_labels = zero_pad(train.images, self.padding), train.labels
         self._test, self._test_labels = zero_pad(test.images, 0), test.labels
@@ -202,10 +204,10 @@ class ImageData(LightningDataModule):
 
     def eval_batch(self, split: str, start: int, stop: int) -> Batch:
         """Rows [start, stop) of a split as they are; `index` counts in the training set but for "test"."""
-        if split != "test":
-            index = self._rows[split][start:stop]
-            return Batch(self._plain(index), self._train_labels[index], index)
         rows = slice(start, min(stop, self.eval_size(split)))
+        if split != "test":
+            index = self._positions(split)[rows]
+            return Batch(self._plain(index), self._train_labels[index], index)
         index = torch.arange(rows.start, rows.stop, device=self.device)
         return Batch(normalise(self._test[rows], self._mean, self._std), self._test_labels[rows], index)
 
@@ -213,21 +215,11 @@ class ImageData(LightningDataModule):
         """The number of images of a split; ValueError unless it is one of `splits`."""
         if split not in self.splits:
             raise ValueError(f"there is no split {split!r}; possible are {', '.join(self.splits)}")
-        return len(self._test_labels) if split == "test" else len(self._rows[split])
+        return len(self._test_labels if split == "test" else self._positions(split))
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """What can be asked for as it is: the evaluation splits, and what is trained on. Known before `setup`."""
-        return ("validation", "test", "train") if self.validation else ("test", "train")
-
-    @property
-    def _rows(self) -> dict[str, Tensor]:
-        """The splits that are cut from the training set: positions in it."""
-        return {"train": self._subset, "validation": self._held_out}
-
-    def pixels(self, inputs: Tensor) -> Tensor:
-        """Inputs [N, 3, H, W] as people look at them: the same before normalisation, 0 to 1."""
-        return inputs * self._std[:, None, None] + self._mean[:, None, None]
+    def _positions(self, split: str) -> Tensor:
+        """Of a split that is cut from the training set."""
+        return self._held_out if split == "validation" else self._subset
 
     def probe(self, rows: int = 4) -> Tensor:
         """The first training images as they are, float32 [rows, 3, H, W]: for finding out shapes."""
