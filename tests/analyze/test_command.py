@@ -1,7 +1,9 @@
 """`kdbench analyze`, from the command line to the files."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +61,14 @@ def test_a_run_with_its_teacher(wttm, tmp_path, capsys):
     assert matrices["subject_centroids"].sum(axis=1) == pytest.approx(np.ones(4))
     assert matrices["subject_confusion"].sum() == 32
     assert {"reference_centroids", "reference_confusion", "correlation_difference"} <= set(matrices)
+
+
+def test_every_number_is_in_the_documentation(wttm, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "analyze.md").read_text()
+    found = analysed(capsys, wttm, *QUICK)
+    pair = [*found["pair"], *(f"ttm.{key}" for key in found["pair"]["ttm"])]
+    for key in {*SIDE, *pair} - {"role", "model", "file", "hash", "features", "ttm"}:
+        assert re.search(rf"^\| .*\b{key}\b.* \|", text, re.MULTILINE), key
 
 
 def test_it_says_what_the_run_said(wttm, capsys):
