@@ -79,3 +79,16 @@ def test_one_certain_row_is_in_the_last_bin():
     assert last["count"] == 1
     assert last["accuracy"] == 100
     assert all(row["count"] == 0 and row["accuracy"] is None for row in empty)
+
+
+def test_an_edge_belongs_to_the_bin_that_begins_there():
+    edges = equal_width()
+    bins = reliability(edges[[3]], torch.tensor([1]), edges)
+    assert [row["from"] for row in bins if row["count"]] == [edges[3].item()]
+
+
+def test_bins_cover_all_confidences():
+    for edges in (equal_width(), equal_mass(drawn(0, 50)[0])):
+        bins = reliability(*drawn(1, 50), edges)
+        assert (bins[0]["from"], bins[-1]["to"]) == (0, 1)
+        assert all(one["to"] == other["from"] for one, other in zip(bins, bins[1:], strict=False))
