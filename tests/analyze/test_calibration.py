@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -91,4 +92,4 @@ def test_bins_cover_all_confidences():
     for edges in (equal_width(), equal_mass(drawn(0, 50)[0])):
         bins = reliability(*drawn(1, 50), edges)
         assert (bins[0]["from"], bins[-1]["to"]) == (0, 1)
-        assert all(one["to"] == other["from"] for one, other in zip(bins, bins[1:], strict=False))
+        assert all(one["to"] == other["from"] for one, other in itertools.pairwise(bins))
