@@ -60,6 +60,8 @@ class Member:
             "seed": planned.cfg.seed,
             "table": planned.cfg.table_name,
             "tags": config["tags"],
+            "protocol": planned.data.protocol,
+            "groups": planned.data.groups,
             "cohort": _company([*(earlier.get("cohort") or ()), *cohort]),
         }
         self.record |= {"hashes": self.hashes, "config": config, **provenance()}
@@ -72,6 +74,7 @@ class Member:
                 "file": teacher.source.name,
                 "file_hash": file_hash(teacher.source),
                 "hash": teacher.hash,
+                "protocol": teacher.about.get("protocol", ""),
             }
         if self.stage is not None:
             kept = ("hashes", "seconds", "cohort")

@@ -163,6 +163,7 @@ def _student(planned: Plan, teacher: LiveTeacher | None, folder: RunFolder) -> S
         "num_classes": data.num_classes,
         "label_space": data.label_space,
         "classes": list(data.classes),
+        "protocol": data.protocol,
     }
     student = Student(model, planned.loss, planned.schedule, folder, about)
     student.bind(teacher, data.probe(), data.facts, planned.cfg.seed)
