@@ -8,7 +8,7 @@ from torch import nn
 
 from kdbench.config import build, register
 from kdbench.data.module import ImageData
-from kdbench.metrics import evaluate
+from kdbench.metrics import evaluate, in_groups
 from kdbench.plan import check_settings
 from kdbench.strict import compose_checked
 
@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> int:
         "precision": cfg.precision,
         "top1": scores["top1"],
         "top5": scores["top5"],
+        **{name: scores[name] for name in data.groups if name in scores},
     }
     if cfg.json:
         print(json.dumps(result))
@@ -52,5 +53,6 @@ def main(arguments: list[str]) -> int:
         print(
             f"{result['model']} on {data.name} ({cfg.split}, {result['images']} images, {cfg.precision}): "
             f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %"
+            f"{in_groups(scores)}"
         )
     return 0

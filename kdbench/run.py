@@ -196,6 +196,7 @@ def _student(member: Member, teacher: LiveTeacher | None) -> Student:
         "num_classes": data.num_classes,
         "label_space": data.label_space,
         "classes": list(data.classes),
+        "protocol": data.protocol,
     }
     student = Student(model, planned.loss, planned.schedule, folder, about)
     student.stored = member.stored
