@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
 from kdbench.cohort import cohorts, identity
@@ -15,6 +17,7 @@ from kdbench.config import build
 from kdbench.core import RunError
 from kdbench.files import write_atomically
 from kdbench.fit import fit
+from kdbench.machine import emulates_bf16
 from kdbench.member import Member
 from kdbench.metrics import evaluate
 from kdbench.models import check_name, create_model, load_weights
@@ -37,6 +40,16 @@ def _exact_float32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def _say_emulation(planned: Plan) -> None:
+    """Warn, once in a process, of a precision that costs time here instead of saving it."""
+    precision = planned.cfg.precision
+    if precision != "fp32" and emulates_bf16(planned.cfg.trainer.accelerator):
+        warnings.warn(
+            f"precision={precision}: this CPU has no bf16 units, so bfloat16 is emulated, and slower than fp32",
+            stacklevel=2,
+        )
+
+
 def run(planned: Plan) -> dict[str, Any]:
     """Train one student alone, and return the record of the run; a finished run is left alone."""
     (member,) = run_cohort([planned])
@@ -45,18 +58,19 @@ def run(planned: Plan) -> dict[str, Any]:
     return member.record
 
 
-def run_cohort(plans: Sequence[Plan]) -> list[Member]:
+def run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback] = ()) -> list[Member]:
     """Train what `plans` (of one cohort) say on the same batches, with one teacher call for each; finished runs
     are left alone.
 
     Losses with a first stage have that run before, or find it finished by an earlier run. A member that fails
-    alone has an `error`; what ends all of them is raised, once their records say so.
+    alone has an `error`; what ends all of them is raised, once their records say so. `watchers` look on in training.
     """
     data = plans[0].data
     plans = [replace(planned, data=data) for planned in plans]
     stages = _first_stages(plans)
     torch.set_num_threads(plans[0].cfg.threads or _THREADS)
     _exact_float32()
+    _say_emulation(plans[0])
     file = teacher_file(plans[0])
     data.setup("fit")
     data.to("cpu")  # as everything is built there; a first stage leaves the images where it was trained
@@ -69,7 +83,7 @@ def run_cohort(plans: Sequence[Plan]) -> list[Member]:
             with member.by_itself():
                 _prepare(member, teacher, stages)
         if working := [member for member in members if member.student is not None and member.error is None]:
-            _train(working, teacher)
+            _train(working, teacher, watchers)
     finally:
         for member in members:
             member.folder.close()
@@ -240,7 +254,7 @@ def _restore_threads(members: Sequence[Member]) -> None:
         print(f"resuming with {now} thread(s) what ran with {threads}: not the same to the bit")
 
 
-def _train(members: Sequence[Member], teacher: LiveTeacher | None) -> None:
+def _train(members: Sequence[Member], teacher: LiveTeacher | None, watchers: Sequence[Callback]) -> None:
     """Fit, and bring every record to its end, whatever that is."""
     _restore_threads(members)
     if stored := next((member.stored for member in members if member.stored), None):
@@ -249,7 +263,7 @@ def _train(members: Sequence[Member], teacher: LiveTeacher | None) -> None:
     try:
         for member in members:
             member.begin(teacher, cohort)
-        scores = fit(members, teacher)
+        scores = fit(members, teacher, watchers)
         left = [member for member in members if member.error is None]
         if left and teacher is not None and not scores:
             scores = evaluate(teacher.model, left[0].planned.data, "test", teacher.bf16)

@@ -166,6 +166,12 @@ class ImageData(LightningDataModule):
         return Facts(self.num_classes, self._train_labels.cpu(), self._subset.cpu())
 
     @property
+    def train_images(self) -> Tensor:
+        """All training images as they are: uint8 [N, 3, H, W], a view of what is resident."""
+        height, width = self._size
+        return self._train[..., self.padding : self.padding + height, self.padding : self.padding + width]
+
+    @property
     def device(self) -> torch.device:
         """Where the images are."""
         return self._train.device
