@@ -13,10 +13,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from kdbench.bench.watch import Stopwatch, Turn
+from kdbench.core import Batch, Outputs
 from kdbench.data.module import Chunk
 from kdbench.plan import Plan
 from kdbench.run import run_cohort
 from kdbench.student import Interrupted, StudentModule
+from kdbench.teacher.cache import CachedTeacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ def _hang(
 
     if module.teacher is not None:
         around(module.teacher, "teacher")
+    _time_stored_answers(hooks, mark)
     for student in module.runs:
         around(student.model, "student")
         around(student.loss, "loss")
@@ -137,6 +140,19 @@ def _hang(
         ):
             hooks.callback(step.remove)
     _time_batches(hooks, mark, module)
+
+
+def _time_stored_answers(hooks: ExitStack, mark: Callable[[str], None]) -> None:
+    answer = CachedTeacher.__call__
+
+    def timed(teacher: CachedTeacher, batch: Batch, taps: tuple[str, ...] = ()) -> Outputs:
+        mark("rest")
+        outputs = answer(teacher, batch, taps)
+        mark("teacher")
+        return outputs
+
+    setattr(CachedTeacher, "__call__", timed)  # noqa: B010 - of the class, for Python calls no instance's own
+    hooks.callback(setattr, CachedTeacher, "__call__", answer)
 
 
 def _time_batches(hooks: ExitStack, mark: Callable[[str], None], module: StudentModule) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 
 from kdbench.bench.race import Limit, Race
-from kdbench.bench.sides import Setup, cached_teacher
+from kdbench.bench.sides import Setup, seal_zeros
 from kdbench.bench.watch import Stopwatch, Turn, part_ms
 from kdbench.data.augment import view_count
 from kdbench.data.module import Chunk
@@ -20,6 +19,7 @@ from kdbench.machine import resident_mib
 from kdbench.plan import Plan
 from kdbench.run import run_cohort
 from kdbench.student import Interrupted, StudentModule
+from kdbench.teacher.cache import LOGITS
 
 COHORTS = (1, 2, 4, 8)
 BATCHES = (16, 64, 256)
@@ -52,18 +52,17 @@ def batches(made: Setup, limit: Limit) -> list[dict[str, Any]]:
     return [{**row, "foretold_ms": known * row["batch"]} for row in rows]
 
 
-def data(made: Setup, limit: Limit, caches: Path | None = None) -> dict[str, Any]:
+def data(made: Setup, limit: Limit, caches: bool = False) -> dict[str, Any]:
     """Of one data set: ms to make a batch, bytes held, bytes of a full cache; each as computed and as found.
 
-    caches: an empty folder, where a full cache is to be made.
+    caches: whether a full cache is to be made.
     """
     turns = _turns([made.plan("loss=kd", f"log_every={limit.steps}")], limit)
     of, images = made.data, made.data.train_images
     height, width = (side + 2 * of.padding for side in images.shape[-2:])
     cached = {"computed": cache_bytes(len(images), view_count(of.padding), of.num_classes), "found": None}
-    if caches is not None:
-        cached_teacher(of, caches)
-        cached["found"] = sum(file.stat().st_size for file in caches.iterdir())
+    if caches:
+        cached["found"] = (seal_zeros(made.plan("loss=kd")).folder / LOGITS).stat().st_size
     return {
         "dataset": of.name,
         "images": len(images),

@@ -6,7 +6,8 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,19 @@ def _check(options: Options) -> None:
             raise ValueError(f"{key} must be at least 1, got {value}")
 
 
+@contextmanager
+def caches_in(folder: str) -> Iterator[None]:
+    """Within: stored answers are made and looked for there, not among the user's."""
+    before = os.environ.get("KDBENCH_HOME")
+    os.environ["KDBENCH_HOME"] = folder
+    try:
+        yield
+    finally:
+        os.environ.pop("KDBENCH_HOME")
+        if before is not None:
+            os.environ["KDBENCH_HOME"] = before
+
+
 class Session:
     """Measures what was asked; `say` is told every line as it comes."""
 
@@ -116,7 +130,7 @@ class Session:
         register()
         torch.set_num_threads(self.threads)
         started = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        with tempfile.TemporaryDirectory() as folder, caches_in(folder), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*no bf16 units")  # said beside the numbers
             self.folder = Path(folder)
             self.dataset, self.data = self._images()
@@ -212,9 +226,7 @@ class Session:
             "cohorts": scale.cohorts(pair, self.limit),
             "batches": scale.batches(mini, self.limit),
         }
-        caches = self.folder / "caches"
-        caches.mkdir()
-        found["data"] = [scale.data(mini, self.limit, caches)]
+        found["data"] = [scale.data(mini, self.limit, caches=True)]
         if self.data.name != mini.data.name:
             found["data"].append(scale.data(self._setup(SMALL_PAIR), self.limit))
         for row in found["cohorts"]:

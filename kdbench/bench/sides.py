@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from kdbench.bench.watch import Stopwatch, Turn
 from kdbench.config import PACKAGE
-from kdbench.core import Batch, Outputs
-from kdbench.data.augment import view_count
 from kdbench.data.module import ImageData
 from kdbench.models import create_model, save_weights
 from kdbench.plan import Plan, plan
+from kdbench.run import load_teacher, teacher_file
 from kdbench.strict import compose_checked
+from kdbench.teacher.cache import LOGITS
+from kdbench.teacher.fill import Filling
 
 BATCH = 64
 FOLDERS = (PACKAGE.parent / "benchmarks", PACKAGE / "_benchmarks")
@@ -73,13 +74,16 @@ class Setup:
 
     def plans(self, setting: Setting, *more: str) -> list[Plan]:
         """The runs of kdbench in this setting: one, or a cohort."""
-        return [self.plan(f"loss={loss}", f"precision={setting.precision}", *more) for loss in setting.losses]
+        words = [f"precision={setting.precision}", *more]
+        if setting.cached:
+            words.append("teacher.cache=require")
+        return [self.plan(f"loss={loss}", *words) for loss in setting.losses]
 
     def plan(self, *more: str) -> Plan:
         """One run as `kdbench train` would plan it, without evaluation, and with nothing on the screen."""
         teacher, student = self.pair.split(":")
         overrides = [*self.dataset, f"teacher={teacher}", f"student={student}", "trainer=cpu"]
-        overrides += [f"teacher.checkpoint={self.checkpoint}", f"threads={self.threads}"]
+        overrides += [f"teacher.checkpoint={self.checkpoint}", "teacher.cache=off", f"threads={self.threads}"]
         overrides += [f"output={self.folder}", "overwrite=true", "progress=false", "save_every=1e9"]
         overrides += ["evaluate_every=1000000", *more]
         choices = dict(override.split("=", 1) for override in overrides)
@@ -137,30 +141,14 @@ def reference_module() -> Any:
     return module
 
 
-class StoredLogits(nn.Module):
-    """Reads float16 logits by (index, view) from a memory-mapped file, of all images or of `_ROWS` in their place.
-
-    What it reads are zeros: that takes as long. The file is in memory, as a real one is after an epoch or two.
-    """
-
-    _ROWS = 2_000
-
-    def __init__(self, path: Path, data: ImageData) -> None:
-        super().__init__()
-        self._offsets, self._rows = 2 * data.padding + 1, min(self._ROWS, len(data.train_images))
-        shape = self._rows, view_count(data.padding), data.num_classes
-        self._values = np.memmap(path, np.float16, "w+", shape=shape)
-        self._values[:] = 0
-
-    def forward(self, batch: Batch, taps: tuple[str, ...] = ()) -> Outputs:
-        """The stored logits [N, C] of a batch's views."""
-        view = batch.view
-        assert view is not None
-        number = (view.dy * self._offsets + view.dx) * 2 + view.flip
-        rows = self._values[(batch.index % self._rows).numpy(), number.numpy()]
-        return Outputs(torch.from_numpy(rows).float())
-
-
-def cached_teacher(data: ImageData, folder: Path) -> nn.Module:
-    """Who answers in the settings with a warm cache."""
-    return StoredLogits(folder / "logits.f16", data)
+def seal_zeros(planned: Plan) -> Filling:
+    """Make the cache that a run will find: of all views, in which every logit is 0. Reading zeros takes as long."""
+    planned.data.setup("fit")
+    teacher = load_teacher(planned, teacher_file(planned))
+    assert teacher is not None
+    filling = Filling(teacher, planned.data)
+    filling.folder.mkdir(parents=True, exist_ok=True)
+    with open(filling.folder / LOGITS, "wb") as file:
+        file.truncate(filling.bytes)  # nothing is written: the system gives zeros where a file has a hole
+    filling.seal(0.0, {})
+    return filling

@@ -10,12 +10,13 @@ from lightning.pytorch.callbacks import Callback
 from kdbench.bench import lightning, scale
 from kdbench.bench.pairs import measure
 from kdbench.bench.race import WARM_UP, Limit, Race
-from kdbench.bench.sides import SETTINGS, Setup, StoredLogits, setup
+from kdbench.bench.sides import SETTINGS, Setup, setup
 from kdbench.bench.watch import Stopwatch, Turn
 from kdbench.config import build, register
 from kdbench.run import run
 from kdbench.strict import compose_checked
 from kdbench.teacher import LiveTeacher
+from kdbench.teacher.cache import CachedTeacher
 
 register()
 FAKE = ["dataset=fake", "dataset.classes=10", "dataset.train=80", "schedule.batch_size=16"]
@@ -80,24 +81,13 @@ def test_a_warm_cache_answers_in_the_teachers_place(tmp_path, monkeypatch):
         return answer
 
     monkeypatch.setattr(LiveTeacher, "forward", counted("live", LiveTeacher.forward))
-    monkeypatch.setattr(StoredLogits, "forward", counted("cache", StoredLogits.forward))
+    monkeypatch.setattr(CachedTeacher, "__call__", counted("cache", CachedTeacher.__call__))
+    monkeypatch.setenv("KDBENCH_HOME", str(tmp_path / "home"))
     (row,) = measure(made, {"warm-fp32": SETTINGS["warm-fp32"]}, Limit(rounds=2, seconds=0, steps=1))
     assert asked["cache"] == 2 + WARM_UP
     assert asked["live"] == 1 + 4, "the probe, and what measures the cost of filling"
     assert row["fill"]["teacher"]["wall"] > row["ours"]["parts"]["wall"]["teacher"]
     assert row["fill"]["images"] == 80
-
-
-def test_stored_logits_are_found_by_index_and_view(tmp_path):
-    made = prepared(tmp_path)
-    stored = StoredLogits(tmp_path / "logits.f16", made.data)
-    batch = made.data.train_batch(1, 0)
-    numbers = (batch.view.dy * 9 + batch.view.dx) * 2 + batch.view.flip
-    for row, (index, number) in enumerate(zip(batch.index.tolist(), numbers.tolist(), strict=True)):
-        stored._values[index, number] = row
-    answer = stored(batch).logits
-    assert answer.dtype == torch.float32
-    assert torch.equal(answer[:, 0], torch.arange(16.0))
 
 
 def test_ctrl_c_ends_the_race(tmp_path):
@@ -137,11 +127,10 @@ def test_what_a_cohort_costs_is_foretold_by_its_parts(tmp_path, monkeypatch):
     assert one["foretold_ms"] < three["foretold_ms"] < 3 * one["foretold_ms"]
 
 
-def test_what_a_data_set_holds_is_as_computed(tmp_path):
+def test_what_a_data_set_holds_is_as_computed(tmp_path, monkeypatch):
     made = prepared(tmp_path)
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    found = scale.data(made, Limit(rounds=1, seconds=0, steps=1), folder)
+    monkeypatch.setenv("KDBENCH_HOME", str(tmp_path / "home"))
+    found = scale.data(made, Limit(rounds=1, seconds=0, steps=1), caches=True)
     assert found["bytes"] == {"computed": 80 * 3 * 40 * 40, "found": 80 * 3 * 40 * 40}
     assert found["cache_bytes"] == {"computed": 80 * 162 * 10 * 2, "found": 80 * 162 * 10 * 2}
     assert scale.cache_bytes(50_000, 162, 100) == 1_620_000_000
