@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kdbench.core import Batch, Outputs, RunError
 from kdbench.data.module import Chunk, EvalChunk, ImageData
 from kdbench.metrics import Scores
-from kdbench.seeding import derive
+from kdbench.seeding import begin_draws, derive
 from kdbench.student.clock import Clock
 from kdbench.student.student import Student
 from kdbench.teacher.cache import CachedTeacher
@@ -214,7 +214,7 @@ class StudentModule(LightningModule):
     ) -> dict[str, Tensor]:
         """One optimiser step of one student: the values of its loss."""
         # dropout and its like: the same draw whoever trains alongside, and after a resume
-        torch.manual_seed(derive(self.seed, "step", batch.epoch, batch.step))
+        begin_draws(derive(self.seed, "step", batch.epoch, batch.step), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             answer = student.answer(batch)
         total, values = student.loss(answer, teacher, batch)
