@@ -10,7 +10,7 @@ from kdbench.bench.sides import reference_module
 from kdbench.config import register
 from kdbench.core import Batch, Outputs, View
 from kdbench.data.augment import view_count, view_of
-from kdbench.data.cifar import MEAN, STD
+from kdbench.data.cifar import CIFAR100
 from kdbench.models import answer, create_model
 from kdbench.plan import plan
 from kdbench.seeding import drawn_from
@@ -85,7 +85,7 @@ def test_what_the_loader_shows_is_one_of_the_views():
     data = plan(compose_checked("train", ["dataset=cifar100_mini", "schedule.batch_size=8"]), {}).data
     data.setup("fit")
     images = np.ascontiguousarray(data.train_images.permute(0, 2, 3, 1).numpy())
-    loader = reference.make_loader(images, data.facts.labels.tolist(), MEAN, STD, batch_size=8)
+    loader = reference.make_loader(images, data.facts.labels.tolist(), CIFAR100.mean, CIFAR100.std, batch_size=8)
     inputs, target, index = next(iter(loader))
     assert torch.equal(data.facts.labels[index], target)
     numbers = torch.arange(view_count(data.padding))
