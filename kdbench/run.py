@@ -34,7 +34,7 @@ _THREADS = torch.get_num_threads()
 """What this process began with: a run of a sweep must not inherit what the one before it had."""
 
 
-def _exact_float32() -> None:
+def exact_float32() -> None:
     """fp32 means float32: CUDA's shortcut through TF32 is another precision."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
@@ -69,7 +69,7 @@ def run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback] = ()) -> list
     plans = [replace(planned, data=data) for planned in plans]
     stages = _first_stages(plans)
     torch.set_num_threads(plans[0].cfg.threads or _THREADS)
-    _exact_float32()
+    exact_float32()
     _say_emulation(plans[0])
     file = teacher_file(plans[0])
     data.setup("fit")

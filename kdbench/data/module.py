@@ -91,8 +91,9 @@ class ImageData(LightningDataModule):
     """Images of one data set on one device, and their batches as a function of (seed, epoch, step).
 
     `load` is called by `setup`, nothing before. After `setup`: classes, num_classes, train_size (the different images
-    that are trained on), steps_per_epoch, eval_splits, fingerprint (of the full clean data, before any cut), facts,
-    protocol (in words, empty for the plain data) and groups (classes whose mean recall is reported, by name).
+    that are trained on), steps_per_epoch, fingerprint (of the full clean data, before any cut), facts, protocol (in
+    words, empty for the plain data) and groups (classes whose mean recall is reported, by name). splits is what
+    `eval_batch` can show, eval_splits what runs are evaluated on.
 
     class_names: where they are known before anything is loaded, omit_classes are checked at once.
     protocol: see `Protocol`; it applies to what the validation cut leaves.
@@ -129,6 +130,8 @@ class ImageData(LightningDataModule):
         self.seed, self.validation_seed = seed, validation_seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.validation, self.padding = validation, padding
+        self.eval_splits = ("validation", "test") if validation else ("test",)
+        self.splits = (*self.eval_splits, "train")
         self._load = load
         self._mean, self._std = torch.tensor(list(mean)).float(), torch.tensor(list(std)).float()
         self._more = {"strong": self._strong}
@@ -154,7 +157,6 @@ class ImageData(LightningDataModule):
         self._subset = training.trained
         self.train_size = len(self._subset)
         self.steps_per_epoch = -(-len(self._index) // self.batch_size)
-        self.eval_splits = ("validation", "test") if self.validation else ("test",)
         self._size = (train.images.shape[2], train.images.shape[3])
         self._train, self._train_labels = zero_pad(train.images, self.padding), training.labels
         self._test, self._test_labels = zero_pad(test.images, 0), test.labels
@@ -251,19 +253,23 @@ class ImageData(LightningDataModule):
         return normalise(strong, self._mean, self._std)
 
     def eval_batch(self, split: str, start: int, stop: int) -> Batch:
-        """Rows [start, stop) of a split as they are; `index` counts in the training set for "validation"."""
-        if split == "validation":
-            index = self._held_out[start:stop]
-            return Batch(self._plain(index), self._train_labels[index], index)
+        """Rows [start, stop) of a split as they are; `index` counts in the training set but for "test"."""
         rows = slice(start, min(stop, self.eval_size(split)))
+        if split != "test":
+            index = self._positions(split)[rows]
+            return Batch(self._plain(index), self._train_labels[index], index)
         index = torch.arange(rows.start, rows.stop, device=self.device)
         return Batch(normalise(self._test[rows], self._mean, self._std), self._test_labels[rows], index)
 
     def eval_size(self, split: str) -> int:
-        """The number of images of an evaluation split."""
-        if split not in self.eval_splits:
-            raise ValueError(f"there is no split {split!r}; possible are {', '.join(self.eval_splits)}")
-        return len(self._held_out) if split == "validation" else len(self._test_labels)
+        """The number of images of a split; ValueError unless it is one of `splits`."""
+        if split not in self.splits:
+            raise ValueError(f"there is no split {split!r}; possible are {', '.join(self.splits)}")
+        return len(self._test_labels if split == "test" else self._positions(split))
+
+    def _positions(self, split: str) -> Tensor:
+        """Of a split that is cut from the training set."""
+        return self._held_out if split == "validation" else self._subset
 
     def probe(self, rows: int = 4) -> Tensor:
         """The first training images as they are, float32 [rows, 3, H, W]: for finding out shapes."""

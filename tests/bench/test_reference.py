@@ -85,7 +85,9 @@ def test_what_the_loader_shows_is_one_of_the_views():
     data = plan(compose_checked("train", ["dataset=cifar100_mini", "schedule.batch_size=8"]), {}).data
     data.setup("fit")
     images = np.ascontiguousarray(data.train_images.permute(0, 2, 3, 1).numpy())
-    loader = reference.make_loader(images, data.facts.labels.tolist(), CIFAR100.mean, CIFAR100.std, batch_size=8)
+    loader = reference.make_loader(
+        images, data.facts.labels.tolist(), CIFAR100.mean, CIFAR100.std, batch_size=8
+    )
     inputs, target, index = next(iter(loader))
     assert torch.equal(data.facts.labels[index], target)
     numbers = torch.arange(view_count(data.padding))
