@@ -69,9 +69,10 @@ class Member:
         if teacher is not None:
             self.record["teacher"] = {
                 "name": teacher.name,
-                "file": teacher.source.name,
-                "file_hash": file_hash(teacher.source),
+                "file": ", ".join(source.name for source in teacher.sources),
+                "file_hash": file_hash(*teacher.sources),
                 "hash": teacher.hash,
+                **{key: teacher.about[key] for key in ("ce", "cmi") if key in teacher.about},
             }
         if self.stage is not None:
             kept = ("hashes", "seconds", "cohort")

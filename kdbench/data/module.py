@@ -163,19 +163,25 @@ class ImageData(LightningDataModule):
         return normalise(strong, self._mean, self._std)
 
     def eval_batch(self, split: str, start: int, stop: int) -> Batch:
-        """Rows [start, stop) of a split as they are; `index` counts in the training set for "validation"."""
-        if split == "validation":
-            index = self._held_out[start:stop]
+        """Rows [start, stop) of a split as they are; `index` counts in the training set but for "test"."""
+        if split != "test":
+            index = self._parts_of_train[split][start:stop]
             return Batch(self._plain(index), self._train_labels[index], index)
         rows = slice(start, min(stop, self.eval_size(split)))
         index = torch.arange(rows.start, rows.stop, device=self.device)
         return Batch(normalise(self._test[rows], self._mean, self._std), self._test_labels[rows], index)
 
     def eval_size(self, split: str) -> int:
-        """The number of images of an evaluation split."""
-        if split not in self.eval_splits:
-            raise ValueError(f"there is no split {split!r}; possible are {', '.join(self.eval_splits)}")
-        return len(self._held_out) if split == "validation" else len(self._test_labels)
+        """The number of images of an evaluation split, or of "training": what is trained on, as it is."""
+        if split not in (*self.eval_splits, "training"):
+            raise ValueError(
+                f"there is no split {split!r}; possible are {', '.join(self.eval_splits)}, training"
+            )
+        return len(self._test_labels if split == "test" else self._parts_of_train[split])
+
+    @property
+    def _parts_of_train(self) -> dict[str, Tensor]:
+        return {"validation": self._held_out, "training": self._subset}
 
     def probe(self, rows: int = 4) -> Tensor:
         """The first training images as they are, float32 [rows, 3, H, W]: for finding out shapes."""

@@ -20,8 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.config import CONF_DIR
 from kdbench.plan import plan, recipe_hash
 from kdbench.results import digest, file_hash, records
-from kdbench.run import teacher_file
 from kdbench.strict import compose_checked, unknown
+from kdbench.teacher.names import chosen_by
+from kdbench.weights import teacher_files
 
 
 @dataclass
@@ -117,7 +118,7 @@ def cells(table: Table) -> list[Cell]:
         teacher, _, student = pair.partition(":")
         overrides = [
             *table.overrides,
-            f"teacher={teacher}",
+            *chosen_by(teacher),
             f"student={student}",
             f"loss={loss}",
             f"seed={seed}",
@@ -125,7 +126,7 @@ def cells(table: Table) -> list[Cell]:
         overrides += [f"table_name={table.name}", f"output={table.output}/runs", f"threads={table.threads}"]
         planned = plan(compose_checked("train", overrides), {"dataset": "", "loss": loss})
         if teacher not in teachers:
-            teachers[teacher] = file_hash(teacher_file(planned))
+            teachers[teacher] = file_hash(*teacher_files(planned).values())
         key = _key(pair, recipe_hash(planned), teachers[teacher], planned.config["dataset"])
         grid.append(Cell(pair, loss, seed, tuple(overrides), key))
     return grid
