@@ -153,13 +153,14 @@ def _print(rows: list[dict[str, Any]]) -> None:
         return
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(
-            *(f"{value:.2f}" if isinstance(value, float) else _text(value) for value in row.values())
-        )
+        table.add_row(*map(_text, row.values()))
     Console().print(table)
 
 
 def _text(value: Any) -> str:
+    """Per cents with two decimals, and what is smaller with three."""
+    if isinstance(value, float):
+        return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
     return "-" if value is None else str(value)
 
 
