@@ -12,6 +12,7 @@ USAGE = """kdbench: dataset x teacher x student x loss, on a schedule, with a se
   kdbench train --cfg job --resolve loss=wttm      the composed run, without running it
   kdbench train-teacher dataset=cifar100 teacher=resnet20 schedule=cifar240
   kdbench table demo                               a table: run what is missing, then print it
+  kdbench cache fill dataset=cifar100 teacher=resnet56 loss=kd,wttm seed=0,1   its answers, computed once
   kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE [--json]
   kdbench list losses|models|datasets|teachers|tables [--json|--markdown]
 """
@@ -19,6 +20,7 @@ USAGE = """kdbench: dataset x teacher x student x loss, on a schedule, with a se
 # A run is its own process `python -m MODULE`: what Lightning repeats for further ranks must be the run itself.
 RUNS = {"train": "kdbench.train", "train-teacher": "kdbench.train_teacher"}
 COMMANDS = {
+    "cache": "kdbench.caching",
     "evaluate": "kdbench.evaluate",
     "list": "kdbench.listing",
     "table": "kdbench.report.table",

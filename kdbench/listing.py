@@ -122,10 +122,10 @@ def datasets() -> list[dict[str, Any]]:
 
 
 def teachers() -> list[dict[str, Any]]:
-    """The trained teachers at hand; test cross-entropy and training CMI (nats) of those that were measured."""
+    """The trained teachers at hand; NLL on test and CMI on the training images (nats) of those that were measured."""
     from kdbench.teacher.store import cards
 
-    columns = ("label_space", "top1", "ce", "cmi", "epoch", "file")
+    columns = ("label_space", "top1", "nll", "cmi", "epoch", "file")
     return [
         {"teacher": card.get("teacher", card["model"]), **{column: card.get(column) for column in columns}}
         for card in cards()

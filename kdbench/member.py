@@ -11,17 +11,21 @@ from kdbench.plan import Plan
 from kdbench.results import PROVENANCE, SCHEMA, RunFolder, file_hash, provenance
 from kdbench.student import Interrupted, Student
 from kdbench.teacher import LiveTeacher
+from kdbench.teacher.cache import CachedTeacher
 
 
 class Member:
     """A run from its plan to its record.
 
+    stored: who answers its training batches in the live teacher's place, or None.
     student: None before it is built, and where there is nothing to train.
     error: what ended this run alone, or None.
     """
 
-    def __init__(self, planned: Plan, folder: RunFolder, hashes: dict[str, str]) -> None:
-        self.planned, self.folder, self.hashes = planned, folder, hashes
+    def __init__(
+        self, planned: Plan, folder: RunFolder, hashes: dict[str, str], stored: CachedTeacher | None = None
+    ) -> None:
+        self.planned, self.folder, self.hashes, self.stored = planned, folder, hashes, stored
         self.student: Student | None = None
         self.stage: Member | None = None
         """The finished first stage that the student starts from."""
@@ -72,7 +76,8 @@ class Member:
                 "file": ", ".join(source.name for source in teacher.sources),
                 "file_hash": file_hash(*teacher.sources),
                 "hash": teacher.hash,
-                **{key: teacher.about[key] for key in ("ce", "cmi") if key in teacher.about},
+                "answers": "live" if self.stored is None else self.stored.cache.summary,
+                **{key: teacher.about[key] for key in ("nll", "cmi") if key in teacher.about},
             }
         if self.stage is not None:
             kept = ("hashes", "seconds", "cohort")

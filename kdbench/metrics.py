@@ -92,7 +92,8 @@ def evaluate(model: nn.Module, data: ImageData, split: str, bf16: bool = False) 
 def class_spread(
     model: nn.Module, data: ImageData, split: str, bf16: bool = False, fixed: Tensor | None = None
 ) -> dict[str, float]:
-    """Cross-entropy and conditional mutual information of a network on a split, in nats; it is left in eval mode.
+    """nll (the cross-entropy) and cmi (conditional mutual information) of a network on a split, in nats; it is left in
+    eval mode.
 
     fixed: centroids [C, C]; with them also `cmi_fixed`, the CMI against them.
     """
@@ -104,5 +105,5 @@ def class_spread(
             logits = model(batch.inputs).float()
         spread.update(logits, batch.target)
         cross_entropy += F.cross_entropy(logits, batch.target, reduction="sum").item()
-    scores = {"ce": cross_entropy / data.eval_size(split), "cmi": float(spread.compute())}
+    scores = {"nll": cross_entropy / data.eval_size(split), "cmi": float(spread.compute())}
     return scores if fixed is None else scores | {"cmi_fixed": float(spread.against(fixed))}

@@ -14,6 +14,7 @@ from kdbench.loss import Loss
 from kdbench.models import check_name
 from kdbench.results import digest, recipe_of
 from kdbench.schedule import Schedule
+from kdbench.teacher.cache import obstacle
 from kdbench.teacher.ensemble import check_ensemble
 from kdbench.teacher.names import known_as, network_of, trained_by
 from kdbench.teacher.store import shipped, stored
@@ -47,6 +48,11 @@ class Plan:
     def needs_teacher(self) -> bool:
         """Whether a teacher has a part in the weights, in the main phase or in a first stage."""
         return self.loss.needs_teacher or (self.loss.stage is not None and self.loss.stage.loss.needs_teacher)
+
+    @property
+    def asks_for_logits(self) -> bool:
+        """Whether all that the loss wants of the teacher are logits for views, so that stored ones can serve it."""
+        return self.loss.needs_teacher and obstacle(self.loss) is None
 
     @property
     def network(self) -> dict[str, Any]:
@@ -135,6 +141,10 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
         terms = loss.terms or (loss.stage.loss.terms if loss.stage else {})
         raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")
     check_name(planned.network["name"])
+    if cfg.teacher.get("cache") == "require" and (reason := obstacle(loss)):
+        raise ValueError(
+            f"teacher.cache=require, but {reason}, and only logits are stored; teacher.cache=auto"
+        )
     _check_teacher(planned)
     return planned
 

@@ -207,6 +207,7 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
         ("teacher", "checkpoints"),
         ("teacher", "variant"),  # a name; its weights have a hash of their own, as those of `init`
         ("teacher", "init"),
+        ("teacher", "cache"),
         ("loss", "pair"),
         ("teacher_loss", "pair"),
     ):

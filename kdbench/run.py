@@ -21,6 +21,7 @@ from kdbench.plan import Plan, first_stage, recipe_hash
 from kdbench.results import RunFolder, digest
 from kdbench.student import Student
 from kdbench.teacher import LiveTeacher
+from kdbench.teacher.cache import CachedTeacher, find, place
 from kdbench.teacher.module import store
 from kdbench.teacher.store import check_free
 from kdbench.weights import init_file, load_teacher, network, teacher_files
@@ -61,7 +62,8 @@ def run_cohort(plans: Sequence[Plan]) -> list[Member]:
     data.setup("fit")
     data.to("cpu")  # as everything is built there; a first stage leaves the images where it was trained
     teacher = load_teacher(plans[0], files)
-    members = [_member(planned, teacher) for planned in plans]
+    stored = _stored(plans, teacher)
+    members = [_member(planned, teacher, stored) for planned in plans]
     try:
         # in one order everywhere: processes that wait for each other's first stages never wait in a circle
         for member in sorted(members, key=lambda member: member.folder.path):
@@ -85,14 +87,43 @@ def _first_stages(plans: Sequence[Plan]) -> dict[tuple[str, str], Member]:
     return {identity(member.planned): member for member in made}
 
 
-def _member(planned: Plan, teacher: LiveTeacher | None) -> Member:
+def _member(planned: Plan, teacher: LiveTeacher | None, stored: CachedTeacher | None) -> Member:
     hashes = {"recipe": recipe_hash(planned), "data": planned.data.fingerprint}
     if teacher is not None and planned.needs_teacher:
         hashes["teacher"] = teacher.hash
     if (init := init_file(planned)) is not None:
         hashes["init"] = weights_hash(network(planned, init))
-    folder = RunFolder(Path(planned.cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
+    folder = _folder(planned, hashes)
+    if teacher is not None and stored is not None and _is_served(planned, teacher, folder):
+        # rounded answers give other weights: another run than with the live teacher
+        hashes["answers"] = stored.cache.storage
+        return Member(planned, _folder(planned, hashes), hashes, stored)
     return Member(planned, folder, hashes)
+
+
+def _folder(planned: Plan, hashes: dict[str, str]) -> RunFolder:
+    return RunFolder(Path(planned.cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
+
+
+def _stored(plans: Sequence[Plan], teacher: LiveTeacher | None) -> CachedTeacher | None:
+    """The stored answers that can serve runs of this cohort, or None; ValueError where there must be some."""
+    first = plans[0]
+    if teacher is None or teacher.cache == "off" or not any(planned.asks_for_logits for planned in plans):
+        return None
+    cache = find(teacher, first.data, first.cfg.seed, first.cfg.trainer.max_epochs)
+    if cache is not None:
+        return CachedTeacher(teacher, cache, first.data)
+    if teacher.cache == "require" and not first.is_stage:
+        raise ValueError(
+            f"teacher.cache=require, and no sealed cache in {place(teacher, first.data)} has the views that "
+            f"{first.title} will draw; `kdbench cache fill` with the arguments of this run makes one"
+        )
+    return None
+
+
+def _is_served(planned: Plan, teacher: LiveTeacher, folder: RunFolder) -> bool:
+    """Whether stored answers take the live teacher's place; a run that began with it goes on with it."""
+    return planned.asks_for_logits and (teacher.cache == "require" or folder.record() is None)
 
 
 def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str, str], Member]) -> None:
@@ -107,7 +138,7 @@ def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str
     if planned.trains_teacher and not planned.cfg.overwrite:
         check_free(planned.data.label_space, planned.names["teacher"], member.hashes)
     folder.open(wait=planned.is_stage)
-    student = _student(planned, teacher, folder)
+    student = _student(member, teacher)
     if first is not None:
         student.start_from(first.folder)
     earlier = folder.record()
@@ -135,8 +166,8 @@ def _in_short(planned: Plan, record: dict[str, Any]) -> str:
     return f"(top-1 {record['results']['last']['top1']:.2f} %); overwrite=true runs it again"
 
 
-def _student(planned: Plan, teacher: LiveTeacher | None, folder: RunFolder) -> Student:
-    data = planned.data
+def _student(member: Member, teacher: LiveTeacher | None) -> Student:
+    planned, folder, data = member.planned, member.folder, member.planned.data
     about = {
         "model": planned.network["name"],
         "num_classes": data.num_classes,
@@ -147,6 +178,7 @@ def _student(planned: Plan, teacher: LiveTeacher | None, folder: RunFolder) -> S
         about["teacher"] = planned.names["teacher"]
     model = network(planned, init_file(planned))
     student = Student(model, planned.loss, planned.schedule, folder, about)
+    student.stored = member.stored
     student.bind(teacher, data.probe(), data.facts, planned.cfg.seed)
     return student
 
@@ -190,6 +222,8 @@ def _restore_threads(members: Sequence[Member]) -> None:
 def _train(members: Sequence[Member], teacher: LiveTeacher | None) -> None:
     """Fit, and bring every record to its end, whatever that is."""
     _restore_threads(members)
+    if stored := next((member.stored for member in members if member.stored), None):
+        print(f"the teacher's answers are read from {stored.cache.name}")
     cohort = [member.name for member in members]
     try:
         for member in members:

@@ -25,6 +25,11 @@ def view_of(number: Tensor, padding: int) -> View:
     return View(dy=crop // offsets, dx=crop % offsets, flip=number % 2)
 
 
+def view_number(view: View, padding: int) -> Tensor:
+    """The numbers int64 [N] of views: the inverse of `view_of`."""
+    return (view.dy * (2 * padding + 1) + view.dx) * 2 + view.flip
+
+
 def draw_view(seed: int, epoch: int, index: Tensor, occurrence: Tensor, padding: int) -> View:
     """One uniform view per row, a function of (seed, epoch, index [N], occurrence [N]) alone.
 

@@ -10,7 +10,15 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from kdbench.core import Batch, Facts, View
-from kdbench.data.augment import crop_flip, draw_view, normalise, zero_pad
+from kdbench.data.augment import (
+    crop_flip,
+    draw_view,
+    normalise,
+    view_count,
+    view_number,
+    view_of,
+    zero_pad,
+)
 from kdbench.data.images import Splits
 from kdbench.data.split import slot_samples, validation_cut
 from kdbench.data.strong import randaugment_cutout
@@ -155,6 +163,36 @@ class ImageData(LightningDataModule):
         """These views of training images `index` [B]: float32 [B, 3, H, W], normalised, channels_last."""
         return normalise(crop_flip(self._train, index, view, self._size), self._mean, self._std)
 
+    @property
+    def augmentation(self) -> dict[str, Any]:
+        """What a view's inputs depend on beside the pixels, as plain data."""
+        mean, std = (numbers.tolist() for numbers in (self._mean, self._std))
+        return {"views": "crop and flip", "padding": self.padding, "mean": mean, "std": std}
+
+    @property
+    def all_views(self) -> int:
+        """How many different views the whole training set has: the keys are the numbers below this."""
+        return len(self._train_labels) * view_count(self.padding)
+
+    def view_keys(self, index: Tensor, view: View) -> Tensor:
+        """One number int64 [B] for each (image, view): images count in the full training set."""
+        return index * view_count(self.padding) + view_number(view, self.padding)
+
+    def view_inputs(self, keys: Tensor) -> Tensor:
+        """The views with these keys [B]: float32 [B, 3, H, W], as `train_batch` would show them."""
+        views = view_count(self.padding)
+        return self.train_inputs(keys // views, view_of(keys % views, self.padding))
+
+    def planned_views(self, seed: int, epochs: int) -> Tensor:
+        """The keys of all views that a run with this seed will draw, int64, ascending, each once."""
+        drawn = torch.zeros(self.all_views, dtype=torch.bool)
+        slots = torch.arange(self.train_size, device=self.device)
+        index, occurrence = slot_samples(slots, self._subset)
+        for epoch in range(1, epochs + 1):
+            view = draw_view(seed, epoch, index, occurrence, self.padding)
+            drawn[self.view_keys(index, view).cpu()] = True
+        return drawn.nonzero().flatten()
+
     def _strong(self, epoch: int, index: Tensor, occurrence: Tensor) -> Tensor:
         """Another crop and flip, then RandAugment and a cutout: float32 [B, 3, H, W]."""
         view = draw_view(derive(self.seed, "strong"), epoch, index, occurrence, self.padding)
@@ -165,23 +203,27 @@ class ImageData(LightningDataModule):
     def eval_batch(self, split: str, start: int, stop: int) -> Batch:
         """Rows [start, stop) of a split as they are; `index` counts in the training set but for "test"."""
         if split != "test":
-            index = self._parts_of_train[split][start:stop]
+            index = self._rows[split][start:stop]
             return Batch(self._plain(index), self._train_labels[index], index)
         rows = slice(start, min(stop, self.eval_size(split)))
         index = torch.arange(rows.start, rows.stop, device=self.device)
         return Batch(normalise(self._test[rows], self._mean, self._std), self._test_labels[rows], index)
 
     def eval_size(self, split: str) -> int:
-        """The number of images of an evaluation split, or of "training": what is trained on, as it is."""
-        if split not in (*self.eval_splits, "training"):
-            raise ValueError(
-                f"there is no split {split!r}; possible are {', '.join(self.eval_splits)}, training"
-            )
-        return len(self._test_labels if split == "test" else self._parts_of_train[split])
+        """The number of images of a split; ValueError unless it is one of `splits`."""
+        if split not in self.splits:
+            raise ValueError(f"there is no split {split!r}; possible are {', '.join(self.splits)}")
+        return len(self._test_labels) if split == "test" else len(self._rows[split])
 
     @property
-    def _parts_of_train(self) -> dict[str, Tensor]:
-        return {"validation": self._held_out, "training": self._subset}
+    def splits(self) -> tuple[str, ...]:
+        """What can be asked for as it is: the evaluation splits, and what is trained on. Known before `setup`."""
+        return ("validation", "test", "train") if self.validation else ("test", "train")
+
+    @property
+    def _rows(self) -> dict[str, Tensor]:
+        """The splits that are cut from the training set: positions in it."""
+        return {"train": self._subset, "validation": self._held_out}
 
     def probe(self, rows: int = 4) -> Tensor:
         """The first training images as they are, float32 [rows, 3, H, W]: for finding out shapes."""

@@ -19,6 +19,7 @@ from kdbench.seeding import derive
 from kdbench.student.clock import Clock
 from kdbench.student.student import Student
 from kdbench.student.survey import Surveys
+from kdbench.teacher.cache import CachedTeacher
 from kdbench.teacher.live import LiveTeacher
 
 
@@ -84,8 +85,11 @@ class StudentModule(LightningModule):
     # ---- Lightning's hooks, in the order in which they come
 
     def setup(self, stage: str) -> None:
-        """Keep the images where the networks are."""
+        """Keep the images, and stored answers, where the networks are."""
         self.data.to(self.device)
+        for student in self.runs:
+            if student.stored is not None:
+                student.stored.cache.to(self.device)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimiser per student."""
@@ -194,11 +198,11 @@ class StudentModule(LightningModule):
             return
         views = dict.fromkeys(view for student in students for view in student.loss.views)
         batch = self.data.train_batch(epoch, step, tuple(views))
-        teacher = self._teacher_answer(batch, students)
+        answers = self._teacher_answers(batch, students)
         optimizers = self._optimizers()
         for student in students:
             with self._by_itself(student), clock.lap(student):
-                parts[student].append(self._step(student, optimizers[student], batch, teacher))
+                parts[student].append(self._step(student, optimizers[student], batch, answers.get(student)))
 
     def _step(
         self, student: Student, optimizer: torch.optim.Optimizer, batch: Batch, teacher: Outputs | None
@@ -219,13 +223,18 @@ class StudentModule(LightningModule):
         optimizer.step()
         return {"total": total.detach(), **values}
 
-    def _teacher_answer(self, batch: Batch, students: Sequence[Student]) -> Outputs | None:
-        losses = [student.loss for student in students if student.loss.needs_teacher]
-        if not losses or self.teacher is None:
-            return None
-        taps = tuple(dict.fromkeys(tap for loss in losses for tap in loss.teacher_taps))
-        answer: Outputs = self.teacher(batch, taps)
-        return answer
+    def _teacher_answers(self, batch: Batch, students: Sequence[Student]) -> dict[Student, Outputs]:
+        """What the teacher says to each student that asks: each source is asked once, for all that is wanted."""
+        asking = [student for student in students if student.loss.needs_teacher]
+        sources: dict[Student, CachedTeacher | LiveTeacher | None]
+        sources = {student: student.stored or self.teacher for student in asking}
+        answers: dict[CachedTeacher | LiveTeacher, Outputs] = {}
+        for source in set(sources.values()) - {None}:
+            assert source is not None
+            losses = [student.loss for student in asking if sources[student] is source]
+            taps = tuple(dict.fromkeys(tap for loss in losses for tap in loss.teacher_taps))
+            answers[source] = source(batch, taps)
+        return {student: answers[source] for student, source in sources.items() if source is not None}
 
     def _account(
         self, stop: int, parts: dict[Student, list[dict[str, Tensor]]], clock: Clock, started: float

@@ -16,6 +16,7 @@ from kdbench.loss import CROSS_ENTROPY, Loss
 from kdbench.models import answer_batch, classifier, save_weights, tap_names
 from kdbench.results import RunFolder
 from kdbench.schedule import Schedule
+from kdbench.teacher.cache import CachedTeacher
 from kdbench.teacher.live import LiveTeacher
 
 
@@ -63,6 +64,8 @@ class Student(nn.Module):
         self.loss = loss
         self.logger: Any = None
         """Where else metrics go, of this run alone, while it trains; or None."""
+        self.stored: CachedTeacher | None = None
+        """Who answers training batches in place of the live teacher, or None."""
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         """The network's weights at the epoch best on the validation part, once there is one, and under `predictor.`

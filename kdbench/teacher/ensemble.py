@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.loss import Loss
-from kdbench.teacher.live import LiveTeacher, live_teacher
+from kdbench.teacher.live import CacheMode, LiveTeacher, live_teacher
 from kdbench.teacher.names import TOGETHER, network_of
 
 Average = Literal["probabilities", "logits"]
@@ -52,6 +52,7 @@ def ensemble_teacher(
     average: Average = "probabilities",
     weights: Sequence[float] | None = None,
     bf16: bool = False,
+    cache: CacheMode = "auto",
 ) -> LiveTeacher:
     """The teacher made of the trained networks `members`, with their weights in the files `checkpoints`, by member.
 
@@ -66,7 +67,7 @@ def ensemble_teacher(
             raise ValueError(f"{members[0]} and {member} were trained on other classes, or in another order")
     model = Ensemble([teacher.model for teacher in teachers], average, weights)
     sources = [source for teacher in teachers for source in teacher.sources]
-    return LiveTeacher(TOGETHER.join(members), model, sources, about, bf16)
+    return LiveTeacher(TOGETHER.join(members), model, sources, about, bf16, cache)
 
 
 def check_ensemble(

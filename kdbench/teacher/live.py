@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -11,12 +11,15 @@ from kdbench.core import Batch, Outputs
 from kdbench.models import answer_batch, create_model, load_weights, weights_hash
 from kdbench.teacher.names import full_name
 
+CacheMode = Literal["auto", "off", "require"]
+
 
 class LiveTeacher(nn.Module):
     """A frozen network in eval mode. Its answers carry no gradient.
 
     name: as in the teacher store, with its variant; sources: the files its weights came from; about: what they say of
-    them; bf16: answer under bfloat16 autocast.
+    them; bf16: answer under bfloat16 autocast; cache: whether stored answers may, must or must not take its place in
+    training (kdbench.teacher.cache).
     """
 
     def __init__(
@@ -26,9 +29,11 @@ class LiveTeacher(nn.Module):
         sources: Sequence[Path],
         about: Mapping[str, Any],
         bf16: bool = False,
+        cache: CacheMode = "auto",
     ) -> None:
         super().__init__()
         self.name, self.sources, self.about, self.bf16 = name, tuple(sources), dict(about), bf16
+        self.cache = cache
         self.model = model.requires_grad_(False).eval()
         self.hash = weights_hash(model)
 
@@ -49,6 +54,7 @@ def live_teacher(
     checkpoint: str | None,
     options: Mapping[str, Any] | None = None,
     bf16: bool = False,
+    cache: CacheMode = "auto",
     variant: str | None = None,
     init: str | None = None,
 ) -> LiveTeacher:
@@ -63,7 +69,7 @@ def live_teacher(
     model = create_model(name, num_classes, options=options)
     about = load_weights(model, Path(checkpoint))
     model = model.to(memory_format=torch.channels_last)
-    return LiveTeacher(full_name(name, variant), model, [Path(checkpoint)], about, bf16)
+    return LiveTeacher(full_name(name, variant), model, [Path(checkpoint)], about, bf16, cache)
 
 
 def no_teacher(name: str = "none", **_: Any) -> None:

@@ -20,7 +20,7 @@ class TeacherModule(StudentModule):
         super().__init__([network], None, data, seed, **settings)
 
     def on_validation_epoch_end(self) -> None:
-        """Add what students gain or lose by: the cross-entropy on test, and on the training images as they are
+        """Add what students gain or lose by: the cross-entropy (NLL) on test, and on the training images as they are
         cross-entropy and CMI. After the last epoch; with an objective on the CMI at each evaluation."""
         super().on_validation_epoch_end()
         (network,) = self.runs
@@ -29,10 +29,10 @@ class TeacherModule(StudentModule):
         if not (watched or last):
             return
         fixed = watched[0].centroids if watched else None
-        seen = class_spread(network.model, self.data, "training", self.bf16, fixed)
+        seen = class_spread(network.model, self.data, "train", self.bf16, fixed)
         row = network.progress.curve[-1]
         row |= {f"training/{key}": value for key, value in seen.items()}
-        row["test/ce"] = class_spread(network.model, self.data, "test", self.bf16)["ce"]
+        row["test/nll"] = class_spread(network.model, self.data, "test", self.bf16)["nll"]
 
 
 def store(network: Student, record: dict[str, Any]) -> Path:
@@ -42,7 +42,7 @@ def store(network: Student, record: dict[str, Any]) -> Path:
     """
     last, curve, about = record["results"]["last"], record["results"]["curve"], network.about
     kept = ("seed", "config", "hashes", "versions", "commit", "machine", "threads", "started", "seconds")
-    card = {**about, **{key: last[key] for key in ("epoch", "top1", "top5", "ce") if key in last}}
+    card = {**about, **{key: last[key] for key in ("epoch", "top1", "top5", "nll") if key in last}}
     card |= {"cmi": curve[-1]["training/cmi"]} if "training/cmi" in curve[-1] else {}
     card |= {key: record[key] for key in kept}
     return put(network.model, about["label_space"], about["teacher"], card)

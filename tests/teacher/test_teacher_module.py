@@ -184,22 +184,22 @@ def test_what_is_logged_beside_the_accuracy(tmp_path):
     curve = record["results"]["curve"]
     assert [row["epoch"] for row in curve] == [1, 2]
     with torch.no_grad():
-        batch = data.eval_batch("training", 0, 96)
+        batch = data.eval_batch("train", 0, 96)
         logits, target = network(batch.inputs), batch.target
         test = data.eval_batch("test", 0, 1000)
-        test_ce = torch.nn.functional.cross_entropy(network(test.inputs), test.target).item()
+        test_nll = torch.nn.functional.cross_entropy(network(test.inputs), test.target).item()
     assert batch.index.tolist() == list(range(96))
-    assert curve[-1]["training/ce"] == pytest.approx(
+    assert curve[-1]["training/nll"] == pytest.approx(
         torch.nn.functional.cross_entropy(logits, target).item(), rel=1e-5
     )
     own = conditional_mutual_information(logits.double(), target, class_centroids(logits, target, 4))
     fixed = conditional_mutual_information(logits.double(), target, centroids(tmp_path))
     assert curve[-1]["training/cmi"] == pytest.approx(own.item(), rel=1e-5)
     assert curve[-1]["training/cmi_fixed"] == pytest.approx(fixed.item(), rel=1e-5)
-    assert curve[-1]["test/ce"] == record["results"]["last"]["ce"] == pytest.approx(test_ce, rel=1e-5)
+    assert curve[-1]["test/nll"] == record["results"]["last"]["nll"] == pytest.approx(test_nll, rel=1e-5)
     assert {"train/mcmi", "train/ce", "test/top1"} <= set(curve[-1])
     card = json.loads(stored("fake4", "resnet8@mcmi-0.25").with_suffix(".json").read_text())
-    assert (card["cmi"], card["ce"]) == (curve[-1]["training/cmi"], curve[-1]["test/ce"])
+    assert (card["cmi"], card["nll"]) == (curve[-1]["training/cmi"], curve[-1]["test/nll"])
     assert [c["teacher"] for c in cards() if c["label_space"] == "fake4" and c["teacher"] == card["teacher"]]
 
 
@@ -214,7 +214,7 @@ def test_the_spread_of_a_split_is_the_same_in_any_pieces():
     whole, pieces = (data_of(*TINY, f"dataset.eval_batch_size={size}") for size in (96, 7))
     torch.manual_seed(0)
     network = create_model("resnet8", 4)
-    left, right = (class_spread(network, data, "training") for data in (whole, pieces))
+    left, right = (class_spread(network, data, "train") for data in (whole, pieces))
     assert left == pytest.approx(right, rel=1e-5)
 
 

@@ -1,0 +1,169 @@
+"""Stored answers: a teacher's logits for views of the training images, computed once for every run that draws them.
+
+A cache is filled by `kdbench.teacher.fill`, sealed, and read-only from then on. A run is served wholly from one sealed
+cache that has all of its views, or wholly by the live teacher.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdbench.core import Batch, Outputs
+from kdbench.data.module import ImageData
+from kdbench.loss import Loss
+from kdbench.models import classifier
+from kdbench.results import digest
+from kdbench.teacher.live import LiveTeacher
+from kdbench.teacher.store import home
+
+STORAGES = {"float16": torch.float16, "float32": torch.float32}
+CARD, LOGITS, KEYS = "cache.json", "logits.bin", "keys.bin"
+
+
+def subject(teacher: LiveTeacher, data: ImageData) -> dict[str, Any]:
+    """Whose answers to what: caches with another subject are never used."""
+    return {
+        "teacher": teacher.hash,
+        "precision": "bf16" if teacher.bf16 else "fp32",
+        "data": data.fingerprint,
+        "images": len(data.facts.labels),
+        "classes": data.num_classes,
+        "augmentation": data.augmentation,
+    }
+
+
+def place(teacher: LiveTeacher, data: ImageData) -> Path:
+    """The folder of all caches with this subject."""
+    name = f"{data.name}-{teacher.name.replace('/', '--')}-{digest(subject(teacher, data))[:8]}"
+    return home() / "cache" / name
+
+
+def obstacle(loss: Loss) -> str | None:
+    """Why stored logits cannot serve a loss, or None."""
+    for name, term in loss.terms.items():
+        if term.needs_teacher and term.teacher_taps:
+            return f"{name} looks at the teacher's features ({', '.join(term.teacher_taps)})"
+        if term.needs_teacher and term.views:
+            return f"{name} asks for a second, freely augmented view of each image"
+    return None
+
+
+class Cache:
+    """A sealed cache: `rows` logits of one subject, looked up by view key.
+
+    Raises ValueError where the folder holds no sealed cache, or files of another size than its card says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.card: dict[str, Any] = json.loads((folder / CARD).read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"{folder} holds no sealed cache: {error}") from error
+        self.storage: str = self.card["storage"]
+        self.rows: int = self.card["rows"]
+        dtype, classes = STORAGES[self.storage], self.card["subject"]["classes"]
+        self._logits = _mapped(folder / LOGITS, dtype, self.rows * classes).view(self.rows, classes)
+        self._keys = None if self.card["complete"] else _mapped(folder / KEYS, torch.int64, self.rows)
+
+    @property
+    def name(self) -> str:
+        """Its folder below the cache folder."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the record of a run says of it."""
+        return {
+            "cache": self.name,
+            "storage": self.storage,
+            "views": self.rows,
+            "sha256": self.card["sha256"],
+        }
+
+    @property
+    def bytes(self) -> int:
+        """The size of the logits."""
+        return self._logits.numel() * self._logits.element_size()
+
+    def covers(self, keys: Tensor) -> bool:
+        """Whether every view [N] is there."""
+        if self._keys is None:
+            return bool((keys < self.rows).all())
+        row = torch.searchsorted(self._keys, keys).clamp(max=self.rows - 1)
+        return bool((self._keys[row] == keys).all())
+
+    def to(self, device: torch.device) -> Cache:
+        """Keep the logits where they are asked for; on the CPU they stay in their file."""
+        if device != self._logits.device:
+            self._logits = self._logits.to(device)
+            self._keys = None if self._keys is None else self._keys.to(device)
+        return self
+
+    def logits(self, keys: Tensor) -> Tensor:
+        """The stored logits, float32 [N, C], for views [N] that are covered."""
+        row = keys if self._keys is None else torch.searchsorted(self._keys, keys)
+        return self._logits.index_select(0, row).float()
+
+    def verify(self) -> bool:
+        """Whether the files are, byte for byte, what was sealed."""
+        return all(checksum(self.folder / name) == known for name, known in self.card["sha256"].items())
+
+
+class CachedTeacher:
+    """A teacher's answers to training batches, read instead of computed; called as the live teacher is."""
+
+    def __init__(self, live: LiveTeacher, cache: Cache, data: ImageData) -> None:
+        self.cache, self._live, self._data = cache, live, data
+
+    def __call__(self, batch: Batch, taps: tuple[str, ...] = ()) -> Outputs:
+        """Logits [N, C]; there are no taps and no further views."""
+        assert batch.view is not None
+        assert not taps
+        linear = classifier(self._live.model)
+        weights = None if linear is None else (linear.weight, linear.bias)
+        return Outputs(self.cache.logits(self._data.view_keys(batch.index, batch.view)), classifier=weights)
+
+
+def sealed(teacher: LiveTeacher, data: ImageData) -> Iterator[Cache]:
+    """All usable caches of this teacher's answers on this data, by name; broken ones are passed over."""
+    wanted = subject(teacher, data)
+    for card in sorted(place(teacher, data).glob(f"*/{CARD}")):
+        try:
+            cache = Cache(card.parent)
+        except ValueError:
+            continue
+        if cache.card["subject"] == wanted:
+            yield cache
+
+
+def find(teacher: LiveTeacher, data: ImageData, seed: int, epochs: int) -> Cache | None:
+    """A sealed cache with all views that a run will draw, or None."""
+    keys = None
+    for cache in sealed(teacher, data):
+        if keys is None:
+            keys = data.planned_views(seed, epochs)
+        if cache.covers(keys):
+            return cache
+    return None
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file of any size."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _mapped(path: Path, dtype: torch.dtype, numbers: int) -> Tensor:
+    """A file as a tensor that is read as it is used."""
+    expected = numbers * dtype.itemsize
+    if not path.is_file() or path.stat().st_size != expected:
+        raise ValueError(f"{path} should have {expected:,} bytes; delete the folder and fill it again")
+    return torch.from_file(str(path), shared=False, size=numbers, dtype=dtype)
