@@ -212,10 +212,12 @@ def _published(method: str, key: str, *, _root_: DictConfig) -> float | int:
     return value
 
 
-def _of_run(folder: str, what: str) -> Any:
+def _of_run(folder: str | None, what: str) -> Any:
     """Of the network that a finished run trained its `name` or `options`, or the `variant` that it is as a teacher."""
     from kdbench.results import digest, finished_run
 
+    if folder is None:
+        raise ValueError("teacher=run needs the folder of a finished run: teacher=run:FOLDER")
     _, record = finished_run(Path(folder))
     if what == "variant":
         return f"run-{digest(record['hashes'])[:8]}"

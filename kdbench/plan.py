@@ -140,12 +140,12 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     if planned.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
         terms = loss.terms or (loss.stage.loss.terms if loss.stage else {})
         raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")
+    _check_teacher(planned)
     check_name(planned.network["name"])
     if cfg.teacher.get("cache") == "require" and (reason := obstacle(loss)):
         raise ValueError(
             f"teacher.cache=require, but {reason}, and only logits are stored; teacher.cache=auto"
         )
-    _check_teacher(planned)
     return planned
 
 
@@ -162,6 +162,10 @@ def _teacher_name(cfg: DictConfig, loss: Loss) -> str:
 def _check_teacher(planned: Plan) -> None:
     """What a teacher's section says must have a meaning here."""
     teacher = planned.cfg.teacher
+    if planned.trains_teacher and "members" in teacher:
+        raise ValueError(
+            "kdbench train-teacher trains one network: teacher=NAME; an ensemble is made of trained ones"
+        )
     if planned.trains_teacher and teacher.get("checkpoint"):
         raise ValueError(
             f"teacher.checkpoint={teacher.checkpoint}: a teacher in training has none yet; "

@@ -23,7 +23,9 @@ def teacher_files(planned: Plan) -> dict[str, Path]:
     teacher, space = planned.cfg.teacher, planned.data.label_space
     if planned.trains_teacher or teacher.name == "none":
         return {}
-    given = teacher.checkpoints if "members" in teacher else {planned.names["teacher"]: teacher.checkpoint}
+    given = (
+        teacher.checkpoints or {} if "members" in teacher else {planned.names["teacher"]: teacher.checkpoint}
+    )
     files = {}
     for name in teacher.members if "members" in teacher else given:
         check_name(network_of(name))

@@ -29,7 +29,8 @@ from kdbench.weights import teacher_files
 class Table:
     """conf/table/NAME.yaml: the grid pairs x losses x seeds, and how its runs are started.
 
-    pairs: `teacher:student`. overrides: what all runs have on their command line.
+    pairs: `teacher:student`; a teacher may be a variant, `resnet56@mcmi-0.25`, or several, `resnet56+wrn_40_2`.
+    overrides: what all runs have on their command line.
     jobs: processes side by side; threads: CPU threads of each.
     """
 
@@ -113,6 +114,7 @@ def _check(table: Table) -> None:
 def cells(table: Table) -> list[Cell]:
     """Every run of the grid, checked: a mistake in any is a ValueError before the first one starts."""
     teachers: dict[str, str] = {}
+    missing: dict[str, str] = {}
     grid = []
     for seed, pair, loss in itertools.product(table.seeds, table.pairs, table.losses):
         teacher, _, student = pair.partition(":")
@@ -125,10 +127,17 @@ def cells(table: Table) -> list[Cell]:
         ]
         overrides += [f"table_name={table.name}", f"output={table.output}/runs", f"threads={table.threads}"]
         planned = plan(compose_checked("train", overrides), {"dataset": "", "loss": loss})
-        if teacher not in teachers:
-            teachers[teacher] = file_hash(*teacher_files(planned).values())
+        if teacher not in teachers and teacher not in missing:
+            try:
+                teachers[teacher] = file_hash(*teacher_files(planned).values())
+            except ValueError as error:
+                missing[teacher] = str(error)
+        if teacher in missing:
+            continue
         key = _key(pair, recipe_hash(planned), teachers[teacher], planned.config["dataset"])
         grid.append(Cell(pair, loss, seed, tuple(overrides), key))
+    if missing:
+        raise ValueError("\n".join(missing.values()))
     return grid
 
 

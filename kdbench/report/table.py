@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 from kdbench.config import register
 from kdbench.files import write_atomically
 from kdbench.report.grid import Cell, Outcome, Table, cells, found, load_table, run_missing, tables
+from kdbench.report.published import published_for
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Row:
     agreement: float
     best_on_test: float
     seconds: float
+    dataset: str = ""
 
     @property
     def mean(self) -> float:
@@ -57,6 +59,18 @@ class Row:
 HEADINGS = ("pair", "loss", "last top-1 %", "n", "best_on_test %", "agreement %", "training s")
 
 
+def grid(table: Table, rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and the rows as text, with what was published for the table, where something was."""
+    published = published_for(table.name)
+    lines = [row.cells() for row in rows]
+    if published is None:
+        return [*HEADINGS], lines
+    beside = [published.beside(row.dataset, row.pair, row.loss) for row in rows]
+    return [*HEADINGS, f"published % ({published.selection})"], [
+        [*line, value] for line, value in zip(lines, beside, strict=True)
+    ]
+
+
 def summarise(records: list[dict[str, Any]]) -> list[Row]:
     """A row for each pair and loss that has at least one finished run, in the order of the records."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -72,16 +86,20 @@ def _row(pair: str, loss: str, runs: list[dict[str, Any]]) -> Row:
     best = statistics.fmean(run["results"]["best_on_test"]["top1"] for run in runs)
     agreement = statistics.fmean(row["agreement"] for row in last)
     seconds = statistics.fmean(run["seconds"] + run.get("stage", {}).get("seconds", 0) for run in runs)
-    return Row(pair, loss, [row["top1"] for row in last], agreement, best, seconds)
+    dataset = runs[0]["names"].get("dataset", "")
+    return Row(pair, loss, [row["top1"] for row in last], agreement, best, seconds, dataset)
 
 
 def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
     """The whole page."""
     lines = [f"# {table.title}", "", table.caption.strip(), "", *_teachers(records), ""]
-    lines += [f"| {' | '.join(HEADINGS)} |", "|---|---|" + "--:|" * (len(HEADINGS) - 2)]
-    lines += [f"| {' | '.join(row.cells())} |" for row in summarise(records)]
+    headings, rows = grid(table, summarise(records))
+    lines += [f"| {' | '.join(headings)} |", "|---|---|" + "--:|" * (len(headings) - 2)]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    published = published_for(table.name)
+    about = [published.about, ""] if published else []
     return "\n".join(
-        [*lines, "", *_larger(records), _footer(records, command), "", "![chart](table.png)", ""]
+        [*lines, "", *_larger(records), *about, _footer(records, command), "", "![chart](table.png)", ""]
     )
 
 
@@ -102,7 +120,16 @@ def _teachers(records: list[dict[str, Any]]) -> list[str]:
     teachers = {
         record["teacher"]["name"]: record["teacher"] for record in records if record["state"] == "done"
     }
-    return [f"Teacher {name}: {teacher['top1']:.2f} % test top-1." for name, teacher in teachers.items()]
+    return [
+        f"Teacher {name}: {teacher['top1']:.2f} % test top-1{_spread(teacher)}."
+        for name, teacher in teachers.items()
+    ]
+
+
+def _spread(teacher: dict[str, Any]) -> str:
+    """Cross-entropy and CMI, of teachers that kdbench has trained."""
+    said = {"nll": "cross-entropy on test", "cmi": "CMI on the training images"}
+    return "".join(f", {words} {teacher[key]:.4f} nats" for key, words in said.items() if key in teacher)
 
 
 def _footer(records: list[dict[str, Any]], command: str) -> str:
@@ -198,10 +225,11 @@ def _show(console: Console, table: Table, records: list[dict[str, Any]]) -> None
     rows = summarise(records)
     first = 0 if len({row.pair for row in rows}) > 1 else 1  # the same pair in every row says nothing
     view = RichTable()
-    for heading in HEADINGS[first:]:
+    headings, lines = grid(table, rows)
+    for heading in headings[first:]:
         view.add_column(heading, justify="left" if heading in ("pair", "loss") else "right", no_wrap=True)
-    for row in rows:
-        view.add_row(*row.cells()[first:])
+    for texts in lines:
+        view.add_row(*texts[first:])
     console.print(table.title, highlight=False)
     console.print(view)
     for line in (table.caption.strip(), *_teachers(records)):

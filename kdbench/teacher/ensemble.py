@@ -48,7 +48,7 @@ def ensemble_teacher(
     name: str,
     members: Sequence[str],
     num_classes: int,
-    checkpoints: Mapping[str, str],
+    checkpoints: Mapping[str, str] | None,
     average: Average = "probabilities",
     weights: Sequence[float] | None = None,
     bf16: bool = False,
@@ -59,7 +59,8 @@ def ensemble_teacher(
     members: names as in the teacher store, with the variant behind `@`. weights: one for each; null: all the same.
     ValueError where a file does not fit, or the members know other classes, or in another order, than each other.
     """
-    teachers = [live_teacher(network_of(member), num_classes, checkpoints[member]) for member in members]
+    files = checkpoints or {}
+    teachers = [live_teacher(network_of(member), num_classes, files.get(member)) for member in members]
     about: dict[str, object] = {}
     for member, teacher in zip(members, teachers, strict=True):
         classes = teacher.about.get("classes")
@@ -71,12 +72,12 @@ def ensemble_teacher(
 
 
 def check_ensemble(
-    members: Sequence[str], weights: Sequence[float] | None, checkpoints: Mapping[str, str], loss: Loss
+    members: Sequence[str], weights: Sequence[float] | None, checkpoints: Mapping[str, str] | None, loss: Loss
 ) -> None:
     """ValueError for members, weights or files that do not fit together, and for a loss that logits do not serve."""
     if not members or len(set(members)) != len(members):
         raise ValueError(f"teacher.members={list(members)}: give each one once, and at least one")
-    if stray := [name for name in checkpoints if name not in members]:
+    if stray := [name for name in checkpoints or {} if name not in members]:
         raise ValueError(
             f"teacher.checkpoints names {', '.join(stray)}; the members are {', '.join(members)}"
         )
