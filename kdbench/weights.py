@@ -23,11 +23,11 @@ def teacher_files(planned: Plan) -> dict[str, Path]:
     teacher, space = planned.cfg.teacher, planned.data.label_space
     if planned.trains_teacher or teacher.name == "none":
         return {}
-    given = (
-        teacher.checkpoints or {} if "members" in teacher else {planned.names["teacher"]: teacher.checkpoint}
-    )
+    members, given = [planned.names["teacher"]], {planned.names["teacher"]: teacher.get("checkpoint")}
+    if "members" in teacher:
+        members, given = teacher.members, teacher.checkpoints or {}
     files = {}
-    for name in teacher.members if "members" in teacher else given:
+    for name in members:
         check_name(network_of(name))
         files[name] = locate(name, space, given.get(name), planned.training_command(name))
     return files
@@ -47,11 +47,12 @@ def load_teacher(planned: Plan, files: dict[str, Path]) -> LiveTeacher | None:
     if not files:
         return None
     paths = {name: str(file) for name, file in files.items()}
-    weights = (
-        {"checkpoints": paths} if "members" in planned.cfg.teacher else {"checkpoint": paths.popitem()[1]}
-    )
-    supplied = {"num_classes": planned.data.num_classes, "bf16": planned.cfg.precision != "fp32"}
-    teacher: LiveTeacher = build(planned.cfg.teacher, **weights, **supplied)
+    supplied: dict[str, Any] = {"num_classes": planned.data.num_classes, "bf16": planned.cfg.precision != "fp32"}
+    if "members" in planned.cfg.teacher:
+        supplied["checkpoints"] = paths
+    else:
+        (supplied["checkpoint"],) = paths.values()
+    teacher: LiveTeacher = build(planned.cfg.teacher, **supplied)
     _check_classes(planned, teacher.about, files.values())
     return teacher
 

@@ -46,7 +46,7 @@ def conditional_mutual_information(logits: Tensor, target: Tensor, centroids: Te
     It is I(X; Yhat | Y) where the centroids are those of the same rows; with others it is larger by the mean
     divergence of the class means from them.
     """
-    log_q = centroids.clamp_min(LEAST).log().to(logits.dtype)[target]
+    log_q = centroids[target].clamp_min(LEAST).log().to(logits.dtype)
     return F.kl_div(log_q, F.log_softmax(logits, dim=-1), reduction="batchmean", log_target=True)
 
 
