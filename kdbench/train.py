@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig
 
-from kdbench.config import CONF_DIR, register
+from kdbench.config import CONF_DIR, PACKAGE, register
 from kdbench.launchers import Job, current_job
 from kdbench.strict import checked, command_line_jobs, compose_checked, spelled_out
 
@@ -85,6 +87,7 @@ def main(root: str = "train") -> None:
         # Hydra's launchers give one configuration at a time, ours gives all jobs at once
         work(root, given if isinstance(given, list) else [current_job(given)], outcomes)
 
+    warnings.formatwarning = _in_words
     try:
         register()
         _check(root)
@@ -95,6 +98,18 @@ def main(root: str = "train") -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(max(outcomes, default=0))
+
+
+_with_place = warnings.formatwarning
+
+
+def _in_words(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of ours without its place in the code, which says nothing to a user; others' as Python says them."""
+    if Path(filename).is_relative_to(PACKAGE):
+        return f"kdbench: {message}\n"
+    return _with_place(message, category, filename, lineno, line)
 
 
 def _check(root: str) -> None:

@@ -47,7 +47,10 @@ def load_teacher(planned: Plan, files: dict[str, Path]) -> LiveTeacher | None:
     if not files:
         return None
     paths = {name: str(file) for name, file in files.items()}
-    supplied: dict[str, Any] = {"num_classes": planned.data.num_classes, "bf16": planned.cfg.precision != "fp32"}
+    supplied: dict[str, Any] = {
+        "num_classes": planned.data.num_classes,
+        "bf16": planned.cfg.precision != "fp32",
+    }
     if "members" in planned.cfg.teacher:
         supplied["checkpoints"] = paths
     else:

@@ -349,3 +349,11 @@ def test_a_sweep_goes_on_after_a_failure(tmp_path):
     assert "not finite" in errors
     states = sorted(json.loads(path.read_text())["state"] for path in tmp_path.glob("*/record.json"))
     assert states == ["done", "failed"]
+
+
+def test_unequal_depths_are_said_in_words_alone(tmp_path, distilled):
+    words = ["student=vgg8", "loss=at", "dataset.train=8", "dataset.test=4", "schedule.epochs=1"]
+    command = [sys.executable, "-m", "kdbench.train", *distilled, *words, f"output={tmp_path}"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "kdbench: at: the student has" in said
+    assert ".py:" not in said

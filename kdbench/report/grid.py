@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config import CONF_DIR
-from kdbench.plan import plan, recipe_hash
+from kdbench.plan import Plan, plan, recipe_hash
 from kdbench.results import digest, file_hash, records
 from kdbench.strict import compose_checked, unknown
 from kdbench.teacher.names import chosen_by
@@ -32,6 +26,8 @@ class Table:
     pairs: `teacher:student`; a teacher may be a variant, `resnet56@mcmi-0.25`, or several, `resnet56+wrn_40_2`.
     overrides: what all runs have on their command line.
     jobs: processes side by side; threads: CPU threads of each.
+    cohort: the most runs that one process trains side by side on the same teacher calls; 1 for none.
+    cache: store the teacher's answers ahead, where that costs less than asking it anew.
     """
 
     title: str
@@ -42,6 +38,8 @@ class Table:
     overrides: list[str] = field(default_factory=list)
     jobs: int = 1
     threads: int = 1
+    cohort: int = 8
+    cache: bool = True
     name: str = ""
     output: str = ""
 
@@ -49,6 +47,8 @@ class Table:
 @dataclass(frozen=True)
 class Cell:
     """One run of a table; `key` tells its record from those of other teachers, data or recipes."""
+
+    planned: Plan = field(repr=False, compare=False)
 
     pair: str
     loss: str
@@ -102,7 +102,7 @@ def _check(table: Table) -> None:
         values = getattr(table, name)
         if not values or len(set(values)) != len(values):
             raise ValueError(f"{name}={','.join(map(str, values))}: give each one once, and at least one")
-    for name in ("jobs", "threads"):
+    for name in ("jobs", "threads", "cohort"):
         if getattr(table, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(table, name)}")
     if stray := [
@@ -135,7 +135,7 @@ def cells(table: Table) -> list[Cell]:
         if teacher in missing:
             continue
         key = _key(pair, recipe_hash(planned), teachers[teacher], planned.config["dataset"])
-        grid.append(Cell(pair, loss, seed, tuple(overrides), key))
+        grid.append(Cell(planned, pair, loss, seed, tuple(overrides), key))
     if missing:
         raise ValueError("\n".join(missing.values()))
     return grid
@@ -158,47 +158,3 @@ def found(table: Table) -> dict[str, dict[str, Any]]:
         if key not in by_key or record["state"] == "done":
             by_key[key] = {**record, "folder": str(folder)}
     return by_key
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one run of a table ended."""
-
-    cell: Cell
-    failure: str | None
-    seconds: float
-
-
-def run_missing(table: Table, grid: list[Cell], say: Callable[[Outcome], None]) -> list[Outcome]:
-    """Run every cell that has no finished record, each in its own process; the rest go on when one fails.
-
-    Ctrl-C reaches the running ones too, which stop with a checkpoint; no further one is started.
-    """
-    done = {key for key, record in found(table).items() if record["state"] == "done"}
-
-    def start(cell: Cell) -> Outcome:
-        outcome = _run(table, cell)
-        say(outcome)
-        return outcome
-
-    pool = ThreadPoolExecutor(table.jobs)
-    try:
-        return list(pool.map(start, [cell for cell in grid if cell.key not in done]))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _run(table: Table, cell: Cell) -> Outcome:
-    logs = Path(table.output) / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"{digest([*cell.overrides])}.txt"
-    command = [sys.executable, "-m", "kdbench.train", *cell.overrides, "resume=true", "progress=false"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(table.threads), "OMP_WAIT_POLICY": "passive"}
-    started = time.monotonic()
-    with open(log, "w") as file:
-        code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
-    failure = None
-    if code:
-        lines = log.read_text().strip().splitlines()
-        failure = f"{lines[-1] if lines else f'exit code {code}'} (log: {log})"
-    return Outcome(cell, failure, time.monotonic() - started)

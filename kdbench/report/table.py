@@ -16,8 +16,10 @@ from rich.table import Table as RichTable
 
 from kdbench.config import register
 from kdbench.files import write_atomically
-from kdbench.report.grid import Cell, Outcome, Table, cells, found, load_table, run_missing, tables
+from kdbench.report.ahead import store_ahead
+from kdbench.report.grid import Cell, Table, cells, found, load_table, tables
 from kdbench.report.published import published_for
+from kdbench.report.running import Outcome, batches, run_missing
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _footer(records: list[dict[str, Any]], command: str) -> str:
         f"Made by `{command}` on {machines} ({all_of(record['threads'] for record in records)} thread(s) a run), "
         f"torch {all_of(record['versions']['torch'] for record in records)}, "
         f"commit {all_of(record['commit'] for record in records)}. Training times leave out start and evaluation."
-        f"{_shared(records)}"
+        f"{_shared(records)}{_stored(records)}"
     )
 
 
@@ -155,6 +157,19 @@ def _shared(records: list[dict[str, Any]]) -> str:
     if not losses:
         return ""
     return f" Trained in cohorts, with a part of the shared time each: {', '.join(losses)}."
+
+
+def _stored(records: list[dict[str, Any]]) -> str:
+    """Stored answers are rounded: say which losses have read them."""
+    read = {
+        (record["names"]["loss"], record["teacher"]["answers"]["storage"])
+        for record in records
+        if isinstance(record.get("teacher", {}).get("answers"), dict)
+    }
+    if not read:
+        return ""
+    storages, losses = sorted({storage for _, storage in read}), sorted({loss for loss, _ in read})
+    return f" The teacher's answers were read from a cache ({', '.join(storages)}): {', '.join(losses)}."
 
 
 def picture(table: Table, rows: list[Row], path: Path) -> None:
@@ -217,8 +232,16 @@ def _run(console: Console, table: Table, grid: list[Cell]) -> list[Outcome]:
         state = "failed" if outcome.failure else "done"
         console.print(f"{ended:3} {state} in {outcome.seconds:.0f} s: {outcome.cell.title}", highlight=False)
 
-    console.print(f"{table.title}: {len(grid)} runs, {table.jobs} at a time", highlight=False)
-    return run_missing(table, grid, say)
+    finished = {key for key, record in found(table).items() if record["state"] == "done"}
+    missing = [cell for cell in grid if cell.key not in finished]
+    todo = batches(table, missing)
+    console.print(
+        f"{table.title}: {len(grid)} runs, {len(missing)} to do in {len(todo)} processes, {table.jobs} at a time",
+        highlight=False,
+    )
+    if table.cache:
+        store_ahead(todo, table.jobs * table.threads, console)
+    return run_missing(table, todo, say)
 
 
 def _show(console: Console, table: Table, records: list[dict[str, Any]]) -> None:

@@ -31,7 +31,7 @@ register()
 TINY = [
     "dataset=fake",
     "dataset.train=48",
-    "dataset.padding=2",
+    "dataset.padding=1",
     "schedule=quick",
     "schedule.batch_size=8",
     "schedule.epochs=2",

@@ -1,0 +1,52 @@
+"""Storing the teacher's answers before a table starts, where that costs less than asking it in every run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+
+from kdbench.caching import fill, fillings
+from kdbench.report.running import Batch
+from kdbench.teacher.fill import Filling
+
+
+def store_ahead(batches: Sequence[Batch], threads: int, console: Console) -> None:
+    """Fill a cache for every teacher whose answers the runs of these processes would ask for more often than there
+    are different ones, with so many threads. The comparison is printed."""
+    plans = [cell.planned for batch in batches for cell in batch]
+    for filling in fillings([planned for planned in plans if planned.cfg.teacher.cache == "auto"]):
+        if filling.found():
+            continue
+        torch.set_num_threads(threads)
+        live, left = images_asked(batches, filling), filling.rows - filling.committed()
+        name, pays = filling.teacher.name, left < live
+        per_view = filling.seconds() / filling.rows
+        console.print(
+            f"{name} would answer {live:,} images in these runs ({_minutes(live * per_view)}), storing takes {left:,} "
+            f"({_minutes(left * per_view)}): {'they are stored first' if pays else 'it answers live'}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if pays:
+            fill(filling, console)
+
+
+def images_asked(batches: Sequence[Batch], filling: Filling) -> int:
+    """How many images the teacher would be shown in training only because nothing is stored: those of processes in
+    which every loss would be served (another one asks it live, and then for all)."""
+    asked = 0
+    for batch in batches:
+        plans = [cell.planned for cell in batch if cell.planned.loss.needs_teacher]
+        if (
+            plans
+            and plans[0].names["teacher"] == filling.teacher.name
+            and all(p.asks_for_logits for p in plans)
+        ):
+            asked += plans[0].cfg.trainer.max_epochs * filling.data.train_size
+    return asked
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {seconds / 60:.1f} min"

@@ -1,0 +1,94 @@
+"""How a table's runs are dealt out to processes, and whether the teacher's answers are stored before."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdbench.config import register
+from kdbench.report.ahead import images_asked
+from kdbench.report.grid import cells, load_table
+from kdbench.report.running import batches, command
+from kdbench.report.table import main
+from kdbench.strict import command_line_jobs
+
+register()
+
+LOSSES = ["ce", "kd", "ttm", "at"]
+PAIRS = ["resnet20:resnet8", "resnet20:resnet14"]
+
+
+def table(*words: str):
+    return load_table("demo", list(words))
+
+
+GRID = cells(table(f"losses={','.join(LOSSES)}", f"pairs={','.join(PAIRS)}", "seeds=0,1,2"))
+
+
+@given(
+    st.one_of(st.just(set(range(len(GRID)))), st.sets(st.integers(0, len(GRID) - 1), min_size=1)),
+    st.integers(1, 5),
+    st.integers(1, 8),
+)
+@settings(max_examples=40)
+def test_every_missing_run_is_trained_once_and_its_command_line_says_just_that(chosen, jobs, most):
+    """Whatever is missing: the processes have all of it, no more than allowed, and nobody is idle without need."""
+    missing = [GRID[number] for number in sorted(chosen)]
+    made = batches(table(f"jobs={jobs}", f"cohort={most}"), missing)
+    assert sorted(id(cell) for batch in made for cell in batch) == sorted(map(id, missing))
+    assert max(map(len, made)) <= most
+    assert len(made) % jobs == 0 or all(len(batch) == 1 for batch in made)
+    for batch in made:
+        said = {
+            frozenset(job) for job in command_line_jobs([w for w in command(batch) if "launcher" not in w])
+        }
+        assert said == {frozenset(cell.overrides) for cell in batch}
+        assert len({(cell.seed, cell.pair.split(":")[0]) for cell in batch}) == 1
+
+
+def test_seeds_are_cohorts():
+    made = batches(table("jobs=3"), GRID)
+    assert [len(batch) for batch in made] == [8, 8, 8]
+    assert command(made[0])[:2] == ["-m", "hydra/launcher=cohort"]
+
+
+def test_one_seed_is_divided_among_the_jobs():
+    one = [cell for cell in GRID if cell.seed == 0]
+    assert [len(batch) for batch in batches(table("jobs=2"), one)] == [4, 4]
+
+
+class Data:
+    train_size = 2000
+
+
+class Asked:
+    """A filling of the shipped resnet20 on 2,000 images."""
+
+    data = Data
+    teacher = type("teacher", (), {"name": "resnet20"})
+
+
+def test_the_teacher_is_asked_once_for_each_image_of_a_process_and_not_for_those_that_ask_it_anyway():
+    logits = [cell for cell in GRID if cell.loss in ("ce", "kd", "ttm")]
+    assert images_asked(batches(table("jobs=3"), logits), Asked) == 3 * 5 * 2000
+    assert images_asked(batches(table("jobs=3"), GRID), Asked) == 0  # at asks it for features
+    assert images_asked(batches(table("jobs=3", "cohort=1"), GRID), Asked) == 3 * 2 * 2 * 5 * 2000
+    assert images_asked(batches(table(), [c for c in GRID if c.loss == "ce"]), Asked) == 0
+
+
+@pytest.mark.parametrize(("cohort", "stored"), [(8, False), (1, True)])
+def test_answers_are_stored_where_they_would_be_asked_for_again(
+    tmp_path, monkeypatch, capsys, cohort, stored
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KDBENCH_HOME", str(tmp_path / "home"))
+    small = ["demo", "losses=kd,ttm", "seeds=0", "schedule.epochs=1", "schedule.batch_size=500"]
+    assert main([*small, f"cohort={cohort}", "jobs=1"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("they are stored first" in said) == stored
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/**/record.json")]
+    assert {record["teacher"]["answers"] != "live" for record in records} == {stored}
+    assert {len(record["cohort"] or [1]) for record in records} == {1 if stored else 2}
+    page = (tmp_path / "runs/tables/demo/README.md").read_text()
+    assert ("read from a cache (float16): kd, ttm" in page) == stored
