@@ -11,6 +11,7 @@ USAGE = """kdbench: dataset x teacher x student x loss, on a schedule, with a se
   kdbench train -m ... hydra/launcher=cohort        its runs side by side, on one teacher call per batch
   kdbench train --cfg job --resolve loss=wttm      the composed run, without running it
   kdbench train-teacher dataset=cifar100 teacher=resnet20 schedule=cifar240
+  kdbench train-teacher teacher_loss=mcmi teacher.init=store schedule=mcmi20 ...
   kdbench table demo                               a table: run what is missing, then print it
   kdbench cache fill dataset=cifar100 teacher=resnet56 loss=kd,wttm seed=0,1   its answers, computed once
   kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE [--json]

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryCalibrationError, MulticlassAccuracy, MulticlassStatScores
 
 from kdbench.data.module import ImageData
+from kdbench.objectives.mcmi import LEAST, class_sums, normalised
 
 ECE_BINS = 15
 """Of equal width, as in Guo et al. 2017, arXiv:1706.04599."""
@@ -95,6 +96,40 @@ def confidence(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return probability.clamp(max=below_1), (predicted == target).long()
 
 
+class ConditionalMutualInformation(Metric):
+    """I(X; Yhat | Y) of a network's answers, in nats: mean_i KL(P_i || Q_y_i), Q_y the mean of P over class y.
+
+    In one pass, for it is a difference of sums; under DDP these are of all ranks.
+    """
+
+    sums: Tensor
+    negentropy: Tensor
+    count: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        nothing = torch.zeros((), dtype=torch.float64)
+        self.add_state("sums", nothing.expand(num_classes, num_classes).clone(), dist_reduce_fx="sum")
+        self.add_state("negentropy", nothing, dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """logits [N, C], target [N]."""
+        log_p = logits.double().log_softmax(dim=-1)
+        self.sums += class_sums(logits, target, len(self.sums))
+        self.negentropy += (log_p.exp() * log_p).sum()
+        self.count += len(target)
+
+    def compute(self) -> Tensor:
+        """The CMI of what was seen."""
+        return self.against(normalised(self.sums))
+
+    def against(self, centroids: Tensor) -> Tensor:
+        """The same with given centroids [C, C] in the place of the images' own: never less."""
+        cross = (self.sums * centroids.double().clamp_min(LEAST).log()).sum()
+        return (self.negentropy - cross) / self.count
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, data: ImageData, split: str, bf16: bool = False) -> dict[str, float]:
     """The `Scores` of a network on a split, with those of the data's groups; it is left in eval mode."""
@@ -106,3 +141,24 @@ def evaluate(model: nn.Module, data: ImageData, split: str, bf16: bool = False) 
             logits = model(batch.inputs)
         scores.update(logits.float(), batch.target)
     return scores.compute()
+
+
+@torch.no_grad()
+def class_spread(
+    model: nn.Module, data: ImageData, split: str, bf16: bool = False, fixed: Tensor | None = None
+) -> dict[str, float]:
+    """nll (the cross-entropy) and cmi (conditional mutual information) of a network on a split, in nats; it is left in
+    eval mode.
+
+    fixed: centroids [C, C]; with them also `cmi_fixed`, the CMI against them.
+    """
+    model.eval()
+    spread, cross_entropy = ConditionalMutualInformation(data.num_classes).to(data.device), 0.0
+    for chunk in data.eval_chunks(split):
+        batch = data.eval_batch(chunk.split, chunk.start, chunk.stop)
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(batch.inputs).float()
+        spread.update(logits, batch.target)
+        cross_entropy += F.cross_entropy(logits, batch.target, reduction="sum").item()
+    scores = {"nll": cross_entropy / data.eval_size(split), "cmi": float(spread.compute())}
+    return scores if fixed is None else scores | {"cmi_fixed": float(spread.against(fixed))}

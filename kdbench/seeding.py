@@ -60,8 +60,8 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def draw_integers(key: int, *coordinates: Tensor, below: int) -> Tensor:
-    """Uniform integers in [0, below), one for each element of the (broadcast) int64 coordinate tensors.
+def draw_integers(key: int, *coordinates: Tensor, below: int | Tensor) -> Tensor:
+    """Uniform integers in [0, below), one for each element of the (broadcast) int64 coordinate tensors (and `below`).
 
     A counter-based draw: the result depends on the key and on each element's own coordinates alone, on any
     device. The bias of the final modulo is below 2**-40 for `below` up to a million.

@@ -24,6 +24,7 @@ from kdbench.config import CONF_DIR, SCHEMAS, SUPPLIED, allowed_targets, experim
 
 def compose_checked(root: str, overrides: Sequence[str]) -> DictConfig:
     """The resolved configuration of one run, or a ValueError that names the key and what is possible."""
+    overrides = spelled_out(overrides)
     for file in experiment_files():
         if f"experiment={file.stem}" in overrides:
             load_yaml(file)
@@ -57,6 +58,20 @@ def checked(root: str, cfg: DictConfig) -> DictConfig:
     # the losses first: what people write themselves, and checked before Lightning is imported
     check_targets(dict(sorted(nodes.items(), key=lambda item: "loss" not in str(item[0]))))
     return merged
+
+
+_RUN_AS_TEACHER = "teacher=run:"
+
+
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """The command line in Hydra's words: `teacher=run:FOLDER` is an option of a group and a key of it."""
+    words = []
+    for given in arguments:
+        if given.startswith(_RUN_AS_TEACHER):
+            words += ["teacher=run", f"teacher.checkpoint={given.removeprefix(_RUN_AS_TEACHER)}"]
+        else:
+            words.append(given)
+    return words
 
 
 def command_line_jobs(arguments: Sequence[str]) -> list[list[str]]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from kdbench.config import CONF_DIR, PACKAGE, register
 from kdbench.launchers import Job, current_job
-from kdbench.strict import checked, command_line_jobs, compose_checked
+from kdbench.strict import checked, command_line_jobs, compose_checked, spelled_out
 
 if TYPE_CHECKING:
     from kdbench.plan import Plan
@@ -85,6 +85,7 @@ def _say_result(record: dict[str, Any], name: str) -> None:
 def main(root: str = "train") -> None:
     """Check the whole command line before any work, then hand it to Hydra."""
     outcomes: list[int] = []
+    sys.argv[1:] = spelled_out(sys.argv[1:])
 
     def task(given: DictConfig | list[Job]) -> None:
         # Hydra's launchers give one configuration at a time, ours gives all jobs at once

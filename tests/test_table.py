@@ -240,6 +240,59 @@ def test_mistakes_are_said_before_anything_runs(arguments, words, capsys, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_what_was_published_stands_beside_its_row():
+    pair = "vgg13@mcmi-0.2:vgg8"
+    names = {"teacher": "vgg13@mcmi-0.2", "student": "vgg8", "dataset": "cifar100"}
+    teacher = {"name": names["teacher"], "top1": 74.5, "nll": 1.0, "cmi": 0.25}
+    made = [
+        {**record(loss, 70), "names": {**names, "loss": loss}, "teacher": teacher}
+        for loss in ("kd", "at", "wttm")
+    ]
+    page = markdown(load_table("mcmi-lambda", []), made, "kdbench table mcmi-lambda")
+    rows = [line for line in page.splitlines() if line.startswith("| vgg13@mcmi-0.2 -> vgg8")]
+    ends = [line.rsplit("|", 2)[1].strip() for line in rows]
+    assert ends == ["73.91 (n = 1; ce 0.2, kd 0.8)", "71.98 (n = 1)", ""], pair
+    assert "| published % (best epoch on test) |" in page
+    assert "Published (verified): the lambda sweep of github.com/iclr2024mcmi/ICLRMCMI" in page
+    assert (
+        "Teacher vgg13@mcmi-0.2: 74.50 % test top-1, cross-entropy on test 1.0000 nats, CMI on the training images "
+        "0.2500 nats." in page
+    )
+
+
+@pytest.mark.parametrize(
+    "file", sorted(EXPERIMENTS_DIR.glob("*/published.yaml")), ids=lambda file: file.parent.name
+)
+def test_published_values_are_of_cells_of_their_table(file):
+    table, published = load_table(file.parent.name, []), published_for(file.parent.name)
+    keys = [(value.dataset, value.pair, value.loss, value.protocol) for value in published.values]
+    assert len(set(keys)) == len(keys)
+    for value in published.values:
+        assert value.pair in table.pairs
+        assert value.loss in table.losses
+        assert 0 < value.mean < 100
+
+
+def test_variants_and_ensembles_are_pairs(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDBENCH_HOME", str(tmp_path))
+    from kdbench.teacher.store import stored
+
+    for seed, variant in enumerate(("a", "b")):
+        torch.manual_seed(seed)
+        path = stored("cifar100", f"resnet20@{variant}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(create_model("resnet20", 100), path, {})
+    pairs = "pairs=resnet20@a:resnet8,resnet20@b:resnet8,resnet20@a+resnet20@b:resnet8"
+    table = load_table("demo", [pairs, "losses=kd", "seeds=0"])
+    table.overrides.remove("teacher.checkpoint=shipped")
+    grid = cells(table)
+    assert len({cell.key for cell in grid}) == 3
+    assert "teacher.members=[resnet20@a,resnet20@b]" in grid[2].overrides
+    table.pairs = ["resnet20@mcmi-0.5:resnet8", "vgg13:resnet8"]
+    with pytest.raises(ValueError, match=r"(?s)teacher_loss.weight=0\.5.*teacher=vgg13 schedule=cifar240"):
+        cells(table)
+
+
 def test_runs_of_another_teacher_are_not_taken_for_these(tmp_path):
     """The recipe is the same; the file with the teacher's weights is not."""
     torch.manual_seed(0)

@@ -18,10 +18,10 @@ from kdbench.config import PACKAGE
 from kdbench.data.module import ImageData
 from kdbench.models import create_model, save_weights
 from kdbench.plan import Plan, plan
-from kdbench.run import load_teacher, teacher_file
 from kdbench.strict import compose_checked
 from kdbench.teacher.cache import LOGITS
 from kdbench.teacher.fill import Filling
+from kdbench.weights import load_teacher, teacher_files
 
 BATCH = 64
 FOLDERS = (PACKAGE.parent / "benchmarks", PACKAGE / "_benchmarks")
@@ -144,7 +144,7 @@ def reference_module() -> Any:
 def seal_zeros(planned: Plan) -> Filling:
     """Make the cache that a run will find: of all views, in which every logit is 0. Reading zeros takes as long."""
     planned.data.setup("fit")
-    teacher = load_teacher(planned, teacher_file(planned))
+    teacher = load_teacher(planned, teacher_files(planned))
     assert teacher is not None
     filling = Filling(teacher, planned.data)
     filling.folder.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ def images_asked(batches: Sequence[Batch], filling: Filling) -> int:
         plans = [cell.planned for cell in batch if cell.planned.loss.needs_teacher]
         if (
             plans
-            and plans[0].cfg.teacher.name == filling.teacher.name
+            and plans[0].names["teacher"] == filling.teacher.name
             and all(p.asks_for_logits for p in plans)
         ):
             asked += plans[0].cfg.trainer.max_epochs * data.rows(1, 0, data.steps_per_epoch)

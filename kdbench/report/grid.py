@@ -14,16 +14,18 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.config import CONF_DIR
 from kdbench.plan import Plan, plan, recipe_hash
 from kdbench.results import digest, file_hash, records
-from kdbench.run import teacher_file
 from kdbench.strict import compose_checked, unknown
+from kdbench.teacher.names import chosen_by
+from kdbench.weights import teacher_files
 
 
 @dataclass
 class Table:
     """conf/table/NAME.yaml: the grid pairs x variants x losses x seeds, and how its runs are started.
 
-    pairs: `teacher:student`. overrides: what all runs have on their command line. variants: what some have beside
-    that, by a name for them (a protocol, a schedule); the runs have none where there are no variants.
+    pairs: `teacher:student`; a teacher may be a variant, `resnet56@mcmi-0.25`, or several, `resnet56+wrn_40_2`.
+    overrides: what all runs have on their command line. variants: what some have beside that, by a name for them (a
+    protocol, a schedule); the runs have none where there are no variants.
     jobs: processes side by side; threads: CPU threads of each.
     cohort: the most runs that one process trains side by side on the same teacher calls; 1 for none.
     cache: store the teacher's answers ahead, where that costs less than asking it anew.
@@ -124,7 +126,8 @@ def _check(table: Table) -> None:
 
 def cells(table: Table) -> list[Cell]:
     """Every run of the grid, checked: a mistake in any is a ValueError before the first one starts."""
-    teachers: dict[Path | None, str] = {}
+    teachers: dict[tuple[Path, ...], str] = {}
+    missing: dict[str, None] = {}
     variants = table.variants or {"": []}
     grid = []
     for seed, pair, variant, loss in itertools.product(table.seeds, table.pairs, variants, table.losses):
@@ -132,18 +135,24 @@ def cells(table: Table) -> list[Cell]:
         overrides = [
             *table.overrides,
             *variants[variant],
-            f"teacher={teacher}",
+            *chosen_by(teacher),
             f"student={student}",
             f"loss={loss}",
             f"seed={seed}",
         ]
         overrides += [f"table_name={table.name}", f"output={table.output}/runs", f"threads={table.threads}"]
         planned = plan(compose_checked("train", overrides), {"dataset": "", "loss": loss})
-        file = teacher_file(planned)
-        if file not in teachers:
-            teachers[file] = file_hash(file)
-        key = _key(pair, recipe_hash(planned), teachers[file], planned.config["dataset"])
+        try:
+            files = tuple(teacher_files(planned).values())
+        except ValueError as error:
+            missing[str(error)] = None
+            continue
+        if files not in teachers:
+            teachers[files] = file_hash(*files)
+        key = _key(pair, recipe_hash(planned), teachers[files], planned.config["dataset"])
         grid.append(Cell(planned, pair, loss, seed, tuple(overrides), key, variant))
+    if missing:
+        raise ValueError("\n".join(missing))
     return grid
 
 

@@ -13,7 +13,10 @@ from kdbench.config import EXPERIMENTS_DIR
 
 @dataclass
 class Value:
-    """A published accuracy in per cent, with the setting it holds for; std as the source has it, over the trials."""
+    """A published accuracy in per cent, with the setting it holds for; std as the source has it, over the trials.
+
+    weights: those of the loss, where they are others than the recipe's here.
+    """
 
     dataset: str = MISSING
     pair: str = MISSING
@@ -22,13 +25,15 @@ class Value:
     mean: float = MISSING
     std: float | None = None
     trials: int | None = None
+    weights: str = ""
 
     @property
     def text(self) -> str:
         """The value as a table shows it."""
         several = self.trials is None or self.trials > 1
         std = f" ± {self.std:.2f}" if self.std is not None and several else ""
-        return f"{self.mean:.2f}{std}" + (f" (n = {self.trials})" if self.trials else "")
+        about = [*([f"n = {self.trials}"] if self.trials else []), *([self.weights] if self.weights else [])]
+        return f"{self.mean:.2f}{std}" + (f" ({'; '.join(about)})" if about else "")
 
 
 @dataclass

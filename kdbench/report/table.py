@@ -62,10 +62,16 @@ def _teachers(records: list[dict[str, Any]]) -> list[str]:
         record["teacher"]["name"]: record["teacher"] for record in records if record["state"] == "done"
     }
     return [
-        f"Teacher {name}: {teacher['top1']:.2f} % test top-1{in_groups(teacher)}"
+        f"Teacher {name}: {teacher['top1']:.2f} % test top-1{in_groups(teacher)}{_spread(teacher)}"
         + (f"; trained under: {teacher['protocol']}." if teacher.get("protocol") else ".")
         for name, teacher in teachers.items()
     ]
+
+
+def _spread(teacher: dict[str, Any]) -> str:
+    """Cross-entropy and CMI, of teachers that kdbench has trained."""
+    said = {"nll": "cross-entropy on test", "cmi": "CMI on the training images"}
+    return "".join(f", {words} {teacher[key]:.4f} nats" for key, words in said.items() if key in teacher)
 
 
 def _footer(records: list[dict[str, Any]], command: str) -> str:

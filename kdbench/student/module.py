@@ -18,6 +18,7 @@ from kdbench.metrics import Scores
 from kdbench.seeding import begin_draws, derive
 from kdbench.student.clock import Clock
 from kdbench.student.student import Student
+from kdbench.student.survey import Surveys
 from kdbench.teacher.cache import CachedTeacher
 from kdbench.teacher.live import LiveTeacher
 
@@ -60,6 +61,7 @@ class StudentModule(LightningModule):
         self.stop_requested = False
         self.position = min(student.progress.position for student in students)
         """(epoch, step) of the next batch."""
+        self._surveys = Surveys(data, seed, bf16)
         self._on_failure = on_failure
         self._failed: set[Student] = set()
         places = list(itertools.product(students, data.eval_splits))
@@ -213,6 +215,7 @@ class StudentModule(LightningModule):
         self, student: Student, optimizer: torch.optim.Optimizer, batch: Batch, teacher: Outputs | None
     ) -> dict[str, Tensor]:
         """One optimiser step of one student: the values of its loss."""
+        self._surveys.before(student, batch.epoch, batch.step)
         # dropout and its like: the same draw whoever trains alongside, and after a resume
         begin_draws(derive(self.seed, "step", batch.epoch, batch.step), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Facts, Outputs, Probes, RunError
-from kdbench.loss import Loss
+from kdbench.loss import CROSS_ENTROPY, Loss
 from kdbench.models import answer_batch, classifier, save_weights, tap_names
 from kdbench.results import RunFolder
 from kdbench.schedule import Schedule
@@ -162,6 +163,7 @@ class Student(nn.Module):
         """
         progress = self.progress
         self._refuse_non_finite(rows, steps)
+        self._refuse_divergence(rows, steps)
         for key, values in rows.items():
             progress.sums[key] = progress.sums.get(key, 0.0) + sum(values)
         progress.seconds += seconds
@@ -202,6 +204,22 @@ class Student(nn.Module):
             named = ", ".join(f"{key} = {value}" for key, value in (bad or {"total": total}).items())
             where = f"epoch {self.progress.epoch}, step {step}"
             raise RunError(f"the loss is not finite at {where}: {named}; {self.folder.last_state_words()}")
+
+    def _refuse_divergence(self, rows: Mapping[str, list[float]], steps: Sequence[int]) -> None:
+        """Stop where a term that can fall without end has taken the network with it.
+
+        The measure is ln C, the cross-entropy of knowing nothing: no conditional mutual information is larger.
+        """
+        limit = math.log(self.about["num_classes"])
+        for name in (name for name, term in self.loss.terms.items() if not term.bounded):
+            means = {key: statistics.fmean(rows[key]) for key in (CROSS_ENTROPY, name) if key in rows}
+            if means.get(CROSS_ENTROPY, 0.0) > limit and -means[name] > limit:
+                said = ", ".join(f"{key} = {value:.3f}" for key, value in means.items())
+                where = f"epoch {self.progress.epoch}, steps {steps[0]} to {steps[-1]}"
+                raise RunError(
+                    f"diverged at {where}: {said} on average, and ln C = {limit:.3f}; a smaller weight of {name} or a "
+                    f"smaller learning rate may help; {self.folder.last_state_words()}"
+                )
 
     def keep_best(self) -> None:
         """Remember the weights of the epoch just evaluated if it is the best on the validation part so far."""

@@ -9,6 +9,7 @@ from torch import nn
 
 from kdbench.files import write_atomically
 from kdbench.models import save_weights
+from kdbench.results import WEIGHTS, finished_run
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -29,15 +30,17 @@ def shipped(label_space: str, name: str) -> Path:
     return SHIPPED / label_space / f"{name}.safetensors"
 
 
-def locate(name: str, label_space: str, checkpoint: str | None, command: str) -> Path:
-    """The file with a teacher's weights: `checkpoint` (`shipped` asks for the package's own), else the store's,
-    else the package's. Raises ValueError with the `command` that trains it."""
-    if checkpoint == "shipped":
-        candidates = [shipped(label_space, name)]
-    elif checkpoint is not None:
-        candidates = [Path(checkpoint)]
-    else:
-        candidates = [stored(label_space, name), shipped(label_space, name)]
+def locate(
+    name: str, label_space: str, checkpoint: str | None, command: str, key: str = "teacher.checkpoint"
+) -> Path:
+    """The file with the weights of the teacher of that (full) name: `checkpoint`, which is a file, a run's folder, or
+    `store` or `shipped` (the package's own); else the store's, else the package's.
+
+    Raises ValueError with the `command` that trains it."""
+    kept = {"store": stored(label_space, name), "shipped": shipped(label_space, name)}
+    candidates = [*kept.values()] if checkpoint is None else [kept.get(checkpoint) or Path(checkpoint)]
+    if candidates[0].is_dir():
+        return finished_run(candidates[0])[0] / WEIGHTS
     for path in candidates:
         if path.is_file():
             return path
@@ -45,7 +48,7 @@ def locate(name: str, label_space: str, checkpoint: str | None, command: str) ->
     raise ValueError(
         f"no teacher {name} for {label_space}: looked for {looked}. Train it with\n"
         f"  {command}\n"
-        f"or give a checkpoint of your own: teacher.checkpoint=FILE"
+        f"or give a checkpoint of your own: {key}=FILE"
     )
 
 
