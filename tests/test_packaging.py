@@ -41,6 +41,11 @@ def test_the_wheel_is_small_and_holds_what_it_needs(installed):
     assert sum(path.stat().st_size for path in installed.rglob("*")) < 10e6
 
 
+def test_the_reference_of_the_bench_is_in_the_wheel(installed, tmp_path):
+    look = "from kdbench.bench.sides import reference_module; print(reference_module().__file__)"
+    assert execute(installed, tmp_path, "-c", look).strip().startswith(str(installed))
+
+
 def test_a_run_from_the_wheel(installed, tmp_path):
     where = execute(installed, tmp_path, "-c", "import kdbench.config as c; print(c.CONF_DIR)")
     assert where.strip() == str(installed / "kdbench" / "_conf")

@@ -8,12 +8,13 @@ import os
 import sys
 from pathlib import Path
 
-USAGE = """kdbench bench [KEY=VALUE ...] [--quick] [--json FILE]
+ABOUT = """The speed of a training step: a run of kdbench in turns with a plain PyTorch loop of the literature
+(benchmarks/reference.py), in one process, on the same images and threads."""
 
-keys (lists with commas):
-  pairs=TEACHER:STUDENT,...   settings=live-fp32,...   parts=pairs,lightning,memory,scale
-  threads=N   rounds=N   seconds=S (of each setting, at least)   steps=N (of a turn)   dataset...=...
-"""
+KEYS = """keys (lists with commas):
+  pairs=TEACHER:STUDENT,...  settings=live-fp32,warm-cohort-bf16,...  parts=pairs,lightning,memory,scale
+  threads=N (of both sides)  rounds=N and seconds=S (of each setting, at least)  steps=N (of a turn)
+  dataset=..., dataset.path=... (CIFAR-100 where it is at hand, else the shipped part of it)"""
 
 
 def main(arguments: list[str]) -> int:
@@ -21,8 +22,9 @@ def main(arguments: list[str]) -> int:
     # read by OpenMP when torch is loaded: threads that wait would be counted as CPU time otherwise
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    parser = argparse.ArgumentParser(prog="kdbench bench", usage=USAGE)
-    parser.add_argument("keys", nargs="*", metavar="KEY=VALUE")
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("kdbench bench", description=ABOUT, epilog=KEYS, formatter_class=form)
+    parser.add_argument("keys", nargs="*", metavar="KEY=VALUE", help="see below")
     parser.add_argument("--quick", action="store_true", help="one pair and few settings, under a minute")
     parser.add_argument(
         "--json", metavar="FILE", help="write all that was measured; - for the standard output"

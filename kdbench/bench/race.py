@@ -114,6 +114,10 @@ class Race(Callback):
         """Leave the module as it was."""
         self._hooks.close()
 
+    def on_train_end(self, *_: Any) -> None:
+        """Leave the module as it was."""
+        self._hooks.close()
+
 
 def _hang(
     hooks: ExitStack, mark: Callable[[str], None], module: StudentModule, trainer: lightning.Trainer

@@ -137,7 +137,7 @@ class Session:
             result = self._about()
             for part in self.options.parts:
                 result |= getattr(self, f"_{part}")()
-        self.say(f"{time.monotonic() - started:.0f} s")
+        self.say(f"\nmeasured in {time.monotonic() - started:.0f} s")
         return {**result, "seconds": time.monotonic() - started}
 
     def _about(self) -> dict[str, Any]:

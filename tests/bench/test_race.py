@@ -106,7 +106,10 @@ def test_ctrl_c_ends_the_race(tmp_path):
 def test_a_run_that_is_too_short_is_said(tmp_path):
     made = prepared(tmp_path)
     with pytest.raises(ValueError, match="ended before"):
-        Race(Stopwatch(), Limit(rounds=99, seconds=0)).run([made.plan("loss=kd", *SHORT)])
+        Race(Stopwatch(), Limit(rounds=99, seconds=0)).run(
+            [made.plan("loss=kd", *SHORT, "schedule.epochs=1")]
+        )
+    assert "train_batch" not in vars(made.data), "the hooks are gone"
 
 
 def test_lightning_costs_little_outside_the_step(tmp_path):
