@@ -41,7 +41,7 @@ def save(figure: Any, folder: Path, file: str) -> None:
     """As PNG."""
     from matplotlib import pyplot as plt
 
-    figure.savefig(folder / file, dpi=130)
+    figure.savefig(folder / file, dpi=130, bbox_inches="tight")
     plt.close(figure)
 
 
