@@ -76,7 +76,7 @@ def test_protocols_are_never_mixed():
     assert lines[0].startswith("| pair | protocol | loss |")
     assert "| a -> b | stratified 5 % (seed 0) | kd | 51.00 ± 1.41 | 2 |" in lines[2]
     assert "| a -> b | the data as they are | kd | 50.00 | 1 |" in lines[3]
-    assert "Protocols: the data as they are | stratified 5 % (seed 0)." in page
+    assert "Protocols: stratified 5 % (seed 0) | the data as they are." in page
     plain, _ = table_of([record("kd", 20)])
     assert "rotocol" not in plain
 
