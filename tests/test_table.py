@@ -76,7 +76,7 @@ def test_protocols_are_never_mixed():
     assert lines[0].startswith("| pair | protocol | loss |")
     assert "| a -> b | stratified 5 % (seed 0) | kd | 51.00 ± 1.41 | 2 |" in lines[2]
     assert "| a -> b | the data as they are | kd | 50.00 | 1 |" in lines[3]
-    assert "Protocols: the data as they are | stratified 5 % (seed 0)." in page
+    assert "Protocols: stratified 5 % (seed 0) | the data as they are." in page
     plain, _ = table_of([record("kd", 20)])
     assert "rotocol" not in plain
 
@@ -105,6 +105,7 @@ PUBLISHED = Published(
     source="somebody's log",
     status="derived",
     selection="best epoch",
+    epochs=240,
     note="On another order.",
     values=[
         Value("cifar100", "a:b", "kd", "first 5 %, repeated", 52.3, 0.23, 5),
@@ -116,14 +117,15 @@ PUBLISHED = Published(
 def test_a_published_value_stands_beside_its_own_protocol_alone(monkeypatch):
     monkeypatch.setattr("kdbench.report.table.published_for", lambda name: PUBLISHED)
     others = ("stratified 5 % (seed 0), repeated", "first 5 %")
-    records = [under(name) for name in ("first-of-this-order 5 %, repeated", "first 1 %, repeated", *others)]
+    first = ("first-of-this-order 5 %, repeated", "first 1 %, repeated")
+    records = [under(first[0], epoch=240), under(first[1], epoch=2), *map(under, others)]
     page, lines = table_of([*records, {**records[0], "names": {**records[0]["names"], "dataset": "cifar10"}}])
     assert "| best_on_test % | published % (best epoch) | agreement % |" in lines[0]
     assert "| 51.00 | 52.30 ± 0.23 (n = 5) |" in lines[2]
-    assert "| 51.00 | 17.53 (n = 1) |" in lines[3]
+    assert "| 51.00 | 17.53 (n = 1), 240 epochs |" in lines[3]
     assert all("| 51.00 |  | 50.0 |" in line for line in lines[4:])
     assert len(lines) == 7
-    assert "Published (derived): somebody's log. On another order." in page
+    assert "Published (derived, 240 epochs): somebody's log. On another order." in page
 
 
 def test_no_published_column_where_nothing_compares():

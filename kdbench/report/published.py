@@ -30,26 +30,29 @@ class Value:
     @property
     def text(self) -> str:
         """The value as a table shows it."""
-        several = self.trials is None or self.trials > 1
-        std = f" ± {self.std:.2f}" if self.std is not None and several else ""
+        std = f" ± {self.std:.2f}" if self.std is not None and self.trials != 1 else ""
         about = [*([f"n = {self.trials}"] if self.trials else []), *([self.weights] if self.weights else [])]
         return f"{self.mean:.2f}{std}" + (f" ({'; '.join(about)})" if about else "")
 
 
 @dataclass
 class Published:
-    """The values of one source. selection: how its epoch was chosen; status: whether the number was read or derived."""
+    """The values of one source.
+
+    selection: how the epoch was chosen, of how many; status: `verified` numbers were read, `derived` ones computed.
+    """
 
     source: str = MISSING
     status: str = MISSING
     selection: str = MISSING
+    epochs: int = MISSING
     note: str = ""
     values: list[Value] = field(default_factory=list)
 
     @property
     def about(self) -> str:
         """Where the numbers come from, in a line."""
-        return f"Published ({self.status}): {self.source}. {self.note}".strip()
+        return f"Published ({self.status}, {self.epochs} epochs): {self.source}. {self.note}".strip()
 
 
 def published_for(table: str) -> Published | None:

@@ -30,6 +30,7 @@ class Row:
     variant: str = ""
     protocol: str = ""
     groups: dict[str, list[float]] = field(default_factory=dict)
+    epochs: int | None = None
 
     @property
     def mean(self) -> float:
@@ -70,6 +71,7 @@ def _row(
         dataset=dataset,
         variant=variant,
         protocol=protocol,
+        epochs=last[0].get("epoch"),
         groups={name: [row[name] for row in last] for name in GROUPS if all(name in row for row in last)},
     )
 
@@ -132,4 +134,6 @@ def value_beside(row: Row, published: Published) -> Value | None:
 
 def _published(row: Row, published: Published) -> str:
     value = value_beside(row, published)
-    return value.text if value else ""
+    if value is None:
+        return ""
+    return value.text if row.epochs == published.epochs else f"{value.text}, {published.epochs} epochs"

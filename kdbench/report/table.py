@@ -18,7 +18,7 @@ from kdbench.metrics import in_groups
 from kdbench.report.ahead import store_ahead
 from kdbench.report.grid import Cell, Table, cells, found, load_table, tables
 from kdbench.report.published import published_for
-from kdbench.report.rows import PLAIN, Row, columns, summarise
+from kdbench.report.rows import PLAIN, Row, columns, summarise, value_beside
 from kdbench.report.running import Outcome, batches, run_missing
 
 
@@ -30,7 +30,8 @@ def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
     lines.append(f"| {' | '.join(column.heading for column in shown)} |")
     lines.append(f"|{'|'.join('---' if column.is_name else '--:' for column in shown)}|")
     lines += [f"| {' | '.join(column.text(row) for column in shown)} |" for row in rows]
-    about = [published.about, ""] if published else []
+    compares = published and (not published.values or any(value_beside(row, published) for row in rows))
+    about = [published.about, ""] if published and compares else []
     return "\n".join(
         [*lines, "", *_larger(records), *about, _footer(records, command), "", "![chart](table.png)", ""]
     )
@@ -114,7 +115,7 @@ def _stored(records: list[dict[str, Any]]) -> str:
 
 def _protocols(records: list[dict[str, Any]]) -> str:
     """What the students saw of the training set, where that is not all of it as it is."""
-    said = sorted({record.get("protocol", "") for record in records})
+    said = list(dict.fromkeys(record.get("protocol", "") for record in records))
     return f" Protocols: {' | '.join(name or PLAIN for name in said)}." if any(said) else ""
 
 
@@ -196,7 +197,8 @@ def _show(console: Console, table: Table, records: list[dict[str, Any]]) -> None
     view = RichTable()
     shown = columns(rows, published)[first:]
     for column in shown:
-        view.add_column(column.heading, justify="left" if column.is_name else "right", no_wrap=True)
+        justify: Any = "left" if column.is_name else "right"
+        view.add_column(column.heading, justify=justify, no_wrap=not column.is_name, overflow="fold")
     for row in rows:
         view.add_row(*(column.text(row) for column in shown))
     console.print(_title(table, rows), highlight=False)

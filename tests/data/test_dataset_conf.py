@@ -1,13 +1,15 @@
 import inspect
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config import SUPPLIED, build, register
 from kdbench.data.module import ImageData
 from kdbench.data.protocol import Protocol, ProtocolOptions, Subset
-from kdbench.strict import compose_checked, parameters
+from kdbench.strict import check_targets, compose_checked, parameters
 
 register()
 
@@ -15,9 +17,12 @@ NAMES = ("cifar100", "cifar100_mini", "cifar10", "folder", "hub", "fake")
 REQUIRED = {"folder": ("path", str(Path(__file__).parent)), "hub": ("name", "someone/pets")}
 
 
-def composed(name: str):
-    given = ["=".join(REQUIRED[name])] if name in REQUIRED else []
-    return compose_checked("train", [f"dataset={name}", *(f"dataset.{item}" for item in given)]).dataset
+@cache
+def composed(name: str) -> DictConfig:
+    given = [f"dataset.{'='.join(REQUIRED[name])}"] if name in REQUIRED else []
+    return OmegaConf.create(
+        OmegaConf.to_container(compose_checked("train", [f"dataset={name}", *given]).dataset)
+    )
 
 
 def defaults(callable_) -> dict:
@@ -43,16 +48,11 @@ def test_a_configuration_shows_every_key_with_the_default_of_the_code(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_data_set_takes_every_option(name):
-    options = [
-        "dataset.omit_classes=[0]",
-        "dataset.omit=loop",
-        "dataset.imbalance=2",
-        "dataset.label_noise=0.1",
-    ]
-    options += ["dataset.subset={fraction: 0.5, mode: first, repeat: true}", "dataset.validation=7"]
-    given = ["dataset." + "=".join(REQUIRED[name])] if name in REQUIRED else []
-    cfg = compose_checked("train", [f"dataset={name}", *given, *options])
-    data = build(cfg.dataset, seed=1, batch_size=64)
+    subset = {"fraction": 0.5, "mode": "first", "repeat": True}
+    options = {"omit_classes": [0], "omit": "loop", "imbalance": 2, "label_noise": 0.1, "validation": 7}
+    cfg = OmegaConf.merge(composed(name), {**options, "subset": subset})
+    check_targets({"dataset": OmegaConf.to_container(cfg)})
+    data = build(cfg, seed=1, batch_size=64)
     assert isinstance(data, ImageData)
     assert data.validation == 7
     assert data._protocol == Protocol(Subset(0.5, "first", repeat=True), [0], "loop", 2, label_noise=0.1)
