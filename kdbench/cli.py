@@ -15,12 +15,17 @@ USAGE = """kdbench: dataset x teacher x student x loss, on a schedule, with a se
   kdbench table demo                               a table: run what is missing, then print it
   kdbench cache fill dataset=cifar100 teacher=resnet56 loss=kd,wttm seed=0,1   its answers, computed once
   kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE [--json]
+  kdbench analyze RUN_FOLDER [split=train] [--json]          calibration, entropies, CMI, CKA, pictures, ...
+  kdbench analyze dataset=cifar100 model=resnet56 checkpoint=FILE [against=OTHER]
+  kdbench bench [--quick] [--json FILE]            the speed of a step, beside a plain loop of the literature
   kdbench list losses|models|datasets|teachers|tables [--json|--markdown]
 """
 
 # A run is its own process `python -m MODULE`: what Lightning repeats for further ranks must be the run itself.
 RUNS = {"train": "kdbench.train", "train-teacher": "kdbench.train_teacher"}
 COMMANDS = {
+    "analyze": "kdbench.analyze.command",
+    "bench": "kdbench.bench.command",
     "cache": "kdbench.caching",
     "evaluate": "kdbench.evaluate",
     "list": "kdbench.listing",

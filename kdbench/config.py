@@ -82,10 +82,29 @@ class EvaluateConfig:
     json: bool = MISSING
 
 
+@dataclass
+class AnalyzeConfig:
+    """conf/analyze.yaml: the instruments, for a run or a checkpoint."""
+
+    dataset: Any = MISSING
+    model: Any = MISSING
+    teacher: Any = MISSING
+    checkpoint: str | None = MISSING
+    split: str = MISSING
+    against: str | None = MISSING
+    gamma: float | None = MISSING
+    images: list[int] | None = MISSING
+    pictures: bool = MISSING
+    output: str | None = MISSING
+    threads: int | None = MISSING
+    json: bool = MISSING
+
+
 SCHEMAS: dict[str, type[Any]] = {
     "train": TrainConfig,
     "train_teacher": TrainTeacherConfig,
     "evaluate": EvaluateConfig,
+    "analyze": AnalyzeConfig,
 }
 
 

@@ -2,15 +2,18 @@
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from kdbench.config import build, register
 from kdbench.data.module import ImageData
-from kdbench.metrics import evaluate
+from kdbench.metrics import evaluate, in_groups
 from kdbench.plan import check_settings
+from kdbench.run import exact_float32
 from kdbench.strict import compose_checked
+from kdbench.student.stored import load_student
 
 
 def main(arguments: list[str]) -> int:
@@ -26,10 +29,12 @@ def main(arguments: list[str]) -> int:
         data.setup("test")
         if cfg.split not in data.eval_splits:
             raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(data.eval_splits)}")
-        model: nn.Module = build(cfg.model, num_classes=data.num_classes, checkpoint=cfg.checkpoint)
+        network: nn.Module = build(cfg.model, num_classes=data.num_classes)
+        model, _ = load_student(network, Path(cfg.checkpoint), data)
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         return 2
+    exact_float32()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data.to(torch.device(device))
     model = model.to(device).to(memory_format=torch.channels_last)
@@ -44,13 +49,14 @@ def main(arguments: list[str]) -> int:
         "checkpoint": cfg.checkpoint,
         "precision": cfg.precision,
         "top1": scores["top1"],
-        "top5": scores["top5"],
+        **{key: scores[key] for key in ("top5", "nll", "ece", *data.groups) if key in scores},
     }
     if cfg.json:
         print(json.dumps(result))
     else:
         print(
             f"{result['model']} on {data.name} ({cfg.split}, {result['images']} images, {cfg.precision}): "
-            f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %"
+            f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %, NLL {scores['nll']:.4f}, "
+            f"ECE {scores['ece']:.2f} %{in_groups(scores)}"
         )
     return 0

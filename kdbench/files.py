@@ -1,6 +1,7 @@
 """Writing files that a later run will trust."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from kdbench.core import RunError
@@ -23,7 +24,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"cannot write {path} ({size}): {error.strerror}; what was there is unharmed"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where there can be no such file, either
+            temporary.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

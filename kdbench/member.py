@@ -64,6 +64,8 @@ class Member:
             "seed": planned.cfg.seed,
             "table": planned.cfg.table_name,
             "tags": config["tags"],
+            "protocol": planned.data.protocol,
+            "groups": planned.data.groups,
             "cohort": _company([*(earlier.get("cohort") or ()), *cohort]),
         }
         self.record |= {"hashes": self.hashes, "config": config, **provenance()}
@@ -77,6 +79,7 @@ class Member:
                 "file_hash": file_hash(*teacher.sources),
                 "hash": teacher.hash,
                 "answers": "live" if self.stored is None else self.stored.cache.summary,
+                "protocol": teacher.about.get("protocol", ""),
                 **{key: teacher.about[key] for key in ("nll", "cmi") if key in teacher.about},
             }
         if self.stage is not None:

@@ -1,39 +1,99 @@
 """What is reported of a network's answers."""
 
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import BinaryCalibrationError, MulticlassAccuracy, MulticlassStatScores
 
 from kdbench.data.module import ImageData
 from kdbench.objectives.mcmi import LEAST, class_sums, normalised
 
+ECE_BINS = 15
+"""Of equal width, as in Guo et al. 2017, arXiv:1706.04599."""
+
+GROUPS = ("omitted", "kept", "head", "medium", "tail")
+"""The groups of classes that a protocol may have."""
+
+
+def in_groups(scores: Mapping[str, Any]) -> str:
+    """The mean recall of each group that `scores` have, in words, each with a comma before it."""
+    return "".join(f", {name} classes {scores[name]:.2f} %" for name in GROUPS if name in scores)
+
 
 class Scores(nn.Module):
-    """Top-1, top-5 and the agreement with a teacher, in per cent, gathered over the chunks of one split."""
+    """What is said of the answers to one split, gathered over its chunks.
 
-    def __init__(self, num_classes: int) -> None:
+    top1, top5, agreement (with a teacher) and ece (expected calibration error of the top-1 probability) in per cent,
+    nll (negative log-likelihood) in nats.
+
+    groups: labels of classes by the name of their group, whose mean recall, in per cent, is a score of that name.
+    """
+
+    def __init__(self, num_classes: int, groups: Mapping[str, Sequence[int]] | None = None) -> None:
         super().__init__()
+        self.groups = groups or {}
+        self.recall: list[float | None] = []
+        """Of each class, in per cent, at the last `compute`; None where the split has no image of it."""
         top5 = min(5, num_classes)
         self.top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.top5 = MulticlassAccuracy(num_classes, average="micro", top_k=top5, validate_args=False)
         self.agreement = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.by_class = MulticlassStatScores(num_classes, average=None, validate_args=False)
+        self.nll = MeanMetric(nan_strategy="disable")
+        self.ece = BinaryCalibrationError(ECE_BINS, validate_args=False)
 
     def update(self, logits: Tensor, target: Tensor, teacher: Tensor | None = None) -> None:
         """logits [N, C], target [N], teacher: the teacher's logits [N, C] for the same rows."""
         self.top1.update(logits, target)
         self.top5.update(logits, target)
+        self.by_class.update(logits, target)
+        self.nll.update(F.cross_entropy(logits, target, reduction="none"))
+        self.ece.update(*confidence(logits, target))
         if teacher is not None:
             self.agreement.update(logits, teacher.argmax(dim=-1))
 
     def compute(self) -> dict[str, float]:
         """The scores so far, and start again."""
-        meters = {"top1": self.top1, "top5": self.top5, "agreement": self.agreement}
-        scores = {name: _per_cent(meter) for name, meter in meters.items() if meter.update_count}
-        for meter in meters.values():
+        shares = {"top1": self.top1, "top5": self.top5, "agreement": self.agreement, "ece": self.ece}
+        # torchmetrics divides in float32; what that leaves beyond the fourth decimal is noise
+        scores = {
+            name: round(100 * float(meter.compute()), 4)
+            for name, meter in shares.items()
+            if meter.update_count
+        }
+        if self.nll.update_count:
+            scores["nll"] = round(float(self.nll.compute()), 6)
+        self.recall = _recall(self.by_class)
+        for name, members in self.groups.items():
+            found = [score for label in members if (score := self.recall[label]) is not None]
+            if found:
+                scores[name] = round(statistics.fmean(found), 4)
+        for meter in (*shares.values(), self.nll, self.by_class):
             meter.reset()
         return scores
+
+
+def _recall(meter: MulticlassStatScores) -> list[float | None]:
+    hits, *_, images = meter.compute().double().unbind(dim=-1)
+    shares = (100 * hits / images).tolist()
+    return [None if math.isnan(share) else round(share, 4) for share in shares]
+
+
+def confidence(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row the probability of its top-1 class, and whether that is right (0 or 1): [N] each.
+
+    A probability that rounds to 1 is given as the number below it: torchmetrics has its last bin end before 1, and
+    would put it into one of its own.
+    """
+    probability, predicted = F.softmax(logits, dim=-1).max(dim=-1)
+    below_1 = 1 - torch.finfo(probability.dtype).eps / 2
+    return probability.clamp(max=below_1), (predicted == target).long()
 
 
 class ConditionalMutualInformation(Metric):
@@ -70,16 +130,11 @@ class ConditionalMutualInformation(Metric):
         return (self.negentropy - cross) / self.count
 
 
-def _per_cent(meter: MulticlassAccuracy) -> float:
-    # torchmetrics divides in float32; what that leaves beyond the fourth decimal is noise
-    return round(100 * float(meter.compute()), 4)
-
-
 @torch.no_grad()
 def evaluate(model: nn.Module, data: ImageData, split: str, bf16: bool = False) -> dict[str, float]:
-    """Top-1 and top-5 of a network on a split, in per cent; it is left in eval mode."""
+    """The `Scores` of a network on a split, with those of the data's groups; it is left in eval mode."""
     model.eval()
-    scores = Scores(data.num_classes).to(data.device)
+    scores = Scores(data.num_classes, data.groups).to(data.device)
     for chunk in data.eval_chunks(split):
         batch = data.eval_batch(chunk.split, chunk.start, chunk.stop)
         with torch.autocast(data.device.type, torch.bfloat16, enabled=bf16):

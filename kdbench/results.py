@@ -215,6 +215,8 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     for section in ("loss", "teacher_loss"):
         if section in recipe:
             recipe[section] = _without_later_keys(recipe[section])
+    if "dataset" in recipe:
+        recipe["dataset"] = _without_idle_protocol(recipe["dataset"])
     if "loss" in recipe and not (recipe["loss"].get("objectives") or recipe["loss"].get("stage")):
         recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
     recipe["epochs_run"] = config["trainer"]["max_epochs"]
@@ -235,6 +237,29 @@ def _without_later_keys(node: Any) -> Any:
         return node
     kept = {key: value for key, value in node.items() if key not in _LATER_KEYS or value != _LATER_KEYS[key]}
     return {key: _without_later_keys(value) for key, value in kept.items()}
+
+
+_SWITCHED_OFF: dict[str, tuple[Any, str]] = {
+    "imbalance": (1, "imbalance_seed"),
+    "label_noise": (0, "label_noise_seed"),
+    "omit_classes": ([], "omit"),
+}
+"""Options of a data set's protocol: the value that switches each off, and the key that means nothing then."""
+
+
+def _without_idle_protocol(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What draws nothing and leaves nothing out is as if it were not there, as in the first runs it was not."""
+    kept = dict(dataset)
+    for key, (off, with_it) in _SWITCHED_OFF.items():
+        if kept.get(key, off) == off:
+            kept.pop(key, None)
+            kept.pop(with_it, None)
+    if "omit_classes" in kept:
+        kept["omit_classes"] = sorted(kept["omit_classes"], key=str)
+    subset = dict(kept.pop("subset", {}))
+    if subset.get("mode") == "first":
+        subset.pop("seed", None)
+    return {**kept, "subset": subset} if subset.get("fraction", 1) < 1 else kept
 
 
 def provenance() -> dict[str, Any]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
 from kdbench.cohort import cohorts, identity
 from kdbench.core import RunError
 from kdbench.files import write_atomically
 from kdbench.fit import fit
+from kdbench.machine import emulates_bf16
 from kdbench.member import Member
 from kdbench.metrics import evaluate
 from kdbench.models import load_weights, weights_hash
@@ -30,10 +33,20 @@ _THREADS = torch.get_num_threads()
 """What this process began with: a run of a sweep must not inherit what the one before it had."""
 
 
-def _exact_float32() -> None:
+def exact_float32() -> None:
     """fp32 means float32: CUDA's shortcut through TF32 is another precision."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
+
+
+def _say_emulation(planned: Plan) -> None:
+    """Warn, once in a process, of a precision that costs time here instead of saving it."""
+    precision = planned.cfg.precision
+    if precision != "fp32" and emulates_bf16(planned.cfg.trainer.accelerator):
+        warnings.warn(
+            f"precision={precision}: this CPU has no bf16 units, so bfloat16 is emulated, and slower than fp32",
+            stacklevel=2,
+        )
 
 
 def run(planned: Plan) -> dict[str, Any]:
@@ -44,18 +57,19 @@ def run(planned: Plan) -> dict[str, Any]:
     return member.record
 
 
-def run_cohort(plans: Sequence[Plan]) -> list[Member]:
+def run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback] = ()) -> list[Member]:
     """Train what `plans` (of one cohort) say on the same batches, with one teacher call for each; finished runs
     are left alone.
 
     Losses with a first stage have that run before, or find it finished by an earlier run. A member that fails
-    alone has an `error`; what ends all of them is raised, once their records say so.
+    alone has an `error`; what ends all of them is raised, once their records say so. `watchers` look on in training.
     """
     data = plans[0].data
     plans = [replace(planned, data=data) for planned in plans]
     stages = _first_stages(plans)
     torch.set_num_threads(plans[0].cfg.threads or _THREADS)
-    _exact_float32()
+    exact_float32()
+    _say_emulation(plans[0])
     files = teacher_files(plans[0])
     for planned in plans:
         init_file(planned)  # missing ones are said before the data are loaded
@@ -70,7 +84,7 @@ def run_cohort(plans: Sequence[Plan]) -> list[Member]:
             with member.by_itself():
                 _prepare(member, teacher, stages)
         if working := [member for member in members if member.student is not None and member.error is None]:
-            _train(working, teacher)
+            _train(working, teacher, watchers)
     finally:
         for member in members:
             member.folder.close()
@@ -173,6 +187,7 @@ def _student(member: Member, teacher: LiveTeacher | None) -> Student:
         "num_classes": data.num_classes,
         "label_space": data.label_space,
         "classes": list(data.classes),
+        "protocol": data.protocol,
     }
     if planned.trains_teacher:
         about["teacher"] = planned.names["teacher"]
@@ -219,7 +234,7 @@ def _restore_threads(members: Sequence[Member]) -> None:
         print(f"resuming with {now} thread(s) what ran with {threads}: not the same to the bit")
 
 
-def _train(members: Sequence[Member], teacher: LiveTeacher | None) -> None:
+def _train(members: Sequence[Member], teacher: LiveTeacher | None, watchers: Sequence[Callback]) -> None:
     """Fit, and bring every record to its end, whatever that is."""
     _restore_threads(members)
     if stored := next((member.stored for member in members if member.stored), None):
@@ -228,7 +243,7 @@ def _train(members: Sequence[Member], teacher: LiveTeacher | None) -> None:
     try:
         for member in members:
             member.begin(teacher, cohort)
-        scores = fit(members, teacher)
+        scores = fit(members, teacher, watchers)
         left = [member for member in members if member.error is None]
         if left and teacher is not None and not scores:
             scores = evaluate(teacher.model, left[0].planned.data, "test", teacher.bf16)

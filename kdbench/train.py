@@ -70,11 +70,15 @@ def _say_failure(error: Exception, outcomes: list[int], name: str = "") -> None:
 
 
 def _say_result(record: dict[str, Any], name: str) -> None:
+    from kdbench.metrics import in_groups
+
     last, best = record["results"]["last"], record["results"]["best_on_test"]
     agreement = f", agrees with the teacher on {last['agreement']:.2f} %" if "agreement" in last else ""
+    protocol = f" ({record['protocol']})" if record.get("protocol") else ""
     print(
         f"{name}test top-1 {last['top1']:.2f} % (top-5 {last['top5']:.2f} %) at the last epoch {last['epoch']}"
-        f"{agreement}; best_on_test {best['top1']:.2f} % at epoch {best['epoch']}; {record['seconds']:.0f} s"
+        f"{protocol}{in_groups(last)}{agreement}; "
+        f"best_on_test {best['top1']:.2f} % at epoch {best['epoch']}; {record['seconds']:.0f} s"
     )
 
 

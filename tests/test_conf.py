@@ -21,6 +21,7 @@ from kdbench.strict import compose_checked
 register()
 
 NEEDS = {
+    "dataset=images": ["dataset._target_=kdbench.data.mini.cifar100_mini"],
     "dataset=folder": [f"dataset.path={Path(__file__).parent}"],
     "dataset=hub": ["dataset.name=someone/something"],
     "student=timm": ["student.name=timm/resnet18"],

@@ -67,8 +67,10 @@ def test_the_record_tells_how_each_accuracy_was_chosen(tmp_path, distilled):
     assert stored == json.loads(json.dumps(record))
     assert stored["state"] == "done"
     assert [row["epoch"] for row in stored["results"]["curve"]] == [2, 3]
-    assert set(stored["results"]) == {"last", "best_on_test", "best_validation", "curve"}
-    assert set(stored["results"]["last"]) == {"epoch", "top1", "top5", "agreement"}
+    assert set(stored["results"]) == {"last", "best_on_test", "best_validation", "recall", "curve"}
+    assert sum(stored["results"]["recall"]) / 4 == pytest.approx(stored["results"]["last"]["top1"])
+    assert (stored["protocol"], stored["groups"]) == ("", {})
+    assert set(stored["results"]["last"]) == {"epoch", "top1", "top5", "agreement", "ece", "nll"}
     assert {"recipe", "data", "teacher"} == set(stored["hashes"])
     assert stored["teacher"]["top1"] >= 0
     assert stored["config"]["loss"]["pair"] == "resnet56:resnet20"

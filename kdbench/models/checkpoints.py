@@ -36,10 +36,11 @@ def save_weights(weights: nn.Module | State, path: str | Path, metadata: Mapping
     write_atomically(Path(path), save({name: value.contiguous() for name, value in state.items()}, header))
 
 
-def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
+def load_weights(model: nn.Module, path: str | Path, own_head: bool = True) -> dict[str, Any]:
     """Load a checkpoint into `model`, cast to its dtypes, and return the file's metadata (epoch, accuracy).
 
     path: a `.safetensors` file, or a torch file holding `{"model": state_dict}` or a bare state dict.
+    own_head: refuse a student that answers with an objective's head (SimKD); kdbench.student.stored gives it that.
     Raises ValueError, saying what was expected and what was found, for a file that is missing, damaged, not
     a checkpoint, or of another network or class count; the model is then unchanged.
     """
@@ -47,7 +48,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}")
     state, metadata = _read(path)
-    if predictor := metadata.get("predictor"):
+    if own_head and (predictor := metadata.get("predictor")):
         raise ValueError(
             f"{path} is a student that answers with the head of {predictor} ({path.stem}.predictor.safetensors "
             f"beside it), not with its own classifier, which was never trained; its accuracy is in record.json"

@@ -51,13 +51,6 @@ class Published:
         """Where the numbers come from, in a line."""
         return f"Published ({self.status}): {self.source}. {self.note}".strip()
 
-    def beside(self, dataset: str, pair: str, loss: str) -> str:
-        """What was published for a row, as text; empty for nothing."""
-        found = [
-            value for value in self.values if (value.dataset, value.pair, value.loss) == (dataset, pair, loss)
-        ]
-        return found[0].text if found else ""
-
 
 def published_for(table: str) -> Published | None:
     """What is published for a table, or None; ValueError where the file is not as it should be."""

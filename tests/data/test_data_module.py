@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from kdbench.data.fake import fake, load_fake
-from kdbench.data.images import ImageSet, Splits
-from kdbench.data.module import Chunk, EvalChunk, fingerprint
+from kdbench.data.images import ImageSet, Splits, fingerprint
+from kdbench.data.module import Chunk, EvalChunk
 
 IDENTITY = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 
@@ -117,11 +117,23 @@ def test_evaluation_shows_images_as_they_are():
     assert torch.equal(as_bytes(ready().probe(3)), splits.train.images[:3])
 
 
+def test_what_is_trained_on_can_be_shown_as_it_is():
+    data, splits = ready(validation=8), load_fake(size=8)
+    assert data.splits == ("validation", "test", "train")
+    assert data.eval_size("train") == 56
+    train = torch.cat([data.eval_batch("train", start, start + 20).index for start in (0, 20, 40)])
+    held_out = data.eval_batch("validation", 0, 8).index
+    assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(64))
+    some = data.eval_batch("train", 40, 100)
+    assert torch.equal(as_bytes(some.inputs), splits.train.images[some.index])
+    assert torch.equal(some.target, splits.train.labels[some.index])
+
+
 def test_an_unknown_split_or_step_is_refused():
     with pytest.raises(ValueError, match="there is no split 'validation'; possible are test"):
         ready().eval_size("validation")
-    with pytest.raises(ValueError, match="no split 'train'"):
-        ready().eval_batch("train", 0, 4)
+    with pytest.raises(ValueError, match="no split 'tset'; possible are validation, test, train"):
+        ready(validation=8).eval_batch("tset", 0, 4)
     for epoch, step in ((1, 7), (1, -1), (0, 0)):
         with pytest.raises(ValueError, match=f"steps from 0 to 6, got {epoch} and {step}"):
             ready().train_batch(epoch, step)
