@@ -233,7 +233,8 @@ def _published(method: str, key: str, *, _root_: DictConfig) -> float | int:
 
 def _of_run(folder: str | None, what: str) -> Any:
     """Of the network that a finished run trained its `name` or `options`, or the `variant` that it is as a teacher."""
-    from kdbench.results import digest, finished_run
+    from kdbench.results import digest
+    from kdbench.teacher.store import finished_run
 
     if folder is None:
         raise ValueError("teacher=run needs the folder of a finished run: teacher=run:FOLDER")

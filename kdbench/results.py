@@ -169,29 +169,6 @@ def records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield path.parent, record
 
 
-WEIGHTS = "student.safetensors"
-"""The network of a run's last epoch, in its folder."""
-
-
-def finished_run(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """(run folder, record) of the finished run in `folder`, or of the only one below it.
-
-    ValueError where there is none, or more than one, or where its network does not answer by itself.
-    """
-    runs = [(path, record) for path, record in records(folder) if not record.get("is_stage")]
-    done = [(path, record) for path, record in runs if record["state"] == "done"]
-    if len(done) != 1:
-        found = ", ".join(f"{path.name} ({record['state']})" for path, record in runs) or "none"
-        raise ValueError(f"{folder} should be or hold one finished run; runs there: {found}")
-    ((path, record),) = done
-    if path.joinpath("student.predictor.safetensors").is_file():
-        raise ValueError(
-            f"{path} is a student that answers with a head of its loss ({record['names']['loss']}), "
-            f"without which it cannot be a teacher"
-        )
-    return path, record
-
-
 def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a resolved configuration changes weights: not names, paths, logging or hardware."""
     parts = ("dataset", "teacher", "student", "loss", "teacher_loss", "schedule", "seed", "precision")

@@ -11,7 +11,7 @@ from torch import Tensor
 from kdbench.core import Batch, Survey
 from kdbench.data.balanced import ClassBalanced
 from kdbench.data.module import ImageData
-from kdbench.seeding import derive
+from kdbench.seeding import begin_draws, derive
 from kdbench.student.student import Student
 
 
@@ -36,14 +36,15 @@ class Surveys:
             yield self._balanced.batch(wanted.per_class, self.seed, epoch, step)
             return
         for number in range(self.data.steps_per_epoch):
-            yield self.data.train_batch(epoch, number)
+            if self.data.rows(epoch, number, number + 1):
+                yield self.data.train_batch(epoch, number)
 
     @torch.no_grad()
     def _answers(
         self, student: Student, wanted: Survey, epoch: int, step: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         model, was_training = student.model, student.model.training
-        torch.manual_seed(derive(self.seed, "survey", epoch, step))
+        begin_draws(derive(self.seed, "survey", epoch, step), self.data.device)
         model.train(wanted.train_mode)
         try:
             for batch in self._batches(wanted, epoch, step):

@@ -20,8 +20,8 @@ class TeacherModule(StudentModule):
         super().__init__([network], None, data, seed, **settings)
 
     def on_validation_epoch_end(self) -> None:
-        """Add what students gain or lose by: the cross-entropy (NLL) on test, and on the training images as they are
-        cross-entropy and CMI. After the last epoch; with an objective on the CMI at each evaluation."""
+        """Add cross-entropy and CMI on the training images as they are. After the last epoch; with an objective on the
+        CMI at each evaluation."""
         super().on_validation_epoch_end()
         (network,) = self.runs
         watched = [term for term in network.loss.terms.values() if isinstance(term, MCMI)]
@@ -30,9 +30,7 @@ class TeacherModule(StudentModule):
             return
         fixed = watched[0].centroids if watched else None
         seen = class_spread(network.model, self.data, "train", self.bf16, fixed)
-        row = network.progress.curve[-1]
-        row |= {f"training/{key}": value for key, value in seen.items()}
-        row["test/nll"] = class_spread(network.model, self.data, "test", self.bf16)["nll"]
+        network.progress.curve[-1] |= {f"training/{key}": value for key, value in seen.items()}
 
 
 def store(network: Student, record: dict[str, Any]) -> Path:

@@ -9,9 +9,12 @@ from torch import nn
 
 from kdbench.files import write_atomically
 from kdbench.models import save_weights
-from kdbench.results import WEIGHTS, finished_run
+from kdbench.results import records
 
 SHIPPED = Path(__file__).parent / "shipped"
+
+WEIGHTS = "student.safetensors"
+"""The network of a run's last epoch, in its folder."""
 
 
 def home() -> Path:
@@ -50,6 +53,25 @@ def locate(
         f"  {command}\n"
         f"or give a checkpoint of your own: {key}=FILE"
     )
+
+
+def finished_run(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """(run folder, record) of the finished run in `folder`, or of the only one below it.
+
+    ValueError where there is none, or more than one, or where its network does not answer by itself.
+    """
+    runs = [(path, record) for path, record in records(folder) if not record.get("is_stage")]
+    done = [(path, record) for path, record in runs if record["state"] == "done"]
+    if len(done) != 1:
+        found = ", ".join(f"{path.name} ({record['state']})" for path, record in runs) or "none"
+        raise ValueError(f"{folder} should be or hold one finished run; runs there: {found}")
+    ((path, record),) = done
+    if path.joinpath("student.predictor.safetensors").is_file():
+        raise ValueError(
+            f"{path} is a student that answers with a head of its loss ({record['names']['loss']}), "
+            f"without which it cannot be a teacher"
+        )
+    return path, record
 
 
 def check_free(label_space: str, name: str, hashes: dict[str, str]) -> None:

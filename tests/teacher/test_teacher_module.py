@@ -134,6 +134,16 @@ def test_train_mode_is_the_released_codes_pass(tmp_path, steps):
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_omitted_classes_and_empty_batches_have_no_part_in_the_centroids(tmp_path, mode):
+    """Batches of one image, many of which have none."""
+    omit = ["dataset.train=24", "schedule.batch_size=1", "dataset.omit_classes=[1,2]", "dataset.omit=loop"]
+    train(*MCMI_LOSS, *omit, f"{MODE}={mode}", "schedule.epochs=1", f"output={tmp_path}")
+    found = centroids(tmp_path)
+    assert torch.equal(found[1:3], torch.full((2, 4), 0.25, dtype=torch.float64))
+    assert not torch.allclose(found[0], found[1])
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_looking_for_centroids_changes_nothing(tmp_path, mode):
     """With weight 0 the network is, to the bit, that of the cross-entropy alone."""
     train(*TINY, f"output={tmp_path / 'ce'}")

@@ -10,10 +10,9 @@ from safetensors.torch import load_file
 from kdbench.config import register
 from kdbench.models import create_model, load_weights, save_weights, weights_hash
 from kdbench.plan import plan, recipe_hash
-from kdbench.results import finished_run
 from kdbench.run import run
 from kdbench.strict import compose_checked, spelled_out
-from kdbench.teacher.store import stored
+from kdbench.teacher.store import finished_run, stored
 
 register()
 
