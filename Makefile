@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check table docs format
+.PHONY: help install demo test test-slow check table bench docs format
 
 help:  ## show this list
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +36,13 @@ test: check  ## the test suite
 test-slow: install  ## the tests that take minutes
 	@$(BIN)/pytest -m slow
 
-docs: install  ## write docs/objectives.md and the list of losses in README anew
+bench: install  ## the speed of a step beside the literature's loop, all of it (a quarter of an hour; wants KDBENCH_DATA)
+	@$(BIN)/kdbench bench --json benchmarks/bench.json
+	@$(BIN)/python scripts/render_performance.py
+
+docs: install  ## write docs/objectives.md, docs/performance.md and the list of losses in README anew
 	@$(BIN)/python scripts/render_objectives.py
+	@$(BIN)/python scripts/render_performance.py
 
 format: install  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

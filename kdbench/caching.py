@@ -17,11 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from kdbench.config import register
 from kdbench.core import RunError
 from kdbench.plan import Plan, plan
-from kdbench.run import load_teacher, teacher_file
 from kdbench.strict import command_line_jobs, compose_checked
 from kdbench.teacher.cache import CARD, STORAGES, Cache, obstacle
 from kdbench.teacher.fill import Filling
 from kdbench.teacher.store import home
+from kdbench.weights import load_teacher, teacher_files
 
 
 def main(arguments: list[str]) -> int:
@@ -83,9 +83,9 @@ def _filling(group: Sequence[Plan], every_view: bool, storage: str) -> Filling:
     first = group[0]
     if first.cfg.threads:
         torch.set_num_threads(first.cfg.threads)
-    file, data = teacher_file(first), first.data
+    files, data = teacher_files(first), first.data
     data.setup("fit")
-    teacher = load_teacher(first, file)
+    teacher = load_teacher(first, files)
     assert teacher is not None
     device = torch.device(
         "cuda" if torch.cuda.is_available() and first.cfg.trainer.accelerator != "cpu" else "cpu"

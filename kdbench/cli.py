@@ -11,11 +11,13 @@ USAGE = """kdbench: dataset x teacher x student x loss, on a schedule, with a se
   kdbench train -m ... hydra/launcher=cohort        its runs side by side, on one teacher call per batch
   kdbench train --cfg job --resolve loss=wttm      the composed run, without running it
   kdbench train-teacher dataset=cifar100 teacher=resnet20 schedule=cifar240
+  kdbench train-teacher teacher_loss=mcmi teacher.init=store schedule=mcmi20 ...
   kdbench table demo                               a table: run what is missing, then print it
   kdbench cache fill dataset=cifar100 teacher=resnet56 loss=kd,wttm seed=0,1   its answers, computed once
   kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE [--json]
   kdbench analyze RUN_FOLDER [split=train] [--json]          calibration, entropies, CMI, CKA, pictures, ...
   kdbench analyze dataset=cifar100 model=resnet56 checkpoint=FILE [against=OTHER]
+  kdbench bench [--quick] [--json FILE]            the speed of a step, beside a plain loop of the literature
   kdbench list losses|models|datasets|teachers|tables [--json|--markdown]
 """
 
@@ -23,6 +25,7 @@ USAGE = """kdbench: dataset x teacher x student x loss, on a schedule, with a se
 RUNS = {"train": "kdbench.train", "train-teacher": "kdbench.train_teacher"}
 COMMANDS = {
     "analyze": "kdbench.analyze.command",
+    "bench": "kdbench.bench.command",
     "cache": "kdbench.caching",
     "evaluate": "kdbench.evaluate",
     "list": "kdbench.listing",

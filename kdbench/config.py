@@ -142,6 +142,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("by_network", _by_network, replace=True)
     OmegaConf.register_new_resolver("published_pair", _published_pair, replace=True)
     OmegaConf.register_new_resolver("published", _published, replace=True)
+    OmegaConf.register_new_resolver("of_run", _of_run, replace=True)
 
 
 def experiment_files() -> list[Path]:
@@ -228,3 +229,17 @@ def _published(method: str, key: str, *, _root_: DictConfig) -> float | int:
         raise ValueError(f"loss.pair={pair}: {method} has published values for {', '.join(values)}")
     value: float | int = values[pair][key]
     return value
+
+
+def _of_run(folder: str | None, what: str) -> Any:
+    """Of the network that a finished run trained its `name` or `options`, or the `variant` that it is as a teacher."""
+    from kdbench.results import digest
+    from kdbench.teacher.store import finished_run
+
+    if folder is None:
+        raise ValueError("teacher=run needs the folder of a finished run: teacher=run:FOLDER")
+    _, record = finished_run(Path(folder))
+    if what == "variant":
+        return f"run-{digest(record['hashes'])[:8]}"
+    network = record["config"].get("student") or record["config"]["teacher"]
+    return network.get(what)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -85,6 +85,18 @@ class Probes:
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """Training images that an objective wants the student to answer before a step, beside the batch.
+
+    per_class: so many of each class, drawn anew for each step; None: the whole epoch, in the views it will show.
+    train_mode: by the student in train mode, where batch statistics move the running ones; else in eval mode.
+    """
+
+    per_class: int | None = None
+    train_mode: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Paper:
     """Where a method comes from; `arxiv` is the identifier, or empty where there is none."""
 
@@ -140,6 +152,10 @@ class Objective(nn.Module):
     depends_on_batch_size: bool = False
     """Several copies of a batch have another value than the batch, so a published weight holds for its batch size."""
 
+    bounded: bool = True
+    """False for a term that can fall without end: a run is stopped as diverged where both the cross-entropy and minus
+    the term, over the steps of a log line, are above ln C."""
+
     owns_predict: bool = False
     """`predict` replaces the student's own logits at evaluation and in the export (SimKD's head)."""
 
@@ -148,6 +164,16 @@ class Objective(nn.Module):
 
         The taps are names by then. Draws come from torch's generator, which is seeded for this objective.
         ValueError, with the shapes and what would fit, where the objective cannot serve these two models.
+        """
+
+    def survey(self, epoch: int) -> Survey | None:
+        """What the student should answer before the next step of this epoch, for `take_survey`; None: nothing."""
+        return None
+
+    def take_survey(self, epoch: int, answers: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Learn from the student's answers to a survey: pairs of logits [N, C], without gradient, and target [N].
+
+        Under DDP they are this rank's. What is kept of them belongs into the state dict.
         """
 
     def predict(self, student: Outputs) -> Tensor:

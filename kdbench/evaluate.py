@@ -9,7 +9,7 @@ from torch import nn
 
 from kdbench.config import build, register
 from kdbench.data.module import ImageData
-from kdbench.metrics import evaluate
+from kdbench.metrics import evaluate, in_groups
 from kdbench.plan import check_settings
 from kdbench.run import exact_float32
 from kdbench.strict import compose_checked
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         "checkpoint": cfg.checkpoint,
         "precision": cfg.precision,
         "top1": scores["top1"],
-        **{key: scores[key] for key in ("top5", "nll", "ece")},
+        **{key: scores[key] for key in ("top5", "nll", "ece", *data.groups) if key in scores},
     }
     if cfg.json:
         print(json.dumps(result))
@@ -57,6 +57,6 @@ def main(arguments: list[str]) -> int:
         print(
             f"{result['model']} on {data.name} ({cfg.split}, {result['images']} images, {cfg.precision}): "
             f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %, NLL {scores['nll']:.4f}, "
-            f"ECE {scores['ece']:.2f} %"
+            f"ECE {scores['ece']:.2f} %{in_groups(scores)}"
         )
     return 0

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import lightning
+from lightning.pytorch.callbacks import Callback
 
 from kdbench.config import build
 from kdbench.core import RunError
@@ -21,10 +22,13 @@ from kdbench.teacher import LiveTeacher
 from kdbench.teacher.module import TeacherModule
 
 
-def fit(members: Sequence[Member], teacher: LiveTeacher | None) -> dict[str, float]:
+def fit(
+    members: Sequence[Member], teacher: LiveTeacher | None, watchers: Sequence[Callback] = ()
+) -> dict[str, float]:
     """Train what is left to train; the teacher's own scores on test, where it was asked.
 
-    A member that fails alone has an `error` afterwards; what ends all of them is raised.
+    A member that fails alone has an `error` afterwards; what ends all of them is raised. `watchers` are Lightning
+    callbacks that look on.
     """
     planned = members[0].planned
     cfg, data, epochs = planned.cfg, planned.data, planned.cfg.trainer.max_epochs
@@ -48,7 +52,7 @@ def fit(members: Sequence[Member], teacher: LiveTeacher | None) -> dict[str, flo
             cfg.trainer,
             max_epochs=epochs - module.position[0] + 1,
             logger=False,  # every student has its own
-            callbacks=[StopOnSignal(), *line],
+            callbacks=[StopOnSignal(), *line, *watchers],
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,

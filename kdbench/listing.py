@@ -14,7 +14,18 @@ from rich.table import Table
 
 from kdbench.config import CONF_DIR
 
-GROUPS = ("dataset", "teacher", "student", "loss", "objective", "model", "schedule", "trainer", "logger")
+GROUPS = (
+    "dataset",
+    "teacher",
+    "student",
+    "loss",
+    "teacher_loss",
+    "objective",
+    "model",
+    "schedule",
+    "trainer",
+    "logger",
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -111,11 +122,14 @@ def datasets() -> list[dict[str, Any]]:
 
 
 def teachers() -> list[dict[str, Any]]:
-    """The trained teachers at hand."""
+    """The trained teachers at hand; NLL on test and CMI on the training images (nats) of those that were measured."""
     from kdbench.teacher.store import cards
 
-    columns = ("model", "label_space", "top1", "epoch", "file")
-    return [{column: card[column] for column in columns} for card in cards()]
+    columns = ("label_space", "top1", "nll", "cmi", "epoch", "file")
+    return [
+        {"teacher": card.get("teacher", card["model"]), **{column: card.get(column) for column in columns}}
+        for card in cards()
+    ]
 
 
 def tables() -> list[dict[str, Any]]:
@@ -130,7 +144,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "(none)"
     lines = [f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0])]
-    return "\n".join([*lines, *(f"| {' | '.join(str(value) for value in row.values())} |" for row in rows)])
+    return "\n".join([*lines, *(f"| {' | '.join(map(_text, row.values()))} |" for row in rows)])
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -139,8 +153,15 @@ def _print(rows: list[dict[str, Any]]) -> None:
         return
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(*map(_text, row.values()))
     Console().print(table)
+
+
+def _text(value: Any) -> str:
+    """Per cents with two decimals, and what is smaller with three."""
+    if isinstance(value, float):
+        return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+    return "-" if value is None else str(value)
 
 
 def _about(file: Path) -> str:

@@ -27,6 +27,7 @@ class Loss(nn.Module):
     ramps: epochs over which a term's weight rises linearly, counted from 1 (epoch 1 of 20 has 1/20).
     standardise: names of terms that see z-scored logits on both sides (Sun et al. 2024, 2403.01427).
     stage: what is trained before, or None.
+    weight: what the recipe calls the weight of its one objective, as in `weights`; for the command line.
     pair: whose published values the recipe uses, `teacher:student`; for the record, not for the maths.
     """
 
@@ -38,12 +39,14 @@ class Loss(nn.Module):
         standardise: Sequence[str] = (),
         stage: Stage | None = None,
         pair: str | None = None,
+        weight: float | None = None,
     ) -> None:
         super().__init__()
         objectives = objectives or {}
         self.weights, self.ramps, self.pair = dict(weights), dict(ramps or {}), pair
         self.standardise, self.stage = frozenset(standardise), stage
         _check_names(self.weights, self.ramps, self.standardise, objectives)
+        _check_weight(weight, {name: value for name, value in weights.items() if name in objectives})
         self.objectives = nn.ModuleDict(objectives)
         owners = [name for name, objective in objectives.items() if objective.owns_predict]
         if len(owners) > 1:
@@ -196,6 +199,17 @@ def _check_names(
         raise ValueError("all weights of the loss are 0: nothing would be learned")
     if bad := [name for name, ramp in ramps.items() if ramp < 1]:
         raise ValueError(f"loss.ramps.{bad[0]} must be at least 1 epoch, got {ramps[bad[0]]}")
+
+
+def _check_weight(weight: float | None, weights: Mapping[str, float]) -> None:
+    """Where a recipe has one number for its weight, `weights` must say the same: neither wins over the other."""
+    if weight is None or list(weights.values()) == [weight]:
+        return
+    said = " and ".join(f"loss.weights.{name}={value}" for name, value in weights.items())
+    raise ValueError(
+        f"loss.weight={weight}, but {said or 'this loss has no objective'}: only recipes such as mcmi have one "
+        f"loss.weight, which their loss.weights follow"
+    )
 
 
 def _standardised(outputs: Outputs) -> Outputs:

@@ -64,6 +64,8 @@ class Member:
             "seed": planned.cfg.seed,
             "table": planned.cfg.table_name,
             "tags": config["tags"],
+            "protocol": planned.data.protocol,
+            "groups": planned.data.groups,
             "cohort": _company([*(earlier.get("cohort") or ()), *cohort]),
         }
         self.record |= {"hashes": self.hashes, "config": config, **provenance()}
@@ -73,10 +75,12 @@ class Member:
         if teacher is not None:
             self.record["teacher"] = {
                 "name": teacher.name,
-                "file": teacher.source.name,
-                "file_hash": file_hash(teacher.source),
+                "file": ", ".join(source.name for source in teacher.sources),
+                "file_hash": file_hash(*teacher.sources),
                 "hash": teacher.hash,
                 "answers": "live" if self.stored is None else self.stored.cache.summary,
+                "protocol": teacher.about.get("protocol", ""),
+                **{key: teacher.about[key] for key in ("nll", "cmi") if key in teacher.about},
             }
         if self.stage is not None:
             kept = ("hashes", "seconds", "cohort")

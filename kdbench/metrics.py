@@ -1,15 +1,29 @@
 """What is reported of a network's answers."""
 
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
-from torchmetrics.classification import BinaryCalibrationError, MulticlassAccuracy
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import BinaryCalibrationError, MulticlassAccuracy, MulticlassStatScores
 
 from kdbench.data.module import ImageData
+from kdbench.objectives.mcmi import LEAST, class_sums, normalised
 
 ECE_BINS = 15
 """Of equal width, as in Guo et al. 2017, arXiv:1706.04599."""
+
+GROUPS = ("omitted", "kept", "head", "medium", "tail")
+"""The groups of classes that a protocol may have."""
+
+
+def in_groups(scores: Mapping[str, Any]) -> str:
+    """The mean recall of each group that `scores` have, in words, each with a comma before it."""
+    return "".join(f", {name} classes {scores[name]:.2f} %" for name in GROUPS if name in scores)
 
 
 class Scores(nn.Module):
@@ -17,14 +31,20 @@ class Scores(nn.Module):
 
     top1, top5, agreement (with a teacher) and ece (expected calibration error of the top-1 probability) in per cent,
     nll (negative log-likelihood) in nats.
+
+    groups: labels of classes by the name of their group, whose mean recall, in per cent, is a score of that name.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, groups: Mapping[str, Sequence[int]] | None = None) -> None:
         super().__init__()
+        self.groups = groups or {}
+        self.recall: list[float | None] = []
+        """Of each class, in per cent, at the last `compute`; None where the split has no image of it."""
         top5 = min(5, num_classes)
         self.top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.top5 = MulticlassAccuracy(num_classes, average="micro", top_k=top5, validate_args=False)
         self.agreement = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.by_class = MulticlassStatScores(num_classes, average=None, validate_args=False)
         self.nll = MeanMetric(nan_strategy="disable")
         self.ece = BinaryCalibrationError(ECE_BINS, validate_args=False)
 
@@ -32,6 +52,7 @@ class Scores(nn.Module):
         """logits [N, C], target [N], teacher: the teacher's logits [N, C] for the same rows."""
         self.top1.update(logits, target)
         self.top5.update(logits, target)
+        self.by_class.update(logits, target)
         self.nll.update(F.cross_entropy(logits, target, reduction="none"))
         self.ece.update(*confidence(logits, target))
         if teacher is not None:
@@ -48,9 +69,20 @@ class Scores(nn.Module):
         }
         if self.nll.update_count:
             scores["nll"] = round(float(self.nll.compute()), 6)
-        for meter in (*shares.values(), self.nll):
+        self.recall = _recall(self.by_class)
+        for name, members in self.groups.items():
+            found = [score for label in members if (score := self.recall[label]) is not None]
+            if found:
+                scores[name] = round(statistics.fmean(found), 4)
+        for meter in (*shares.values(), self.nll, self.by_class):
             meter.reset()
         return scores
+
+
+def _recall(meter: MulticlassStatScores) -> list[float | None]:
+    hits, *_, images = meter.compute().double().unbind(dim=-1)
+    shares = (100 * hits / images).tolist()
+    return [None if math.isnan(share) else round(share, 4) for share in shares]
 
 
 def confidence(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,14 +96,69 @@ def confidence(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return probability.clamp(max=below_1), (predicted == target).long()
 
 
+class ConditionalMutualInformation(Metric):
+    """I(X; Yhat | Y) of a network's answers, in nats: mean_i KL(P_i || Q_y_i), Q_y the mean of P over class y.
+
+    In one pass, for it is a difference of sums; under DDP these are of all ranks.
+    """
+
+    sums: Tensor
+    negentropy: Tensor
+    count: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        nothing = torch.zeros((), dtype=torch.float64)
+        self.add_state("sums", nothing.expand(num_classes, num_classes).clone(), dist_reduce_fx="sum")
+        self.add_state("negentropy", nothing, dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """logits [N, C], target [N]."""
+        log_p = logits.double().log_softmax(dim=-1)
+        self.sums += class_sums(logits, target, len(self.sums))
+        self.negentropy += (log_p.exp() * log_p).sum()
+        self.count += len(target)
+
+    def compute(self) -> Tensor:
+        """The CMI of what was seen."""
+        return self.against(normalised(self.sums))
+
+    def against(self, centroids: Tensor) -> Tensor:
+        """The same with given centroids [C, C] in the place of the images' own: never less."""
+        cross = (self.sums * centroids.double().clamp_min(LEAST).log()).sum()
+        return (self.negentropy - cross) / self.count
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, data: ImageData, split: str, bf16: bool = False) -> dict[str, float]:
-    """The scores of a network on a split; it is left in eval mode."""
+    """The `Scores` of a network on a split, with those of the data's groups; it is left in eval mode."""
     model.eval()
-    scores = Scores(data.num_classes).to(data.device)
+    scores = Scores(data.num_classes, data.groups).to(data.device)
     for chunk in data.eval_chunks(split):
         batch = data.eval_batch(chunk.split, chunk.start, chunk.stop)
         with torch.autocast(data.device.type, torch.bfloat16, enabled=bf16):
             logits = model(batch.inputs)
         scores.update(logits.float(), batch.target)
     return scores.compute()
+
+
+@torch.no_grad()
+def class_spread(
+    model: nn.Module, data: ImageData, split: str, bf16: bool = False, fixed: Tensor | None = None
+) -> dict[str, float]:
+    """nll (the cross-entropy) and cmi (conditional mutual information) of a network on a split, in nats; it is left in
+    eval mode.
+
+    fixed: centroids [C, C]; with them also `cmi_fixed`, the CMI against them.
+    """
+    model.eval()
+    spread, cross_entropy = ConditionalMutualInformation(data.num_classes).to(data.device), 0.0
+    for chunk in data.eval_chunks(split):
+        batch = data.eval_batch(chunk.split, chunk.start, chunk.stop)
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(batch.inputs).float()
+        spread.update(logits, batch.target)
+        cross_entropy += F.cross_entropy(logits, batch.target, reduction="sum").item()
+    scores = {"nll": cross_entropy / data.eval_size(split), "cmi": float(spread.compute())}
+    return scores if fixed is None else scores | {"cmi_fixed": float(spread.against(fixed))}

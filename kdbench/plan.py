@@ -15,6 +15,9 @@ from kdbench.models import check_name
 from kdbench.results import digest, recipe_of
 from kdbench.schedule import Schedule
 from kdbench.teacher.cache import obstacle
+from kdbench.teacher.ensemble import check_ensemble
+from kdbench.teacher.names import known_as, network_of, trained_by
+from kdbench.teacher.store import shipped, stored
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,8 @@ class Plan:
         node: dict[str, Any] = self.config["teacher" if self.trains_teacher else "student"]
         return node
 
-    @property
-    def teacher_command(self) -> str:
-        """The command that trains the teacher of this run, on all classes it must know."""
+    def training_command(self, teacher: str) -> str:
+        """The command that trains a teacher for this run, on all classes it must know."""
         words = ["kdbench train-teacher"]
         if (CONF_DIR / "dataset" / f"{self.data.label_space}.yaml").is_file():
             words.append(f"dataset={self.data.label_space}")
@@ -70,9 +72,10 @@ class Plan:
                 for key, value in self.config["dataset"].items()
                 if key in _WHICH_DATA and value
             ]
-        name = self.cfg.teacher.name
-        words.append(f"teacher=timm teacher.name={name}" if name.startswith("timm/") else f"teacher={name}")
-        return " ".join([*words, "schedule=cifar240"])
+        plain = network_of(teacher)
+        at_hand = not stored(self.data.label_space, plain).is_file()
+        init = "shipped" if at_hand and shipped(self.data.label_space, plain).is_file() else "store"
+        return " ".join([*words, *trained_by(teacher, init)])
 
     @property
     def title(self) -> str:
@@ -131,17 +134,50 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     data: ImageData = build(cfg.dataset, seed=cfg.seed, batch_size=schedule.batch_size)
     loss: Loss = build(cfg.loss if "loss" in cfg else cfg.teacher_loss)
     names = {group: choices.get(group, "") for group in ("dataset", "loss")}
-    names |= {side: cfg[side].name for side in ("teacher", "student") if side in cfg}
+    names["teacher"] = _teacher_name(cfg, loss)
+    names |= {"student": cfg.student.name} if "student" in cfg else {}
     planned = Plan(cfg, names, data, loss, schedule)
     if planned.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
         terms = loss.terms or (loss.stage.loss.terms if loss.stage else {})
         raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")
+    _check_teacher(planned)
     check_name(planned.network["name"])
     if cfg.teacher.get("cache") == "require" and (reason := obstacle(loss)):
         raise ValueError(
             f"teacher.cache=require, but {reason}, and only logits are stored; teacher.cache=auto"
         )
     return planned
+
+
+def _teacher_name(cfg: DictConfig, loss: Loss) -> str:
+    """As the store, records and tables know it; a teacher in training is named after the objectives of its loss."""
+    node = OmegaConf.to_container(cfg.teacher)
+    assert isinstance(node, dict)
+    teacher = {str(key): value for key, value in node.items()}
+    if "student" not in cfg and not teacher.get("variant"):
+        teacher["variant"] = "-".join(f"{name}-{loss.weights[name]:.12g}" for name in loss.terms)
+    return known_as(teacher)
+
+
+def _check_teacher(planned: Plan) -> None:
+    """What a teacher's section says must have a meaning here."""
+    teacher = planned.cfg.teacher
+    if planned.trains_teacher and "members" in teacher:
+        raise ValueError(
+            "kdbench train-teacher trains one network: teacher=NAME; an ensemble is made of trained ones"
+        )
+    if planned.trains_teacher and teacher.get("checkpoint"):
+        raise ValueError(
+            f"teacher.checkpoint={teacher.checkpoint}: a teacher in training has none yet; "
+            f"teacher.init is where it starts"
+        )
+    if not planned.trains_teacher and teacher.get("init"):
+        raise ValueError(
+            f"teacher.init={teacher.init} is where kdbench train-teacher starts; a trained teacher is given by "
+            f"teacher.checkpoint, or by its name and teacher.variant"
+        )
+    if "members" in teacher:
+        check_ensemble(teacher.members, teacher.weights, teacher.checkpoints, planned.loss)
 
 
 def first_stage(planned: Plan) -> Plan:

@@ -1,4 +1,4 @@
-"""The rows of all ranks as one batch: what an objective that couples rows must see under DDP."""
+"""The rows of all ranks as one batch, and sums over ranks: what objectives must see under DDP."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ def row_counts(rows: int, device: torch.device) -> list[int]:
     counts[dist.get_rank()] = rows
     dist.all_reduce(counts)
     return [int(count) for count in counts]
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum over ranks, on each of them; the tensor itself where nothing is distributed."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
 
 
 def joined(outputs: Outputs, taps: Sequence[str], views: Sequence[str], counts: Sequence[int]) -> Outputs:

@@ -31,9 +31,10 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def file_hash(path: Path | None) -> str:
-    """SHA-256 of a file; nothing for no file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
+def file_hash(*paths: Path) -> str:
+    """SHA-256 of a file, or of the hashes of several; nothing for no file."""
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    return hashes[0] if len(hashes) == 1 else digest(hashes) if hashes else ""
 
 
 def _canonical(value: Any) -> Any:
@@ -180,6 +181,9 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
         ("dataset", "path"),
         ("dataset", "eval_batch_size"),
         ("teacher", "checkpoint"),
+        ("teacher", "checkpoints"),
+        ("teacher", "variant"),  # a name; its weights have a hash of their own, as those of `init`
+        ("teacher", "init"),
         ("teacher", "cache"),
         ("loss", "pair"),
         ("teacher_loss", "pair"),
@@ -188,6 +192,8 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     for section in ("loss", "teacher_loss"):
         if section in recipe:
             recipe[section] = _without_later_keys(recipe[section])
+    if "dataset" in recipe:
+        recipe["dataset"] = _without_idle_protocol(recipe["dataset"])
     if "loss" in recipe and not (recipe["loss"].get("objectives") or recipe["loss"].get("stage")):
         recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
     recipe["epochs_run"] = config["trainer"]["max_epochs"]
@@ -208,6 +214,29 @@ def _without_later_keys(node: Any) -> Any:
         return node
     kept = {key: value for key, value in node.items() if key not in _LATER_KEYS or value != _LATER_KEYS[key]}
     return {key: _without_later_keys(value) for key, value in kept.items()}
+
+
+_SWITCHED_OFF: dict[str, tuple[Any, str]] = {
+    "imbalance": (1, "imbalance_seed"),
+    "label_noise": (0, "label_noise_seed"),
+    "omit_classes": ([], "omit"),
+}
+"""Options of a data set's protocol: the value that switches each off, and the key that means nothing then."""
+
+
+def _without_idle_protocol(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What draws nothing and leaves nothing out is as if it were not there, as in the first runs it was not."""
+    kept = dict(dataset)
+    for key, (off, with_it) in _SWITCHED_OFF.items():
+        if kept.get(key, off) == off:
+            kept.pop(key, None)
+            kept.pop(with_it, None)
+    if "omit_classes" in kept:
+        kept["omit_classes"] = sorted(kept["omit_classes"], key=str)
+    subset = dict(kept.pop("subset", {}))
+    if subset.get("mode") == "first":
+        subset.pop("seed", None)
+    return {**kept, "subset": subset} if subset.get("fraction", 1) < 1 else kept
 
 
 def provenance() -> dict[str, Any]:

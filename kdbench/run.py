@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
 from kdbench.cohort import cohorts, identity
-from kdbench.config import build
 from kdbench.core import RunError
 from kdbench.files import write_atomically
 from kdbench.fit import fit
+from kdbench.machine import emulates_bf16
 from kdbench.member import Member
 from kdbench.metrics import evaluate
-from kdbench.models import check_name, create_model, load_weights
+from kdbench.models import load_weights, weights_hash
 from kdbench.plan import Plan, first_stage, recipe_hash
 from kdbench.results import RunFolder, digest
-from kdbench.seeding import drawn_from
 from kdbench.student import Student
 from kdbench.teacher import LiveTeacher
 from kdbench.teacher.cache import CachedTeacher, find, place
 from kdbench.teacher.module import store
-from kdbench.teacher.store import check_free, locate
+from kdbench.teacher.store import check_free
+from kdbench.weights import init_file, load_teacher, network, teacher_files
 
 _THREADS = torch.get_num_threads()
 """What this process began with: a run of a sweep must not inherit what the one before it had."""
@@ -37,6 +39,16 @@ def exact_float32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def _say_emulation(planned: Plan) -> None:
+    """Warn, once in a process, of a precision that costs time here instead of saving it."""
+    precision = planned.cfg.precision
+    if precision != "fp32" and emulates_bf16(planned.cfg.trainer.accelerator):
+        warnings.warn(
+            f"precision={precision}: this CPU has no bf16 units, so bfloat16 is emulated, and slower than fp32",
+            stacklevel=2,
+        )
+
+
 def run(planned: Plan) -> dict[str, Any]:
     """Train one student alone, and return the record of the run; a finished run is left alone."""
     (member,) = run_cohort([planned])
@@ -45,22 +57,25 @@ def run(planned: Plan) -> dict[str, Any]:
     return member.record
 
 
-def run_cohort(plans: Sequence[Plan]) -> list[Member]:
+def run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback] = ()) -> list[Member]:
     """Train what `plans` (of one cohort) say on the same batches, with one teacher call for each; finished runs
     are left alone.
 
     Losses with a first stage have that run before, or find it finished by an earlier run. A member that fails
-    alone has an `error`; what ends all of them is raised, once their records say so.
+    alone has an `error`; what ends all of them is raised, once their records say so. `watchers` look on in training.
     """
     data = plans[0].data
     plans = [replace(planned, data=data) for planned in plans]
     stages = _first_stages(plans)
     torch.set_num_threads(plans[0].cfg.threads or _THREADS)
     exact_float32()
-    file = teacher_file(plans[0])
+    _say_emulation(plans[0])
+    files = teacher_files(plans[0])
+    for planned in plans:
+        init_file(planned)  # missing ones are said before the data are loaded
     data.setup("fit")
     data.to("cpu")  # as everything is built there; a first stage leaves the images where it was trained
-    teacher = load_teacher(plans[0], file)
+    teacher = load_teacher(plans[0], files)
     stored = _stored(plans, teacher)
     members = [_member(planned, teacher, stored) for planned in plans]
     try:
@@ -69,7 +84,7 @@ def run_cohort(plans: Sequence[Plan]) -> list[Member]:
             with member.by_itself():
                 _prepare(member, teacher, stages)
         if working := [member for member in members if member.student is not None and member.error is None]:
-            _train(working, teacher)
+            _train(working, teacher, watchers)
     finally:
         for member in members:
             member.folder.close()
@@ -90,6 +105,8 @@ def _member(planned: Plan, teacher: LiveTeacher | None, stored: CachedTeacher | 
     hashes = {"recipe": recipe_hash(planned), "data": planned.data.fingerprint}
     if teacher is not None and planned.needs_teacher:
         hashes["teacher"] = teacher.hash
+    if (init := init_file(planned)) is not None:
+        hashes["init"] = weights_hash(network(planned, init))
     folder = _folder(planned, hashes)
     if teacher is not None and stored is not None and _is_served(planned, teacher, folder):
         # rounded answers give other weights: another run than with the live teacher
@@ -133,7 +150,7 @@ def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str
             raise RunError(f"the first stage: {first.error}; {again}") from first.error
         raise first.error
     if planned.trains_teacher and not planned.cfg.overwrite:
-        check_free(planned.data.label_space, planned.network["name"], member.hashes)
+        check_free(planned.data.label_space, planned.names["teacher"], member.hashes)
     folder.open(wait=planned.is_stage)
     student = _student(member, teacher)
     if first is not None:
@@ -163,40 +180,18 @@ def _in_short(planned: Plan, record: dict[str, Any]) -> str:
     return f"(top-1 {record['results']['last']['top1']:.2f} %); overwrite=true runs it again"
 
 
-def teacher_file(planned: Plan) -> Path | None:
-    """Where the weights of the run's teacher are; ValueError with the command that trains it."""
-    cfg = planned.cfg
-    if planned.trains_teacher or cfg.teacher.name == "none":
-        return None
-    check_name(cfg.teacher.name)
-    return locate(cfg.teacher.name, planned.data.label_space, cfg.teacher.checkpoint, planned.teacher_command)
-
-
-def load_teacher(planned: Plan, file: Path | None) -> LiveTeacher | None:
-    """The teacher of a run, from the file that `teacher_file` found; ValueError where it does not fit."""
-    if file is None:
-        return None
-    supplied = {"num_classes": planned.data.num_classes, "checkpoint": str(file)}
-    teacher: LiveTeacher = build(planned.cfg.teacher, **supplied, bf16=planned.cfg.precision != "fp32")
-    classes = list(planned.data.classes)
-    if teacher.about.get("classes", classes) != classes:
-        raise ValueError(
-            f"{file} was trained on other classes, or in another order, than {planned.data.name} has"
-        )
-    return teacher
-
-
 def _student(member: Member, teacher: LiveTeacher | None) -> Student:
     planned, folder, data = member.planned, member.folder, member.planned.data
-    node = planned.network
-    with drawn_from(planned.cfg.seed, "init"):
-        model = create_model(node["name"], data.num_classes, options=node.get("options"))
     about = {
-        "model": node["name"],
+        "model": planned.network["name"],
         "num_classes": data.num_classes,
         "label_space": data.label_space,
         "classes": list(data.classes),
+        "protocol": data.protocol,
     }
+    if planned.trains_teacher:
+        about["teacher"] = planned.names["teacher"]
+    model = network(planned, init_file(planned))
     student = Student(model, planned.loss, planned.schedule, folder, about)
     student.stored = member.stored
     student.bind(teacher, data.probe(), data.facts, planned.cfg.seed)
@@ -239,7 +234,7 @@ def _restore_threads(members: Sequence[Member]) -> None:
         print(f"resuming with {now} thread(s) what ran with {threads}: not the same to the bit")
 
 
-def _train(members: Sequence[Member], teacher: LiveTeacher | None) -> None:
+def _train(members: Sequence[Member], teacher: LiveTeacher | None, watchers: Sequence[Callback]) -> None:
     """Fit, and bring every record to its end, whatever that is."""
     _restore_threads(members)
     if stored := next((member.stored for member in members if member.stored), None):
@@ -248,7 +243,7 @@ def _train(members: Sequence[Member], teacher: LiveTeacher | None) -> None:
     try:
         for member in members:
             member.begin(teacher, cohort)
-        scores = fit(members, teacher)
+        scores = fit(members, teacher, watchers)
         left = [member for member in members if member.error is None]
         if left and teacher is not None and not scores:
             scores = evaluate(teacher.model, left[0].planned.data, "test", teacher.bf16)

@@ -30,6 +30,19 @@ def drawn_from(seed: int, purpose: str, *position: int | str) -> Iterator[None]:
         yield
 
 
+def begin_draws(seed: int, device: torch.device) -> None:
+    """Let torch's own generators, of the CPU and of `device`, begin at `seed`, for dropout and its like.
+
+    The draws are those after `torch.manual_seed(seed)`, which sees to every kind of device that torch knows, and
+    takes a millisecond for it.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type != "cpu":
+        torch.manual_seed(seed)
+
+
 def _signed(value: int) -> int:
     value &= _MASK
     return value - (1 << 64) if value >= 1 << 63 else value
@@ -47,8 +60,8 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def draw_integers(key: int, *coordinates: Tensor, below: int) -> Tensor:
-    """Uniform integers in [0, below), one for each element of the (broadcast) int64 coordinate tensors.
+def draw_integers(key: int, *coordinates: Tensor, below: int | Tensor) -> Tensor:
+    """Uniform integers in [0, below), one for each element of the (broadcast) int64 coordinate tensors (and `below`).
 
     A counter-based draw: the result depends on the key and on each element's own coordinates alone, on any
     device. The bias of the final modulo is below 2**-40 for `below` up to a million.

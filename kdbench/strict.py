@@ -24,6 +24,7 @@ from kdbench.config import CONF_DIR, SCHEMAS, SUPPLIED, allowed_targets, experim
 
 def compose_checked(root: str, overrides: Sequence[str]) -> DictConfig:
     """The resolved configuration of one run, or a ValueError that names the key and what is possible."""
+    overrides = spelled_out(overrides)
     for file in experiment_files():
         if f"experiment={file.stem}" in overrides:
             load_yaml(file)
@@ -42,6 +43,9 @@ def checked(root: str, cfg: DictConfig) -> DictConfig:
         raise ValueError(unknown(stray[0], stray[0], schema))
     # not OmegaConf.missing_keys: it resolves, and an interpolation of what is missing says less
     for path in _missing(OmegaConf.to_container(cfg)):
+        if path.endswith("._target_"):
+            section = path.removesuffix("._target_")
+            raise ValueError(f"this {section} is what others are made from; see kdbench --help")
         raise ValueError(f"{path} has no value yet; give {path}=...")
     try:
         resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
@@ -54,6 +58,20 @@ def checked(root: str, cfg: DictConfig) -> DictConfig:
     # the losses first: what people write themselves, and checked before Lightning is imported
     check_targets(dict(sorted(nodes.items(), key=lambda item: "loss" not in str(item[0]))))
     return merged
+
+
+_RUN_AS_TEACHER = "teacher=run:"
+
+
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """The command line in Hydra's words: `teacher=run:FOLDER` is an option of a group and a key of it."""
+    words = []
+    for given in arguments:
+        if given.startswith(_RUN_AS_TEACHER):
+            words += ["teacher=run", f"teacher.checkpoint={given.removeprefix(_RUN_AS_TEACHER)}"]
+        else:
+            words.append(given)
+    return words
 
 
 def command_line_jobs(arguments: Sequence[str]) -> list[list[str]]:
@@ -89,6 +107,19 @@ def unknown(path: str, key: str, possible: Iterable[Any]) -> str:
     return f"unknown key {path!r}{hint} Possible: {', '.join(options)}"
 
 
+def parameters(callable_: Any) -> dict[str, Any]:
+    """The arguments of a callable with their annotations; `**options: Unpack[Options]` are those of Options."""
+    hints = typing.get_type_hints(callable_.__init__ if inspect.isclass(callable_) else callable_)
+    found = {}
+    for name, parameter in inspect.signature(callable_).parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            found[name] = hints.get(name, Any)
+        elif typing.get_origin(hints.get(name)) is typing.Unpack:
+            (options,) = typing.get_args(hints[name])
+            found |= typing.get_type_hints(options)
+    return found
+
+
 def _missing(node: Any, path: str = "") -> Iterator[str]:
     if isinstance(node, dict):
         for key, child in node.items():
@@ -108,19 +139,18 @@ def _check_call(node: dict[str, Any], path: str) -> None:
         raise ValueError(f"{path}._target_ is {target!r}; allowed are {', '.join(allowed_targets())}")
     try:
         callable_ = _locate(target)
-        signature = inspect.signature(callable_)
+        hints = parameters(callable_)
     except (ImportError, ValueError, TypeError) as error:
         raise ValueError(f"{path}._target_: there is no {target!r}") from error
     if not str(callable_.__module__).startswith(allowed_targets() + ("lightning.",)):
         raise ValueError(f"{path}._target_ is {target!r}, which leads outside {', '.join(allowed_targets())}")
-    hints = typing.get_type_hints(callable_.__init__ if inspect.isclass(callable_) else callable_)
+    possible = set(hints) - set(SUPPLIED.get(path, ()))
     for key, value in node.items():
         if key == "_target_":
             continue
-        possible = set(signature.parameters) - set(SUPPLIED.get(path, ()))
         if key not in possible:
-            raise ValueError(unknown(f"{path}.{key}", key, possible - {"_", "arguments"}))
-        if key in hints and not _is_a(value, hints[key]):
+            raise ValueError(unknown(f"{path}.{key}", key, possible))
+        if not _is_a(value, hints[key]):
             raise ValueError(f"{path}.{key} should be {_name(hints[key])}, got {value!r}")
 
 
@@ -145,10 +175,15 @@ def _is_a(value: Any, hint: Any) -> bool:
         return isinstance(value, dict) and all(_is_a(item, arguments[1]) for item in value.values())
     if origin is not None and issubclass(origin, Sequence):
         return isinstance(value, list) and all(_is_a(item, arguments[0]) for item in value)
-    return True
+    # an object is made from a section of its own, never from a value
+    return not (isinstance(hint, type) and hint.__module__.startswith("kdbench."))
 
 
 def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(hint)))
+    if isinstance(hint, type) and hint.__module__.startswith("kdbench."):
+        return f"a section with the keys {', '.join(parameters(hint))}"
     if isinstance(hint, type) and not typing.get_args(hint):
         return hint.__name__
     return str(hint).replace("collections.abc.", "").replace("typing.", "")

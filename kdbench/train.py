@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig
 
-from kdbench.config import CONF_DIR, register
+from kdbench.config import CONF_DIR, PACKAGE, register
 from kdbench.launchers import Job, current_job
-from kdbench.strict import checked, command_line_jobs, compose_checked
+from kdbench.strict import checked, command_line_jobs, compose_checked, spelled_out
 
 if TYPE_CHECKING:
     from kdbench.plan import Plan
@@ -68,22 +70,28 @@ def _say_failure(error: Exception, outcomes: list[int], name: str = "") -> None:
 
 
 def _say_result(record: dict[str, Any], name: str) -> None:
+    from kdbench.metrics import in_groups
+
     last, best = record["results"]["last"], record["results"]["best_on_test"]
     agreement = f", agrees with the teacher on {last['agreement']:.2f} %" if "agreement" in last else ""
+    protocol = f" ({record['protocol']})" if record.get("protocol") else ""
     print(
         f"{name}test top-1 {last['top1']:.2f} % (top-5 {last['top5']:.2f} %) at the last epoch {last['epoch']}"
-        f"{agreement}; best_on_test {best['top1']:.2f} % at epoch {best['epoch']}; {record['seconds']:.0f} s"
+        f"{protocol}{in_groups(last)}{agreement}; "
+        f"best_on_test {best['top1']:.2f} % at epoch {best['epoch']}; {record['seconds']:.0f} s"
     )
 
 
 def main(root: str = "train") -> None:
     """Check the whole command line before any work, then hand it to Hydra."""
     outcomes: list[int] = []
+    sys.argv[1:] = spelled_out(sys.argv[1:])
 
     def task(given: DictConfig | list[Job]) -> None:
         # Hydra's launchers give one configuration at a time, ours gives all jobs at once
         work(root, given if isinstance(given, list) else [current_job(given)], outcomes)
 
+    warnings.formatwarning = _in_words
     try:
         register()
         _check(root)
@@ -94,6 +102,18 @@ def main(root: str = "train") -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(max(outcomes, default=0))
+
+
+_with_place = warnings.formatwarning
+
+
+def _in_words(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of ours without its place in the code, which says nothing to a user; others' as Python says them."""
+    if Path(filename).is_relative_to(PACKAGE):
+        return f"kdbench: {message}\n"
+    return _with_place(message, category, filename, lineno, line)
 
 
 def _check(root: str) -> None:

@@ -1,5 +1,7 @@
 """Every file of conf/ composes, passes the check and builds; published values arrive where they should."""
 
+import json
+import math
 import os
 import subprocess
 import sys
@@ -19,20 +21,37 @@ from kdbench.strict import compose_checked
 register()
 
 NEEDS = {
+    "dataset=images": ["dataset._target_=kdbench.data.mini.cifar100_mini"],
     "dataset=folder": [f"dataset.path={Path(__file__).parent}"],
     "dataset=hub": ["dataset.name=someone/something"],
     "student=timm": ["student.name=timm/resnet18"],
     "teacher=timm": ["teacher.name=timm/resnet18"],
     "teacher=none": ["loss=ce"],
     "teacher=live": ["+teacher.name=resnet8"],
+    "teacher=ensemble": ["teacher.members=[resnet8,resnet20]"],
     "schedule=sgd": ["schedule.epochs=1", "schedule.lr=0.1", "schedule.plan=constant"],
     "loss=sum": [],
 }
 GROUPS = ("dataset", "teacher", "student", "loss", "schedule", "trainer", "logger")
+TEACHER_LOSSES = sorted(file.stem for file in (CONF_DIR / "teacher_loss").glob("*.yaml"))
 OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted((CONF_DIR / group).glob("*.yaml"))]
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.fixture
+def finished_run(tmp_path) -> Path:
+    """As far as a configuration reads of one."""
+    record = {"schema": 1, "state": "done", "hashes": {}, "config": {"student": {"name": "resnet8"}}}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+def test_a_finished_run_composes_as_a_teacher(finished_run):
+    teacher = compose_checked("train", [f"teacher=run:{finished_run}"]).teacher
+    assert (teacher.name, teacher.checkpoint) == ("resnet8", str(finished_run))
+    assert teacher.variant.startswith("run-")
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option != "teacher=run"])
 def test_every_option_composes_and_builds(option):
     if option == "trainer=gpu" and not torch.cuda.is_available():
         with pytest.raises(ValueError, match="torch finds no CUDA device"):
@@ -40,6 +59,27 @@ def test_every_option_composes_and_builds(option):
         return
     planned = plan(compose_checked("train", [option, *NEEDS.get(option, [])]), {})
     assert planned.schedule.epochs >= 1
+
+
+@pytest.mark.parametrize("option", TEACHER_LOSSES)
+def test_every_teacher_loss_composes_and_builds(option):
+    planned = plan(compose_checked("train_teacher", [f"teacher_loss={option}", "teacher=vgg8"]), {})
+    assert planned.trains_teacher
+    assert not planned.needs_teacher
+
+
+def test_the_fine_tuning_of_mcmi_teachers():
+    """20 epochs of batch 64 at 0.05, a tenth of it for light networks, down a cosine; lambda as one number."""
+    cfg = compose_checked(
+        "train_teacher", ["teacher_loss=mcmi", "teacher_loss.weight=0.15", "schedule=mcmi20"]
+    )
+    assert cfg.teacher_loss.weights == {"ce": 1.0, "mcmi": 0.15}
+    schedule = build(cfg.schedule)
+    assert (schedule.epochs, schedule.batch_size, schedule.weight_decay) == (20, 64, 5e-4)
+    rates = [schedule.lr_at(epoch, 0, 782) for epoch in (1, 11, 20)]
+    assert rates == pytest.approx([0.05, 0.025, 0.025 * (1 + math.cos(0.95 * math.pi))])
+    light = compose_checked("train_teacher", ["teacher=ShuffleV1", "schedule=mcmi20"])
+    assert light.schedule.lr == 0.005
 
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
@@ -55,9 +95,13 @@ def test_the_other_roots_compose():
 
 @pytest.mark.parametrize("name", tables())
 def test_every_table_is_a_grid_of_checked_runs(name, tmp_path):
+    """Its first pair and its last one: composing takes time."""
     (tmp_path / "teacher.pth").write_bytes(b"")  # its weights are not read before a run starts
-    grid = cells(load_table(name, [f"teacher.checkpoint={tmp_path / 'teacher.pth'}"]))
+    pairs = load_table(name, []).pairs
+    some = ",".join(dict.fromkeys((pairs[0], pairs[-1])))
+    grid = cells(load_table(name, [f"pairs={some}", f"teacher.checkpoint={tmp_path / 'teacher.pth'}"]))
     assert len({cell.key for cell in grid}) == len(grid)
+    assert {cell.pair for cell in grid} == {pairs[0], pairs[-1]}
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,15 @@ def execute(installed: Path, cwd: Path, *command: str) -> str:
 def test_the_wheel_is_small_and_holds_what_it_needs(installed):
     names = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     assert {"kdbench/_conf/train.yaml", "kdbench/_experiments/mini.yaml"} <= names
+    assert "kdbench/_benchmarks/reference.py" in names
     assert any(name.endswith("cifar100_mini.parquet") for name in names)
     assert any(name.endswith("resnet20.safetensors") for name in names)
     assert sum(path.stat().st_size for path in installed.rglob("*")) < 10e6
+
+
+def test_the_reference_of_the_bench_is_in_the_wheel(installed, tmp_path):
+    look = "from kdbench.bench.sides import reference_module; print(reference_module().__file__)"
+    assert execute(installed, tmp_path, "-c", look).strip().startswith(str(installed))
 
 
 def test_a_run_from_the_wheel(installed, tmp_path):

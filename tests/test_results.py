@@ -156,6 +156,19 @@ def test_a_run_keeps_its_identity_when_keys_are_added(loss, recipe):
     assert recipe_hash(planned) == recipe
 
 
+@pytest.mark.parametrize(
+    ("overrides", "recipe"),
+    [
+        (["dataset=fake"], "07dfd873d2efdcec"),
+        (["dataset=cifar100", "teacher=vgg8", "seed=3"], "75b37dbd4d875a84"),
+    ],
+)
+def test_a_teachers_run_keeps_its_identity_when_keys_are_added(overrides, recipe):
+    register()
+    planned = plan(compose_checked("train_teacher", [*overrides, "trainer=cpu"]), {})
+    assert recipe_hash(planned) == recipe
+
+
 def test_a_switch_that_is_set_makes_another_run():
     register()
     common = ["dataset=fake", "loss=wttm", "trainer=cpu"]

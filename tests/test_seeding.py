@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from kdbench.seeding import derive, draw_integers, drawn_from, generator
+from kdbench.seeding import begin_draws, derive, draw_integers, drawn_from, generator
 
 
 def test_derived_seeds_are_fixed_for_ever():
@@ -42,3 +42,13 @@ def test_drawn_from_leaves_the_global_generator_alone():
     with drawn_from(0, "init"):
         assert torch.equal(torch.rand(4), first)
     assert torch.equal(torch.rand(4, generator=generator(0, "init")), first)
+
+
+def test_draws_begin_as_after_torchs_own_seeding():
+    seed = derive(3, "step", 1, 2)
+    torch.manual_seed(seed)
+    expected = torch.nn.functional.dropout(torch.ones(64)), torch.randperm(16)
+    torch.rand(5)
+    begin_draws(seed, torch.device("cpu"))
+    found = torch.nn.functional.dropout(torch.ones(64)), torch.randperm(16)
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))

@@ -8,6 +8,8 @@ import torch
 from kdbench.config import EXPERIMENTS_DIR, register
 from kdbench.models import create_model, save_weights
 from kdbench.report.grid import cells, found, load_table
+from kdbench.report.published import Published, Value, published_for
+from kdbench.report.rows import columns, value_beside
 from kdbench.report.table import main, markdown, summarise
 
 register()
@@ -44,6 +46,139 @@ def test_a_loss_that_answers_with_more_than_the_student_is_said():
     page = markdown(load_table("demo", []), records, "kdbench table demo")
     assert "simkd answers with 1,500 parameters, the student has 1,000." in page
     assert "kd answers" not in page.replace("simkd answers", "")
+
+
+def under(protocol: str, top1: float = 50.0, variant: str = "", **scores: float) -> dict:
+    made = record("kd", top1) | {"protocol": protocol, "variant": variant}
+    made["results"]["last"] |= scores
+    made["names"] |= {"dataset": "cifar100"}
+    return made
+
+
+def table_of(records: list[dict]) -> tuple[str, list[str]]:
+    """The page, and the lines of its table."""
+    page = markdown(load_table("demo", []), records, "kdbench table demo")
+    return page, [line for line in page.splitlines() if line.startswith("|")]
+
+
+def test_one_protocol_is_in_the_title_and_in_the_footer():
+    page, lines = table_of([under("label noise 40 % (seed 0)"), under("label noise 40 % (seed 0)")])
+    assert page.splitlines()[0].endswith("of CIFAR-100 (label noise 40 % (seed 0))")
+    assert "Protocols: label noise 40 % (seed 0)." in page
+    assert "protocol" not in lines[0]
+
+
+def test_protocols_are_never_mixed():
+    page, lines = table_of(
+        [under("stratified 5 % (seed 0)", 50), under(""), under("stratified 5 % (seed 0)", 52)]
+    )
+    assert page.splitlines()[0].endswith("(several protocols)")
+    assert lines[0].startswith("| pair | protocol | loss |")
+    assert "| a -> b | stratified 5 % (seed 0) | kd | 51.00 ± 1.41 | 2 |" in lines[2]
+    assert "| a -> b | the data as they are | kd | 50.00 | 1 |" in lines[3]
+    assert "Protocols: stratified 5 % (seed 0) | the data as they are." in page
+    plain, _ = table_of([record("kd", 20)])
+    assert "rotocol" not in plain
+
+
+def test_groups_of_classes_are_columns_where_a_protocol_has_them():
+    omitted = [under("without classes 9 (loop)", omitted=value, kept=60.0) for value in (1.0, 3.0)]
+    _, lines = table_of([*omitted, under("imbalance 10 (seed 0)", head=70.0, medium=40.0, tail=9.0)])
+    assert lines[0] == (
+        "| pair | protocol | loss | last top-1 % | n | omitted % | kept % | head % | medium % | tail % | "
+        "best_on_test % | agreement % | training s |"
+    )
+    assert "| 50.00 ± 0.00 | 2 | 2.00 ± 1.41 | 60.00 ± 0.00 |  |  |  | 51.00 |" in lines[2]
+    assert "| 50.00 | 1 |  |  | 70.00 | 40.00 | 9.00 | 51.00 |" in lines[3]
+
+
+def test_a_variant_is_a_column_unless_the_protocol_says_which_it_is():
+    fast, slow = under("", variant="fast"), under("", variant="slow")
+    _, lines = table_of([fast, slow])
+    assert lines[0].startswith("| pair | variant | loss |")
+    assert lines[2].startswith("| a -> b | fast | kd |")
+    _, lines = table_of([under("first 5 %", variant="5%"), under("first 10 %", variant="10%")])
+    assert lines[0].startswith("| pair | protocol | loss |")
+
+
+PUBLISHED = Published(
+    source="somebody's log",
+    status="derived",
+    selection="best epoch",
+    epochs=240,
+    note="On another order.",
+    values=[
+        Value("cifar100", "a:b", "kd", "first 5 %, repeated", 52.3, 0.23, 5),
+        Value("cifar100", "a:b", "kd", "first 1 %, repeated", 17.53, 0.0, 1),
+    ],
+)
+
+
+def test_a_published_value_stands_beside_its_own_protocol_alone(monkeypatch):
+    monkeypatch.setattr("kdbench.report.table.published_for", lambda name: PUBLISHED)
+    others = ("stratified 5 % (seed 0), repeated", "first 5 %")
+    first = ("first-of-this-order 5 %, repeated", "first 1 %, repeated")
+    records = [under(first[0], epoch=240), under(first[1], epoch=2), *map(under, others)]
+    page, lines = table_of([*records, {**records[0], "names": {**records[0]["names"], "dataset": "cifar10"}}])
+    assert "| best_on_test % | published % (best epoch) | agreement % |" in lines[0]
+    assert "| 51.00 | 52.30 ± 0.23 (n = 5) |" in lines[2]
+    assert "| 51.00 | 17.53 (n = 1), 240 epochs |" in lines[3]
+    assert all("| 51.00 |  | 50.0 |" in line for line in lines[4:])
+    assert len(lines) == 7
+    assert "Published (derived, 240 epochs): somebody's log. On another order." in page
+
+
+def test_no_published_column_where_nothing_compares():
+    rows = summarise([under("stratified 5 % (seed 0)")])
+    assert not [column for column in columns(rows, PUBLISHED) if "published" in column.heading]
+
+
+def test_the_published_few_shot_values_fit_the_protocols_of_the_table():
+    """KD at 5 %: the headline gain of the abstract, 5.72 points."""
+    published = published_for("mcmi-fewshot")
+    table = load_table("mcmi-fewshot", [])
+    protocols = {f"first {name.replace('%', ' %')}, repeated" for name in table.variants}
+    assert {value.protocol for value in published.values} == protocols - {"first 35 %, repeated"}
+    assert {value.loss for value in published.values} == set(table.losses)
+    row = summarise([under("first-of-this-order 5 %, repeated")])[0]
+    found = [
+        value_beside(row.__class__(**{**vars(row), "pair": pair}), published).mean
+        for pair in ("resnet56:resnet20", "resnet56@mcmi-0.15:resnet20")
+    ]
+    assert found == [52.30, 58.02]
+
+
+def test_a_published_file_with_a_mistake_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdbench.report.published.EXPERIMENTS_DIR", tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "published.yaml").write_text("source: s\nvalues:\n  - {pair: a:b, means: 3}\n")
+    with pytest.raises(ValueError, match=r"mine/published.yaml.*means"):
+        published_for("mine")
+    assert published_for("other") is None
+
+
+def test_variants_are_an_axis_of_the_grid(tmp_path):
+    (tmp_path / "teacher.pth").write_bytes(b"")
+    checkpoint = f"teacher.checkpoint={tmp_path / 'teacher.pth'}"
+    grid = cells(load_table("mcmi-fewshot", ["variants=5%,10%", "losses=kd", "seeds=0,1", checkpoint]))
+    assert [(cell.seed, cell.variant) for cell in grid] == [(0, "5%"), (0, "10%"), (1, "5%"), (1, "10%")]
+    assert "dataset.subset.fraction=0.05" in grid[0].overrides
+    assert grid[0].title == "kd, resnet56 -> resnet20, 5%, seed 0"
+    assert len({cell.key for cell in grid}) == 4
+
+
+def test_a_teacher_is_looked_for_in_the_label_space_of_each_variant(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDBENCH_HOME", str(tmp_path))
+    for space in ("cifar10", "cifar100"):
+        (tmp_path / "teachers" / space).mkdir(parents=True)
+        (tmp_path / "teachers" / space / "resnet56.safetensors").write_bytes(space.encode())
+    grid = cells(load_table("omitted-classes", ["variants=cifar10-9,cifar100-9", "seeds=0"]))
+    assert len({cell.key for cell in grid}) == 2
+    (tmp_path / "teachers" / "cifar10" / "resnet56.safetensors").unlink()
+    with pytest.raises(
+        ValueError, match=r"no teacher resnet56 for cifar10.*\n.*train-teacher dataset=cifar10"
+    ):
+        cells(load_table("omitted-classes", ["variants=cifar10-9", "seeds=0"]))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +227,8 @@ def test_cells_are_chosen_on_the_command_line():
         (["demo", "seeds=0,0"], ["seeds=0,0", "once"]),
         (["demo", "seed=3"], ["seeds=..."]),
         (["demo", "jobs=0"], ["jobs must be at least 1"]),
+        (["mcmi-fewshot", "variants=6%"], ["there is no variant '6%'", "0.5%, 1%, 10%"]),
+        (["demo", "variants=5%"], ["there is no variant '5%'"]),
         (["demo", "pairs=none:resnet8"], ["TEACHER:STUDENT"]),
         ([], ["kdbench table NAME", "demo"]),
     ],
@@ -103,6 +240,59 @@ def test_mistakes_are_said_before_anything_runs(arguments, words, capsys, tmp_pa
     for word in words:
         assert word in message
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_published_stands_beside_its_row():
+    pair = "vgg13@mcmi-0.2:vgg8"
+    names = {"teacher": "vgg13@mcmi-0.2", "student": "vgg8", "dataset": "cifar100"}
+    teacher = {"name": names["teacher"], "top1": 74.5, "nll": 1.0, "cmi": 0.25}
+    made = [
+        {**record(loss, 70), "names": {**names, "loss": loss}, "teacher": teacher}
+        for loss in ("kd", "at", "wttm")
+    ]
+    page = markdown(load_table("mcmi-lambda", []), made, "kdbench table mcmi-lambda")
+    rows = [line for line in page.splitlines() if line.startswith("| vgg13@mcmi-0.2 -> vgg8")]
+    beside = [line.split("|")[-4].strip() for line in rows]
+    assert beside == ["73.91 (n = 1; ce 0.2, kd 0.8)", "71.98 (n = 1)", ""], pair
+    assert "| published % (best epoch on test) |" in page
+    assert "Published (verified): the lambda sweep of github.com/iclr2024mcmi/ICLRMCMI" in page
+    assert (
+        "Teacher vgg13@mcmi-0.2: 74.50 % test top-1, cross-entropy on test 1.0000 nats, CMI on the training images "
+        "0.2500 nats." in page
+    )
+
+
+@pytest.mark.parametrize(
+    "file", sorted(EXPERIMENTS_DIR.glob("*/published.yaml")), ids=lambda file: file.parent.name
+)
+def test_published_values_are_of_cells_of_their_table(file):
+    table, published = load_table(file.parent.name, []), published_for(file.parent.name)
+    keys = [(value.dataset, value.pair, value.loss, value.protocol) for value in published.values]
+    assert len(set(keys)) == len(keys)
+    for value in published.values:
+        assert value.pair in table.pairs
+        assert value.loss in table.losses
+        assert 0 < value.mean < 100
+
+
+def test_variants_and_ensembles_are_pairs(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDBENCH_HOME", str(tmp_path))
+    from kdbench.teacher.store import stored
+
+    for seed, variant in enumerate(("a", "b")):
+        torch.manual_seed(seed)
+        path = stored("cifar100", f"resnet20@{variant}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(create_model("resnet20", 100), path, {})
+    pairs = "pairs=resnet20@a:resnet8,resnet20@b:resnet8,resnet20@a+resnet20@b:resnet8"
+    table = load_table("demo", [pairs, "losses=kd", "seeds=0"])
+    table.overrides.remove("teacher.checkpoint=shipped")
+    grid = cells(table)
+    assert len({cell.key for cell in grid}) == 3
+    assert "teacher.members=[resnet20@a,resnet20@b]" in grid[2].overrides
+    table.pairs = ["resnet20@mcmi-0.5:resnet8", "vgg13:resnet8"]
+    with pytest.raises(ValueError, match=r"(?s)teacher_loss.weight=0\.5.*teacher=vgg13 schedule=cifar240"):
+        cells(table)
 
 
 def test_runs_of_another_teacher_are_not_taken_for_these(tmp_path):

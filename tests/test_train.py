@@ -67,7 +67,9 @@ def test_the_record_tells_how_each_accuracy_was_chosen(tmp_path, distilled):
     assert stored == json.loads(json.dumps(record))
     assert stored["state"] == "done"
     assert [row["epoch"] for row in stored["results"]["curve"]] == [2, 3]
-    assert set(stored["results"]) == {"last", "best_on_test", "best_validation", "curve"}
+    assert set(stored["results"]) == {"last", "best_on_test", "best_validation", "recall", "curve"}
+    assert sum(stored["results"]["recall"]) / 4 == pytest.approx(stored["results"]["last"]["top1"])
+    assert (stored["protocol"], stored["groups"]) == ("", {})
     assert set(stored["results"]["last"]) == {"epoch", "top1", "top5", "agreement", "ece", "nll"}
     assert {"recipe", "data", "teacher"} == set(stored["hashes"])
     assert stored["teacher"]["top1"] >= 0
@@ -349,3 +351,11 @@ def test_a_sweep_goes_on_after_a_failure(tmp_path):
     assert "not finite" in errors
     states = sorted(json.loads(path.read_text())["state"] for path in tmp_path.glob("*/record.json"))
     assert states == ["done", "failed"]
+
+
+def test_unequal_depths_are_said_in_words_alone(tmp_path, distilled):
+    words = ["student=vgg8", "loss=at", "dataset.train=8", "dataset.test=4", "schedule.epochs=1"]
+    command = [sys.executable, "-m", "kdbench.train", *distilled, *words, f"output={tmp_path}"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "kdbench: at: the student has" in said
+    assert ".py:" not in said

@@ -15,10 +15,10 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 from kdbench.analyze.answers import Answers
 from kdbench.analyze.calibration import calibration_error, equal_mass, equal_width, reliability
 from kdbench.analyze.classes import confusion, largest_confusions, per_class
-from kdbench.analyze.cmi import class_centroids, conditional_mutual_information
 from kdbench.analyze.features import correlation_difference, linear_cka
 from kdbench.analyze.outputs import predictive_kl, renyi_entropy, shannon_entropy, ttm_identity
 from kdbench.metrics import ECE_BINS, confidence
+from kdbench.objectives.mcmi import class_centroids, conditional_mutual_information
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ def collect(side: Side, data: ImageData, split: str) -> Answers:
         features += [outputs.taps[tap].flatten(1).cpu() for tap in taps]
     answers = Answers(torch.cat(logits).double(), torch.cat(features) if features else None)
     if not bool(answers.logits.isfinite().all()):
-        raise ValueError(f"{side.file} answers {split} images of {data.name} with logits that are not finite")
+        raise ValueError(
+            f"{side.title} answers {split} images of {data.name} with logits that are not finite"
+        )
     return answers
 
 

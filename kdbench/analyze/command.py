@@ -21,6 +21,7 @@ from kdbench.core import RunError
 from kdbench.data.module import ImageData
 from kdbench.run import exact_float32
 from kdbench.strict import compose_checked
+from kdbench.teacher.names import known_as
 
 DEFAULT_GAMMA = 0.25
 """The order of Renyi's entropy where no loss names one: 1 / T at the T = 4 of the CIFAR recipes."""
@@ -127,7 +128,7 @@ def _sides(cfg: DictConfig, found: Source, data: ImageData, dataset: str) -> tup
     subject = subject_side("student" if found.is_student else "model", cfg.model, found.file, data)
     if cfg.against:
         return subject, other_side(Path(cfg.against), cfg.model, data)
-    names = {"dataset": dataset, "teacher": cfg.teacher.name, "student": cfg.model.name}
+    names = {"dataset": dataset, "teacher": known_as(cfg.teacher), "student": cfg.model.name}
     return subject, teacher_side(cfg, names, data)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,21 @@ from kdbench.loss import CROSS_ENTROPY, Loss
 from kdbench.models import answer, tap_names, weights_hash
 from kdbench.plan import Plan
 from kdbench.results import RunFolder
-from kdbench.run import load_teacher, teacher_file
 from kdbench.schedule import Schedule
 from kdbench.student.stored import STUDENT, Headed, finished, load_student
+from kdbench.weights import load_teacher, teacher_files
 
 
 @dataclass(frozen=True)
 class Side:
     """A network under analysis, in eval mode.
 
-    role: `student`, `teacher`, `model` (a checkpoint of no run) or `against`. file: where its weights came from.
+    role: `student`, `teacher`, `model` (a checkpoint of no run) or `against`. files: where its weights came from.
     """
 
     role: str
     name: str
-    file: Path
+    files: Sequence[Path]
     hash: str
     module: nn.Module
     answer: Callable[[Batch, tuple[str, ...]], Outputs]
@@ -94,7 +94,7 @@ def subject_side(role: str, node: DictConfig, file: Path, data: ImageData) -> Si
             return module.answer(batch.inputs, taps)
         return answer(module, batch.inputs, taps)
 
-    return Side(role, str(node.name), file, weights_hash(module), module, answered, tap_names(network))
+    return Side(role, str(node.name), (file,), weights_hash(module), module, answered, tap_names(network))
 
 
 def teacher_side(cfg: DictConfig, names: dict[str, str], data: ImageData) -> Side | None:
@@ -105,13 +105,13 @@ def teacher_side(cfg: DictConfig, names: dict[str, str], data: ImageData) -> Sid
     assert isinstance(node, DictConfig)
     planned = Plan(node, names, data, Loss({CROSS_ENTROPY: 1.0}), Schedule(1, 1, 1.0, plan="constant"))
     try:
-        teacher = load_teacher(planned, teacher_file(planned))
+        teacher = load_teacher(planned, teacher_files(planned))
     except ValueError as error:
         raise ValueError(f"{error}\nteacher=none leaves it out") from error
     if teacher is None:
         return None
     taps = tap_names(getattr(teacher, "model", teacher))
-    return Side("teacher", teacher.name, teacher.source, teacher.hash, teacher, teacher, taps)
+    return Side("teacher", teacher.name, teacher.sources, teacher.hash, teacher, teacher, taps)
 
 
 def other_side(path: Path, node: DictConfig, data: ImageData) -> Side:

@@ -109,7 +109,12 @@ def _look(side: Side, data: ImageData, split: str, target: Tensor, gamma: float)
 
 def _said(looked: Looked) -> dict[str, Any]:
     side = looked.side
-    about = {"role": side.role, "model": side.name, "file": side.file.name, "hash": side.hash}
+    about = {
+        "role": side.role,
+        "model": side.name,
+        "file": ", ".join(file.name for file in side.files),
+        "hash": side.hash,
+    }
     return about | looked.measured.numbers
 
 

@@ -1,4 +1,4 @@
-"""Krizhevsky 2009, the authors' own CIFAR-100 files: Python 2 pickles, read without running what they ask."""
+"""Krizhevsky 2009, the authors' own CIFAR files: Python 2 pickles, read without running what they ask."""
 
 import pickle
 from pathlib import Path
@@ -58,20 +58,22 @@ def _load(file: Path) -> dict[str, Any]:
     return {key.decode("latin1") if isinstance(key, bytes) else str(key): content[key] for key in content}
 
 
-def read_batch(file: Path) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, 3, 32, 32] and fine labels int64 [N] of the file `train` or `test`."""
+def read_batch(file: Path, labels_key: str) -> tuple[Tensor, Tensor]:
+    """Images uint8 [N, 3, 32, 32] and labels int64 [N] of a file such as `train` or `data_batch_1`."""
     content = _load(file)
-    data, labels = content.get("data"), content.get("fine_labels")
+    data, labels = content.get("data"), content.get(labels_key)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise DataError(f"{file}: expected 'data' as a uint8 array [N, 3072]; the keys are {sorted(content)}")
     if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
-        raise DataError(f"{file}: expected 'fine_labels' as a list of integers")
+        raise DataError(f"{file}: expected {labels_key!r} as a list of integers")
+    if len(labels) != len(data):
+        raise DataError(f"{file}: {len(data)} images but {len(labels)} labels")
     return torch.from_numpy(data.copy()).view(-1, 3, 32, 32), torch.tensor(labels, dtype=torch.int64)
 
 
-def read_names(file: Path) -> tuple[str, ...]:
-    """The fine label names of the file `meta`, in label order."""
-    names = _load(file).get("fine_label_names")
+def read_names(file: Path, key: str) -> tuple[str, ...]:
+    """The class names of the file `meta` or `batches.meta`, in label order."""
+    names = _load(file).get(key)
     if not isinstance(names, list):
-        raise DataError(f"{file}: expected 'fine_label_names' as a list")
+        raise DataError(f"{file}: expected {key!r} as a list")
     return tuple(name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names)

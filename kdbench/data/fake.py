@@ -2,29 +2,25 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Unpack
 
 import torch
 
 from kdbench.data.images import ImageSet, Splits
-from kdbench.data.module import ImageData
+from kdbench.data.module import ImageData, ImageOptions
 from kdbench.seeding import generator
 
 
 def fake(
     *,
-    seed: int,
-    batch_size: int,
     classes: int = 4,
     train: int = 64,
     test: int = 32,
     size: int = 32,
     data_seed: int = 0,
-    validation: int = 0,
-    validation_seed: int = 0,
-    padding: int = 4,
     mean: Sequence[float] = (0.5, 0.5, 0.5),
     std: Sequence[float] = (0.25, 0.25, 0.25),
-    eval_batch_size: int = 500,
+    **options: Unpack[ImageOptions],
 ) -> ImageData:
     """Noisy copies of one pattern per class; `data_seed` draws them, `seed` only orders them."""
     if min(classes, train, test, size) < 1:
@@ -35,14 +31,10 @@ def fake(
         partial(load_fake, classes, train, test, size, data_seed),
         name="fake",
         label_space=f"fake{classes}",
-        seed=seed,
-        batch_size=batch_size,
-        validation=validation,
-        validation_seed=validation_seed,
-        padding=padding,
+        class_names=_names(classes),
         mean=mean,
         std=std,
-        eval_batch_size=eval_batch_size,
+        **options,
     )
 
 
@@ -53,7 +45,7 @@ def load_fake(classes: int = 4, train: int = 64, test: int = 32, size: int = 32,
     blocks = torch.randint(0, 64, (classes, 3, 4, 4), generator=draw)
     cell = torch.arange(size) * 4 // size
     patterns = colours + blocks[:, :, cell][..., cell]
-    names = tuple(f"class{number}" for number in range(classes))
+    names = _names(classes)
 
     def part(rows: int) -> ImageSet:
         labels = torch.arange(rows) % classes
@@ -61,3 +53,7 @@ def load_fake(classes: int = 4, train: int = 64, test: int = 32, size: int = 32,
         return ImageSet((patterns[labels] + noise).to(torch.uint8), labels, names)
 
     return Splits(part(train), part(test))
+
+
+def _names(classes: int) -> tuple[str, ...]:
+    return tuple(f"class{number}" for number in range(classes))

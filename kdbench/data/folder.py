@@ -3,45 +3,38 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from PIL import Image
 
 from kdbench.data.images import DataError, Encoded, ImageSet, Splits, check_fits, check_set, decode
-from kdbench.data.module import ImageData
+from kdbench.data.module import ImageData, ImageOptions
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def folder(
     *,
-    seed: int,
-    batch_size: int,
     path: str,
     size: int = 64,
-    validation: int = 0,
-    validation_seed: int = 0,
-    padding: int = 4,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
-    eval_batch_size: int = 500,
+    **options: Unpack[ImageOptions],
 ) -> ImageData:
     """An image tree held in memory, resized to `size` pixels square; named after its folder."""
-    if not Path(path).expanduser().is_dir():
+    root = Path(path).expanduser()
+    if not root.is_dir():
         raise DataError(f"dataset.path={path}: there is no such folder")
-    name = Path(path).expanduser().resolve().name
+    name, train = root.resolve().name, root / "train"
     return ImageData(
         partial(load_folder, path, size),
         name=name,
         label_space=name,
-        seed=seed,
-        batch_size=batch_size,
-        validation=validation,
-        validation_seed=validation_seed,
-        padding=padding,
+        class_names=[entry.name for entry in _visible(train)] if train.is_dir() else None,
         mean=mean,
         std=std,
-        eval_batch_size=eval_batch_size,
+        **options,
     )
 
 

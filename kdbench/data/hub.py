@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
 from kdbench.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from kdbench.data.images import DataError, Encoded, ImageSet, Splits, check_fits, check_set, decode
-from kdbench.data.module import ImageData
+from kdbench.data.module import ImageData, ImageOptions
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -25,8 +25,6 @@ _PATIENCE = 4.0
 
 def hub(
     *,
-    seed: int,
-    batch_size: int,
     name: str,
     config_name: str | None = None,
     image_column: str | None = None,
@@ -34,26 +32,18 @@ def hub(
     train_split: str = "train",
     test_split: str | None = None,
     size: int = 64,
-    validation: int = 0,
-    validation_seed: int = 0,
-    padding: int = 4,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
-    eval_batch_size: int = 500,
+    **options: Unpack[ImageOptions],
 ) -> ImageData:
     """A hub data set held in memory, resized to `size` pixels square."""
     return ImageData(
         partial(load_hub, name, size, config_name, image_column, label_column, train_split, test_split),
         name=name,
         label_space=name.strip("/").replace("/", "--"),
-        seed=seed,
-        batch_size=batch_size,
-        validation=validation,
-        validation_seed=validation_seed,
-        padding=padding,
         mean=mean,
         std=std,
-        eval_batch_size=eval_batch_size,
+        **options,
     )
 
 
@@ -79,7 +69,8 @@ def load_hub(
         raise DataError(f"{name} has no column {', '.join(unknown)}; it has {', '.join(train.column_names)}")
     classes = _class_names(train, label)
     check_fits(len(train) + len(test), size)
-    return Splits(*(_decoded(part, image, label, classes, size, name) for part in (train, test)))
+    whole = (image, label, classes, size, name)
+    return Splits(_decoded(train, *whole), _decoded(test, *whole))
 
 
 def _fetch(name: str, config_name: str | None) -> DatasetDict:

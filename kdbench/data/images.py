@@ -1,5 +1,6 @@
 """Labelled images in memory: their types, their checks, and the decoding of image files."""
 
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -36,10 +37,24 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """What every data set offers; both parts have the same classes and image size."""
+    """What every data set offers; both parts have the same classes and image size.
+
+    authors_order: whether the images come in the order of the files that the data set's authors distribute.
+    """
 
     train: ImageSet
     test: ImageSet
+    authors_order: bool = False
+
+
+def fingerprint(splits: Splits) -> str:
+    """sha256 of the pixels and labels of both parts, in their order."""
+    digest = hashlib.sha256()
+    for part in (splits.train, splits.test):
+        digest.update(repr(tuple(part.images.shape)).encode())
+        digest.update(part.images.contiguous().numpy())
+        digest.update(part.labels.numpy())
+    return digest.hexdigest()
 
 
 def check_set(part: ImageSet, where: str, rows: int | None = None) -> ImageSet:

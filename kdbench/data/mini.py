@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import pyarrow.compute as pc
 
-from kdbench.data.cifar import CLASSES, MEAN, STD
+from kdbench.data.cifar import CIFAR100
 from kdbench.data.images import ImageSet, Splits, check_set
-from kdbench.data.module import ImageData
+from kdbench.data.module import ImageData, ImageOptions
 from kdbench.data.parquet import image_set, read_rows
 
 FILE = Path(__file__).parent / "mini" / "cifar100_mini.parquet"
@@ -16,28 +17,19 @@ PER_CLASS = {"train": 20, "test": 10}
 
 def cifar100_mini(
     *,
-    seed: int,
-    batch_size: int,
-    validation: int = 0,
-    validation_seed: int = 0,
-    padding: int = 4,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
-    eval_batch_size: int = 500,
+    mean: Sequence[float] = CIFAR100.mean,
+    std: Sequence[float] = CIFAR100.std,
+    **options: Unpack[ImageOptions],
 ) -> ImageData:
     """The shipped subset; its labels are CIFAR-100's, so teachers of CIFAR-100 serve it."""
     return ImageData(
         load_mini,
         name="cifar100_mini",
         label_space="cifar100",
-        seed=seed,
-        batch_size=batch_size,
-        validation=validation,
-        validation_seed=validation_seed,
-        padding=padding,
+        class_names=CIFAR100.classes,
         mean=mean,
         std=std,
-        eval_batch_size=eval_batch_size,
+        **options,
     )
 
 
@@ -50,5 +42,5 @@ def _part(split: str) -> ImageSet:
     table = read_rows([FILE], ("split", "img", "fine_label"))
     rows = table.filter(pc.equal(table.column("split"), split))
     where = f"{FILE}, {split}"
-    part = image_set(rows, "img", "fine_label", CLASSES, 32, where)
-    return check_set(part, where, PER_CLASS[split] * len(CLASSES))
+    part = image_set(rows, "img", "fine_label", CIFAR100.classes, 32, where)
+    return check_set(part, where, PER_CLASS[split] * len(CIFAR100.classes))

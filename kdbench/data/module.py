@@ -1,9 +1,8 @@
 """A data set as a LightningDataModule: resident tensors, stateless order and views, no worker processes."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Required, Unpack
 
 import torch
 from lightning import LightningDataModule
@@ -19,12 +18,27 @@ from kdbench.data.augment import (
     view_of,
     zero_pad,
 )
-from kdbench.data.images import Splits
-from kdbench.data.split import slot_samples, validation_cut
+from kdbench.data.images import Splits, fingerprint
+from kdbench.data.protocol import Protocol, ProtocolOptions
+from kdbench.data.split import validation_cut
 from kdbench.data.strong import randaugment_cutout
 from kdbench.seeding import derive, generator
 
-_RESIDENT = ("_train", "_train_labels", "_test", "_test_labels", "_subset", "_held_out", "_mean", "_std")
+_RESIDENT = (
+    *("_train", "_train_labels", "_test", "_test_labels"),
+    *("_index", "_occurrence", "_subset", "_held_out", "_mean", "_std"),
+)
+
+
+class ImageOptions(ProtocolOptions, total=False):
+    """What every data set of images takes beside arguments of its own, and hands on to `ImageData`."""
+
+    seed: Required[int]
+    batch_size: Required[int]
+    validation: int
+    validation_seed: int
+    padding: int
+    eval_batch_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +75,28 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class _Epoch:
-    """The slots of one epoch in their order: int64 [slots] each."""
+    """The rows that one epoch shows, in their order: int64 [rows] each.
+
+    Step s has those from starts[s] to starts[s + 1].
+    """
 
     number: int
     index: Tensor
     occurrence: Tensor
     view: View
+    starts: list[int]
 
 
 class ImageData(LightningDataModule):
     """Images of one data set on one device, and their batches as a function of (seed, epoch, step).
 
-    `load` is called by `setup`, nothing before. After `setup`: classes, num_classes, train_size (without the
-    validation part), steps_per_epoch, fingerprint (of the full data, before any cut), facts. splits is what
+    `load` is called by `setup`, nothing before. After `setup`: classes, num_classes, train_size (the different images
+    that are trained on), steps_per_epoch, fingerprint (of the full clean data, before any cut), facts, protocol (in
+    words, empty for the plain data) and groups (classes whose mean recall is reported, by name). splits is what
     `eval_batch` can show, eval_splits what runs are evaluated on.
+
+    class_names: where they are known before anything is loaded, omit_classes are checked at once.
+    protocol: see `Protocol`; it applies to what the validation cut leaves.
     """
 
     position: tuple[int, int] = (1, 0)
@@ -92,13 +114,18 @@ class ImageData(LightningDataModule):
         batch_size: int,
         mean: Sequence[float],
         std: Sequence[float],
+        class_names: Sequence[str] | None = None,
         validation: int = 0,
         validation_seed: int = 0,
         padding: int = 4,
         eval_batch_size: int = 500,
+        **protocol: Unpack[ProtocolOptions],
     ) -> None:
         super().__init__()
         _check_arguments(batch_size, eval_batch_size, validation, padding, mean, std)
+        self._protocol = Protocol(**protocol)
+        if class_names is not None:
+            self._protocol.omitted(class_names)
         self.name, self.label_space = name, label_space
         self.seed, self.validation_seed = seed, validation_seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -112,7 +139,7 @@ class ImageData(LightningDataModule):
         self._ready = False
 
     def setup(self, stage: str | None = None) -> None:
-        """Load and cut the data, once. DataError: missing or broken; ValueError: impossible `validation`."""
+        """Load and cut the data, once. DataError: missing or broken; ValueError: an impossible cut or protocol."""
         if self._ready:
             return
         splits = self._load()
@@ -120,20 +147,31 @@ class ImageData(LightningDataModule):
         self.classes = train.classes
         self.num_classes = len(train.classes)
         self.fingerprint = fingerprint(splits)
-        self._subset, self._held_out = validation_cut(
+        kept, self._held_out = validation_cut(
             train.labels, train.classes, self.validation, self.validation_seed
         )
+        training = self._protocol.apply(train.labels, train.classes, kept)
+        self.protocol = self._protocol.title(train.classes, splits.authors_order)
+        self.groups = training.groups
+        self._index, self._occurrence, self._shown = training.index, training.occurrence, training.shown
+        self._subset = training.trained
         self.train_size = len(self._subset)
-        self.steps_per_epoch = -(-self.train_size // self.batch_size)
+        self.steps_per_epoch = -(-len(self._index) // self.batch_size)
         self._size = (train.images.shape[2], train.images.shape[3])
-        self._train, self._train_labels = zero_pad(train.images, self.padding), train.labels
+        self._train, self._train_labels = zero_pad(train.images, self.padding), training.labels
         self._test, self._test_labels = zero_pad(test.images, 0), test.labels
         self._ready = True
 
     @property
     def facts(self) -> Facts:
-        """The labels are the full training set's, which `Batch.index` counts in, also where a part is held out."""
+        """The labels are the full training set's, which `Batch.index` counts in, as the student is told them."""
         return Facts(self.num_classes, self._train_labels.cpu(), self._subset.cpu())
+
+    @property
+    def train_images(self) -> Tensor:
+        """All training images as they are: uint8 [N, 3, H, W], a view of what is resident."""
+        height, width = self._size
+        return self._train[..., self.padding : self.padding + height, self.padding : self.padding + width]
 
     @property
     def device(self) -> torch.device:
@@ -148,18 +186,30 @@ class ImageData(LightningDataModule):
         return self
 
     def train_batch(self, epoch: int, step: int, views: Sequence[str] = ()) -> Batch:
-        """The augmented batch of one optimiser step, with further views of its rows; the last may be smaller."""
+        """The augmented batch of one optimiser step, with further views of its rows.
+
+        The last may be smaller; with omit=loop any may be, and may have no row at all.
+        """
         if epoch < 1 or not 0 <= step < self.steps_per_epoch:
             last = self.steps_per_epoch - 1
             raise ValueError(f"epochs count from 1 and steps from 0 to {last}, got {epoch} and {step}")
         order = self._order(epoch)
-        rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        rows = slice(order.starts[step], order.starts[step + 1])
         view = View(order.view.dy[rows], order.view.dx[rows], order.view.flip[rows])
         index = order.index[rows]
         more = {name: self._more[name](epoch, index, order.occurrence[rows]) for name in views}
         return Batch(
             self.train_inputs(index, view), self._train_labels[index], index, view, epoch, step, more
         )
+
+    def rows(self, epoch: int, start: int, stop: int) -> int:
+        """How many images the steps [start, stop) of an epoch show."""
+        starts = self._order(epoch).starts
+        return starts[stop] - starts[start]
+
+    def steps_with_rows(self, epoch: int) -> int:
+        """How many of the epoch's steps show anything."""
+        return len(set(self._order(epoch).starts)) - 1
 
     def train_inputs(self, index: Tensor, view: View) -> Tensor:
         """These views of training images `index` [B]: float32 [B, 3, H, W], normalised, channels_last."""
@@ -188,8 +238,8 @@ class ImageData(LightningDataModule):
     def planned_views(self, seed: int, epochs: int) -> Tensor:
         """The keys of all views that a run with this seed will draw, int64, ascending, each once."""
         drawn = torch.zeros(self.all_views, dtype=torch.bool)
-        slots = torch.arange(self.train_size, device=self.device)
-        index, occurrence = slot_samples(slots, self._subset)
+        shown = self._shown.nonzero().flatten().to(self.device)
+        index, occurrence = self._index[shown], self._occurrence[shown]
         for epoch in range(1, epochs + 1):
             view = draw_view(seed, epoch, index, occurrence, self.padding)
             drawn[self.view_keys(index, view).cpu()] = True
@@ -254,25 +304,19 @@ class ImageData(LightningDataModule):
     def _order(self, epoch: int) -> _Epoch:
         """Drawn for a whole epoch at once, so that a step is a slice: fewer kernels, the same numbers."""
         if self._epoch is None or self._epoch.number != epoch:
-            order = torch.randperm(self.train_size, generator=generator(self.seed, "order", epoch))
-            index, occurrence = slot_samples(order.to(self.device), self._subset)
+            order = torch.randperm(len(self._index), generator=generator(self.seed, "order", epoch))
+            shown = self._shown[order]
+            ends = (torch.arange(1, self.steps_per_epoch + 1) * self.batch_size).clamp(max=len(order))
+            starts = [0, *shown.cumsum(0)[ends - 1].tolist()]
+            slots = order[shown].to(self.device)
+            index, occurrence = self._index[slots], self._occurrence[slots]
             view = draw_view(self.seed, epoch, index, occurrence, self.padding)
-            self._epoch = _Epoch(epoch, index, occurrence, view)
+            self._epoch = _Epoch(epoch, index, occurrence, view, starts)
         return self._epoch
 
     def _plain(self, index: Tensor) -> Tensor:
         centre = torch.full_like(index, self.padding)
         return self.train_inputs(index, View(centre, centre, torch.zeros_like(index)))
-
-
-def fingerprint(splits: Splits) -> str:
-    """sha256 of the pixels and labels of both parts, in their order."""
-    digest = hashlib.sha256()
-    for part in (splits.train, splits.test):
-        digest.update(repr(tuple(part.images.shape)).encode())
-        digest.update(part.images.contiguous().numpy())
-        digest.update(part.labels.numpy())
-    return digest.hexdigest()
 
 
 def _check_arguments(

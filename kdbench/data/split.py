@@ -1,11 +1,13 @@
-"""Which training images an epoch shows, and which are held out for selection."""
+"""Which training images an epoch shows, which are held out for selection, and what a protocol makes of the rest."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from kdbench.seeding import generator
+from kdbench.seeding import derive, draw_integers, generator
+
+_BITS = 53
 
 
 def slot_samples(slot: Tensor, subset: Tensor) -> tuple[Tensor, Tensor]:
@@ -19,8 +21,7 @@ def slot_samples(slot: Tensor, subset: Tensor) -> tuple[Tensor, Tensor]:
 def validation_cut(labels: Tensor, classes: Sequence[str], size: int, seed: int) -> tuple[Tensor, Tensor]:
     """Indices kept for training and indices held out (`size` of them), ascending, int64.
 
-    Stratified: every class gives its share (Adams apportionment: the next image always comes from the class
-    of which the smallest part was taken so far, so every class gives one). Which images, and ties: by `seed`.
+    Stratified, as `stratified_order` takes them; which images, and ties: by `seed`.
     """
     if size == 0:
         return torch.arange(len(labels)), torch.arange(0)
@@ -29,15 +30,83 @@ def validation_cut(labels: Tensor, classes: Sequence[str], size: int, seed: int)
             f"validation must be 0, or at least {len(classes)} (one image of each class) and fewer than the "
             f"{len(labels)} training images, got {size}"
         )
-    shuffled = torch.randperm(len(labels), generator=generator(seed, "validation"))
-    counts = torch.bincount(labels, minlength=len(classes))
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[by_class]]
-    taken = torch.empty(len(labels), dtype=torch.float64)
-    taken[by_class] = rank / counts[labels[by_class]].double()
-    chosen = shuffled[taken[shuffled].argsort(stable=True)]
+    chosen = stratified_order(labels, generator(seed, "validation"))
     held_out, kept = chosen[:size].sort().values, chosen[size:].sort().values
     left = torch.bincount(labels[kept], minlength=len(classes))
     if empty := [classes[label] for label in (left == 0).nonzero().flatten().tolist()]:
         raise ValueError(f"validation={size} leaves no training image of {', '.join(empty[:5])}")
     return kept, held_out
+
+
+def stratified_order(labels: Tensor, draw: torch.Generator) -> Tensor:
+    """All positions in an order of which every beginning is stratified: int64 [N].
+
+    Adams apportionment: the next image always comes from the class of which the smallest part was taken so far,
+    so every class gives one before any gives two. A longer beginning holds every shorter one.
+    """
+    shuffled, rank = _shuffled(labels, draw)
+    taken = rank / torch.bincount(labels)[labels].double()
+    return shuffled[taken[shuffled].argsort(stable=True)]
+
+
+def long_tail(labels: Tensor, profile: Sequence[int], draw: torch.Generator) -> Tensor:
+    """Positions of at most profile[c] images of each class c, drawn anew for each class: int64, ascending."""
+    _, rank = _shuffled(labels, draw)
+    return (rank < torch.tensor(profile)[labels]).nonzero().flatten()
+
+
+def exponential_profile(largest: int, classes: int, imbalance: float) -> list[int]:
+    """Images of each class: n_c = largest * imbalance^(-c / (C - 1)), rounded down, but 1 at least.
+
+    As Cao et al. 2019 (LDAM) make CIFAR-LT, where the classes fall in the order of their labels.
+    """
+    if classes == 1:
+        return [largest]
+    return [max(1, int(largest * (1 / imbalance) ** (c / (classes - 1)))) for c in range(classes)]
+
+
+def symmetric_noise(labels: Tensor, index: Tensor, among: Sequence[int], rate: float, seed: int) -> Tensor:
+    """`labels` [N] with those at `index` replaced, each with probability `rate`, by another class of `among`.
+
+    Every image at `index` must be of a class of `among`; the other class is uniform. An image's label is a function
+    of (seed, its index) alone, so that it is the same in every subset that has the image.
+    """
+    change = draw_integers(derive(seed, "label noise"), index, below=2**_BITS).double() < rate * 2**_BITS
+    changed = index[change]
+    step = draw_integers(derive(seed, "label noise", "class"), changed, below=max(1, len(among) - 1))
+    possible = torch.tensor(among)
+    noisy = labels.clone()
+    noisy[changed] = possible[(torch.searchsorted(possible, labels[changed]) + 1 + step) % len(among)]
+    return noisy
+
+
+def groups_by_frequency(counts: Tensor, groups: int, thresholds: Sequence[int] | None = None) -> Tensor:
+    """The group of each class, 0 for the most frequent: int64 [C].
+
+    counts: training images of each class [C]. Equal shares of the classes by rank (ties in their order) where
+    there are no thresholds; else a class has passed every threshold that its count is not above.
+    """
+    if thresholds is None:
+        rank = counts.argsort(descending=True, stable=True).argsort()
+        return rank * groups // len(counts)
+    return (counts[:, None] <= torch.tensor(thresholds)).sum(dim=1)
+
+
+def head_medium_tail(counts: Tensor) -> Tensor:
+    """0, 1 or 2 (head, medium, tail) for each class by its number of training images [C]: int64 [C].
+
+    More than 100 images, 20 to 100, fewer than 20 (Liu et al. 2019, OLTR); thirds of the classes by rank where that
+    leaves a group empty, as it does on CIFAR-10-LT and on every small data set.
+    """
+    usual = groups_by_frequency(counts, 3, thresholds=(100, 19))
+    return usual if len(set(usual.tolist())) == 3 else groups_by_frequency(counts, 3)
+
+
+def _shuffled(labels: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """All positions in a random order, and each position's rank in that order among its own class: int64 [N] both."""
+    shuffled = torch.randperm(len(labels), generator=draw)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    counts = torch.bincount(labels)
+    rank = torch.empty_like(labels)
+    rank[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[by_class]]
+    return shuffled, rank

@@ -90,7 +90,7 @@ def rectified_stage(blocks: nn.Sequential, x: Tensor, stage: str, tap: Tap) -> T
     """A stage whose blocks leave their last ReLU to the caller, so that its input can be tapped."""
     *inner, last = blocks
     for block in inner:
-        x = F.relu(block(x))
+        x = F.relu_(block(x))
     x = tap(f"{stage}.pre", last(x))
     return tap(stage, F.relu(x))
 

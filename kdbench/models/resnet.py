@@ -41,9 +41,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the sum before the block's last ReLU."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        total: Tensor = self.bn2(self.conv2(y)) + self.downsample(x)
-        return total
+        y = F.relu_(self.bn1(self.conv1(x)))
+        total: Tensor = self.bn2(self.conv2(y))
+        return total.add_(self.downsample(x))
 
 
 class Bottleneck(nn.Module):
@@ -62,10 +62,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the sum before the block's last ReLU."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
-        total: Tensor = self.bn3(self.conv3(y)) + self.shortcut(x)
-        return total
+        y = F.relu_(self.bn1(self.conv1(x)))
+        y = F.relu_(self.bn2(self.conv2(y)))
+        total: Tensor = self.bn3(self.conv3(y))
+        return total.add_(self.shortcut(x))
 
 
 def basic_stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -101,7 +101,7 @@ class ResNet(Network):
 
     def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
         """Logits [N, C] of images [N, 3, H, W]."""
-        x = tap("stem", F.relu(self.bn1(self.conv1(x))))
+        x = tap("stem", F.relu_(self.bn1(self.conv1(x))))
         x = rectified_stage(self.layer1, x, "stage1", tap)
         x = rectified_stage(self.layer2, x, "stage2", tap)
         x = rectified_stage(self.layer3, x, "stage3", tap)
@@ -135,7 +135,7 @@ class ResNet50(Network):
 
     def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
         """Logits [N, C] of images [N, 3, H, W]."""
-        x = tap("stem", F.relu(self.bn1(self.conv1(x))))
+        x = tap("stem", F.relu_(self.bn1(self.conv1(x))))
         x = rectified_stage(self.layer1, x, "stage1", tap)
         x = rectified_stage(self.layer2, x, "stage2", tap)
         x = rectified_stage(self.layer3, x, "stage3", tap)

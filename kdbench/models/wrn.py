@@ -31,9 +31,10 @@ class WideBlock(nn.Module):
 
     def forward(self, x: Tensor, normed: Tensor | None = None) -> Tensor:
         """[N, C, H, W] -> the raw sum. `normed` is bn1(x) where the caller has it already."""
-        active = F.relu(self.bn1(x) if normed is None else normed)
-        y: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
-        return y + (x if self.convShortcut is None else self.convShortcut(active))
+        # what was made here may be overwritten; `normed` is tapped
+        active = F.relu_(self.bn1(x)) if normed is None else F.relu(normed)
+        y: Tensor = self.conv2(F.relu_(self.bn2(self.conv1(active))))
+        return y.add_(x if self.convShortcut is None else self.convShortcut(active))
 
 
 class WideStage(nn.Module):

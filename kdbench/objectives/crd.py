@@ -48,8 +48,8 @@ class CRD(Objective):
     disagreements = (
         "RepDistiller draws negatives without replacement in the data loader; here they are drawn on the "
         "device, with replacement, as a function of (epoch, step, sample).",
-        "RepDistiller draws among and divides by the full training set; here it is the samples trained on, "
-        "which differ where some are held out.",
+        "RepDistiller draws among and divides by the full training set, MCMI's few-shot runs too; here it is the "
+        "samples trained on, which differ where some are held out or left out by a protocol.",
     )
     needs = ("pooled", "labels", "index", "epoch")
     student_taps = teacher_taps = ("pooled",)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
+from kdbench.data.split import groups_by_frequency
 from kdbench.divergences import kl
 
 
@@ -46,18 +47,6 @@ def decouple_groups(logits: Tensor, group: Tensor, groups: int) -> tuple[Tensor,
     log_sums = logits[:, None].masked_fill(outside, -torch.inf).logsumexp(dim=-1)
     tops = tops - tops.amax(dim=-1, keepdim=True)
     return F.log_softmax(tops + log_sums, dim=-1), logits - log_sums[:, group]
-
-
-def groups_by_frequency(counts: Tensor, groups: int, thresholds: Sequence[int] | None = None) -> Tensor:
-    """The group of each class, 0 for the most frequent: int64 [C].
-
-    counts: training images of each class [C]. Equal shares of the classes by rank (ties in their order) where
-    there are no thresholds; else a class has passed every threshold that its count is not above.
-    """
-    if thresholds is None:
-        rank = counts.argsort(descending=True, stable=True).argsort()
-        return rank * groups // len(counts)
-    return (counts[:, None] <= torch.tensor(thresholds)).sum(dim=1)
 
 
 class LTKD(Objective):

@@ -36,15 +36,15 @@ def store_ahead(batches: Sequence[Batch], threads: int, console: Console) -> Non
 def images_asked(batches: Sequence[Batch], filling: Filling) -> int:
     """How many images the teacher would be shown in training only because nothing is stored: those of processes in
     which every loss would be served (another one asks it live, and then for all)."""
-    asked = 0
+    data, asked = filling.data, 0
     for batch in batches:
         plans = [cell.planned for cell in batch if cell.planned.loss.needs_teacher]
         if (
             plans
-            and plans[0].cfg.teacher.name == filling.teacher.name
+            and plans[0].names["teacher"] == filling.teacher.name
             and all(p.asks_for_logits for p in plans)
         ):
-            asked += plans[0].cfg.trainer.max_epochs * filling.data.train_size
+            asked += plans[0].cfg.trainer.max_epochs * data.rows(1, 0, data.steps_per_epoch)
     return asked
 
 

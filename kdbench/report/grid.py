@@ -14,15 +14,18 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.config import CONF_DIR
 from kdbench.plan import Plan, plan, recipe_hash
 from kdbench.results import digest, file_hash, records
-from kdbench.run import teacher_file
 from kdbench.strict import compose_checked, unknown
+from kdbench.teacher.names import chosen_by
+from kdbench.weights import teacher_files
 
 
 @dataclass
 class Table:
-    """conf/table/NAME.yaml: the grid pairs x losses x seeds, and how its runs are started.
+    """conf/table/NAME.yaml: the grid pairs x variants x losses x seeds, and how its runs are started.
 
-    pairs: `teacher:student`. overrides: what all runs have on their command line.
+    pairs: `teacher:student`; a teacher may be a variant, `resnet56@mcmi-0.25`, or several, `resnet56+wrn_40_2`.
+    overrides: what all runs have on their command line. variants: what some have beside that, by a name for them (a
+    protocol, a schedule); the runs have none where there are no variants.
     jobs: processes side by side; threads: CPU threads of each.
     cohort: the most runs that one process trains side by side on the same teacher calls; 1 for none.
     cache: store the teacher's answers ahead, where that costs less than asking it anew.
@@ -34,6 +37,7 @@ class Table:
     losses: list[str]
     seeds: list[int]
     overrides: list[str] = field(default_factory=list)
+    variants: dict[str, list[str]] = field(default_factory=dict)
     jobs: int = 1
     threads: int = 1
     cohort: int = 8
@@ -53,11 +57,13 @@ class Cell:
     seed: int
     overrides: tuple[str, ...]
     key: str
+    variant: str = ""
 
     @property
     def title(self) -> str:
         """The cell in a few words."""
-        return f"{self.loss}, {self.pair.replace(':', ' -> ')}, seed {self.seed}"
+        variant = f"{self.variant}, " if self.variant else ""
+        return f"{self.loss}, {self.pair.replace(':', ' -> ')}, {variant}seed {self.seed}"
 
 
 def tables() -> list[str]:
@@ -85,6 +91,8 @@ def load_table(name: str, arguments: list[str]) -> Table:
                 raise ValueError(f"{argument}: a table has pairs=TEACHER:STUDENT,... losses=... seeds=...")
             if key not in table:
                 table.overrides.append(argument)
+            elif key == "variants":
+                table.variants = _chosen(table.variants, value.split(","))
             else:
                 table[key] = value.split(",") if Table.__annotations__[key].startswith("list") else value
     except OmegaConfBaseException as error:
@@ -93,6 +101,13 @@ def load_table(name: str, arguments: list[str]) -> Table:
     assert isinstance(loaded, Table)
     _check(loaded)
     return loaded
+
+
+def _chosen(variants: dict[str, list[str]], names: list[str]) -> dict[str, list[str]]:
+    for name in names:
+        if name not in variants:
+            raise ValueError(unknown(name, name, variants).replace("unknown key", "there is no variant"))
+    return {name: variants[name] for name in names}
 
 
 def _check(table: Table) -> None:
@@ -111,23 +126,33 @@ def _check(table: Table) -> None:
 
 def cells(table: Table) -> list[Cell]:
     """Every run of the grid, checked: a mistake in any is a ValueError before the first one starts."""
-    teachers: dict[str, str] = {}
+    teachers: dict[tuple[Path, ...], str] = {}
+    missing: dict[str, None] = {}
+    variants = table.variants or {"": []}
     grid = []
-    for seed, pair, loss in itertools.product(table.seeds, table.pairs, table.losses):
+    for seed, pair, variant, loss in itertools.product(table.seeds, table.pairs, variants, table.losses):
         teacher, _, student = pair.partition(":")
         overrides = [
             *table.overrides,
-            f"teacher={teacher}",
+            *variants[variant],
+            *chosen_by(teacher),
             f"student={student}",
             f"loss={loss}",
             f"seed={seed}",
         ]
         overrides += [f"table_name={table.name}", f"output={table.output}/runs", f"threads={table.threads}"]
         planned = plan(compose_checked("train", overrides), {"dataset": "", "loss": loss})
-        if teacher not in teachers:
-            teachers[teacher] = file_hash(teacher_file(planned))
-        key = _key(pair, recipe_hash(planned), teachers[teacher], planned.config["dataset"])
-        grid.append(Cell(planned, pair, loss, seed, tuple(overrides), key))
+        try:
+            files = tuple(teacher_files(planned).values())
+        except ValueError as error:
+            missing[str(error)] = None
+            continue
+        if files not in teachers:
+            teachers[files] = file_hash(*files)
+        key = _key(pair, recipe_hash(planned), teachers[files], planned.config["dataset"])
+        grid.append(Cell(planned, pair, loss, seed, tuple(overrides), key, variant))
+    if missing:
+        raise ValueError("\n".join(missing))
     return grid
 
 

@@ -44,13 +44,15 @@ def batches(table: Table, cells: Sequence[Cell]) -> list[Batch]:
 
 
 def _products(cells: Sequence[Cell]) -> list[Batch]:
-    """The cells in groups that are all pairs of some losses and some students: what one command line can say."""
-    losses: dict[str, tuple[str, ...]] = {}
+    """The cells in groups of one variant that are all pairs of some losses and some students: what one command line
+    can say."""
+    losses: dict[tuple[str, str], tuple[str, ...]] = {}
     for cell in cells:
-        losses[cell.pair] = (*losses.get(cell.pair, ()), cell.loss)
-    groups: dict[tuple[str, ...], Batch] = {}
+        place = cell.variant, cell.pair
+        losses[place] = (*losses.get(place, ()), cell.loss)
+    groups: dict[tuple[str, tuple[str, ...]], Batch] = {}
     for cell in cells:
-        groups.setdefault(losses[cell.pair], []).append(cell)
+        groups.setdefault((cell.variant, losses[cell.variant, cell.pair]), []).append(cell)
     return list(groups.values())
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,75 +14,35 @@ from rich.table import Table as RichTable
 
 from kdbench.config import register
 from kdbench.files import write_atomically
+from kdbench.metrics import in_groups
 from kdbench.report.ahead import store_ahead
 from kdbench.report.grid import Cell, Table, cells, found, load_table, tables
+from kdbench.report.published import published_for
+from kdbench.report.rows import PLAIN, Row, columns, summarise, value_beside
 from kdbench.report.running import Outcome, batches, run_missing
-
-
-@dataclass(frozen=True)
-class Row:
-    """One loss on one pair over the seeds: accuracies in per cent, of the last epoch."""
-
-    pair: str
-    loss: str
-    top1: list[float]
-    agreement: float
-    best_on_test: float
-    seconds: float
-
-    @property
-    def mean(self) -> float:
-        """Of top-1 at the last epoch."""
-        return statistics.fmean(self.top1)
-
-    @property
-    def std(self) -> float | None:
-        """The sample standard deviation (n - 1); None for a single run."""
-        return statistics.stdev(self.top1) if len(self.top1) > 1 else None
-
-    def cells(self) -> list[str]:
-        """The row as text, in the order of HEADINGS."""
-        std = f" ± {self.std:.2f}" if self.std is not None else ""
-        return [
-            self.pair.replace(":", " -> "),
-            self.loss,
-            f"{self.mean:.2f}{std}",
-            str(len(self.top1)),
-            f"{self.best_on_test:.2f}",
-            f"{self.agreement:.1f}",
-            f"{self.seconds:.0f}",
-        ]
-
-
-HEADINGS = ("pair", "loss", "last top-1 %", "n", "best_on_test %", "agreement %", "training s")
-
-
-def summarise(records: list[dict[str, Any]]) -> list[Row]:
-    """A row for each pair and loss that has at least one finished run, in the order of the records."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for record in records:
-        names = record["names"]
-        if record["state"] == "done":
-            groups.setdefault((f"{names['teacher']}:{names['student']}", names["loss"]), []).append(record)
-    return [_row(pair, loss, runs) for (pair, loss), runs in groups.items()]
-
-
-def _row(pair: str, loss: str, runs: list[dict[str, Any]]) -> Row:
-    last = [run["results"]["last"] for run in runs]
-    best = statistics.fmean(run["results"]["best_on_test"]["top1"] for run in runs)
-    agreement = statistics.fmean(row["agreement"] for row in last)
-    seconds = statistics.fmean(run["seconds"] + run.get("stage", {}).get("seconds", 0) for run in runs)
-    return Row(pair, loss, [row["top1"] for row in last], agreement, best, seconds)
 
 
 def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
     """The whole page."""
-    lines = [f"# {table.title}", "", table.caption.strip(), "", *_teachers(records), ""]
-    lines += [f"| {' | '.join(HEADINGS)} |", "|---|---|" + "--:|" * (len(HEADINGS) - 2)]
-    lines += [f"| {' | '.join(row.cells())} |" for row in summarise(records)]
+    rows, published = summarise(records), published_for(table.name)
+    shown = columns(rows, published)
+    lines = [f"# {_title(table, rows)}", "", table.caption.strip(), "", *_teachers(records), ""]
+    lines.append(f"| {' | '.join(column.heading for column in shown)} |")
+    lines.append(f"|{'|'.join('---' if column.is_name else '--:' for column in shown)}|")
+    lines += [f"| {' | '.join(column.text(row) for column in shown)} |" for row in rows]
+    compares = published and (not published.values or any(value_beside(row, published) for row in rows))
+    about = [published.about, ""] if published and compares else []
     return "\n".join(
-        [*lines, "", *_larger(records), _footer(records, command), "", "![chart](table.png)", ""]
+        [*lines, "", *_larger(records), *about, _footer(records, command), "", "![chart](table.png)", ""]
     )
+
+
+def _title(table: Table, rows: list[Row]) -> str:
+    """The table's title, with the protocol of its runs."""
+    protocols = {row.protocol for row in rows}
+    if len(protocols) > 1:
+        return f"{table.title} (several protocols)"
+    return f"{table.title} ({protocol})" if (protocol := "".join(protocols)) else table.title
 
 
 def _larger(records: list[dict[str, Any]]) -> list[str]:
@@ -104,7 +62,17 @@ def _teachers(records: list[dict[str, Any]]) -> list[str]:
     teachers = {
         record["teacher"]["name"]: record["teacher"] for record in records if record["state"] == "done"
     }
-    return [f"Teacher {name}: {teacher['top1']:.2f} % test top-1." for name, teacher in teachers.items()]
+    return [
+        f"Teacher {name}: {teacher['top1']:.2f} % test top-1{in_groups(teacher)}{_spread(teacher)}"
+        + (f"; trained under: {teacher['protocol']}." if teacher.get("protocol") else ".")
+        for name, teacher in teachers.items()
+    ]
+
+
+def _spread(teacher: dict[str, Any]) -> str:
+    """Cross-entropy and CMI, of teachers that kdbench has trained."""
+    said = {"nll": "cross-entropy on test", "cmi": "CMI on the training images"}
+    return "".join(f", {words} {teacher[key]:.4f} nats" for key, words in said.items() if key in teacher)
 
 
 def _footer(records: list[dict[str, Any]], command: str) -> str:
@@ -120,7 +88,7 @@ def _footer(records: list[dict[str, Any]], command: str) -> str:
         f"Made by `{command}` on {machines} ({all_of(record['threads'] for record in records)} thread(s) a run), "
         f"torch {all_of(record['versions']['torch'] for record in records)}, "
         f"commit {all_of(record['commit'] for record in records)}. Training times leave out start and evaluation."
-        f"{_shared(records)}{_stored(records)}"
+        f"{_shared(records)}{_stored(records)}{_protocols(records)}"
     )
 
 
@@ -145,6 +113,12 @@ def _stored(records: list[dict[str, Any]]) -> str:
     return f" The teacher's answers were read from a cache ({', '.join(storages)}): {', '.join(losses)}."
 
 
+def _protocols(records: list[dict[str, Any]]) -> str:
+    """What the students saw of the training set, where that is not all of it as it is."""
+    said = list(dict.fromkeys(record.get("protocol", "") for record in records))
+    return f" Protocols: {' | '.join(name or PLAIN for name in said)}." if any(said) else ""
+
+
 def picture(table: Table, rows: list[Row], path: Path) -> None:
     """Every run as a dot and every mean as a bar, as PNG."""
     import matplotlib as mpl
@@ -153,14 +127,14 @@ def picture(table: Table, rows: list[Row], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 0.45 * len(rows) + 1.6), layout="constrained")
-    several = len({row.pair for row in rows}) > 1
-    names = [f"{row.loss} ({row.pair.replace(':', ' -> ')})" if several else row.loss for row in rows]
+    shown = [column for column in columns(rows) if column.is_name and len(set(map(column.text, rows))) > 1]
+    names = [", ".join(column.text(row) for column in shown) or row.loss for row in rows]
     axes.barh(names, [row.mean for row in rows], color="#b8cbe0")
     for name, row in zip(names, rows, strict=True):
         axes.plot(row.top1, [name] * len(row.top1), "o", color="#1f3f66", markersize=4)
     axes.invert_yaxis()
     axes.set_xlabel("test top-1 % at the last epoch; bar: mean, dots: seeds")
-    axes.set_title(table.title, loc="left", fontsize=10)
+    axes.set_title(_title(table, rows), loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -181,7 +155,7 @@ def main(arguments: list[str]) -> int:
     started = time.monotonic()
     outcomes = _run(console, table, grid)
     records = found(table)
-    mine = [records[cell.key] for cell in grid if cell.key in records]
+    mine = [{**records[cell.key], "variant": cell.variant} for cell in grid if cell.key in records]
     done = sum(record["state"] == "done" for record in mine)
     failed = [outcome for outcome in outcomes if outcome.failure]
     _show(console, table, mine)
@@ -218,14 +192,16 @@ def _run(console: Console, table: Table, grid: list[Cell]) -> list[Outcome]:
 
 
 def _show(console: Console, table: Table, records: list[dict[str, Any]]) -> None:
-    rows = summarise(records)
+    rows, published = summarise(records), published_for(table.name)
     first = 0 if len({row.pair for row in rows}) > 1 else 1  # the same pair in every row says nothing
     view = RichTable()
-    for heading in HEADINGS[first:]:
-        view.add_column(heading, justify="left" if heading in ("pair", "loss") else "right", no_wrap=True)
+    shown = columns(rows, published)[first:]
+    for column in shown:
+        justify: Any = "left" if column.is_name else "right"
+        view.add_column(column.heading, justify=justify, no_wrap=not column.is_name, overflow="fold")
     for row in rows:
-        view.add_row(*row.cells()[first:])
-    console.print(table.title, highlight=False)
+        view.add_row(*(column.text(row) for column in shown))
+    console.print(_title(table, rows), highlight=False)
     console.print(view)
     for line in (table.caption.strip(), *_teachers(records)):
         console.print(line, highlight=False)
@@ -236,6 +212,8 @@ def _write(console: Console, table: Table, records: list[dict[str, Any]], comman
     folder = Path(table.output)
     kept = (
         "names",
+        "variant",
+        "protocol",
         "seed",
         "state",
         "results",

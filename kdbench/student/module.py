@@ -15,11 +15,15 @@ from torch import Tensor, nn
 from kdbench.core import Batch, Outputs, RunError
 from kdbench.data.module import Chunk, EvalChunk, ImageData
 from kdbench.metrics import Scores
-from kdbench.seeding import derive
+from kdbench.seeding import begin_draws, derive
 from kdbench.student.clock import Clock
 from kdbench.student.student import Student
+from kdbench.student.survey import Surveys
 from kdbench.teacher.cache import CachedTeacher
 from kdbench.teacher.live import LiveTeacher
+
+Parts = dict[int, dict[str, Tensor]]
+"""What a loss came to by optimiser step, and in it by part."""
 
 
 class Interrupted(RunError):  # noqa: N818 - not an error: what was asked for
@@ -57,10 +61,11 @@ class StudentModule(LightningModule):
         self.stop_requested = False
         self.position = min(student.progress.position for student in students)
         """(epoch, step) of the next batch."""
+        self._surveys = Surveys(data, seed, bf16)
         self._on_failure = on_failure
         self._failed: set[Student] = set()
         places = list(itertools.product(students, data.eval_splits))
-        self.scores = nn.ModuleList(Scores(data.num_classes) for _ in places)
+        self.scores = nn.ModuleList(Scores(data.num_classes, data.groups) for _ in places)
         self._place = {key: number for number, key in enumerate(places)}
         self._teacher_logits: dict[tuple[str, int], Tensor] = {}
         self._saved_at = time.monotonic()
@@ -107,12 +112,12 @@ class StudentModule(LightningModule):
     def training_step(self, chunk: Chunk, _: int) -> None:
         """Run the optimiser steps of a chunk; stop between two of them when asked to."""
         started, clock = time.perf_counter(), Clock(self.device)
-        parts: dict[Student, list[dict[str, Tensor]]] = {student: [] for student in self._in_epoch}
+        parts: dict[Student, Parts] = {student: {} for student in self._in_epoch}
         step = chunk.start
         while step < chunk.stop and not self.stop_requested:
             self._optimise(chunk.epoch, step, parts, clock)
             step += 1
-        self._account(step, parts, clock, started)
+        self._account(chunk.epoch, step, parts, clock, started)
         self.position = chunk.epoch, step
         if step == self.data.steps_per_epoch:
             return  # the end of the epoch evaluates and saves
@@ -144,6 +149,7 @@ class StudentModule(LightningModule):
                 f"{split}/{key}": value for split, scores in scored.items() for key, value in scores.items()
             }
             student.progress.curve.append({"epoch": student.progress.epoch, **row})
+            student.progress.recall = self._scores(student, "test").recall
             top1.append(row["test/top1"])
         if top1:
             self.live["top1"] = statistics.fmean(top1)
@@ -152,7 +158,9 @@ class StudentModule(LightningModule):
         """Close the epoch: its row in the curve, the best weights so far, the checkpoint."""
         for student in self._in_epoch:
             with self._by_itself(student):
-                student.close_epoch(self.data.steps_per_epoch)
+                student.close_epoch(
+                    self.data.steps_per_epoch, self.data.steps_with_rows(student.progress.epoch)
+                )
         self.position = self.position[0] + 1, 0
         self.data.position = self.position
         if self.stop_requested:
@@ -187,12 +195,13 @@ class StudentModule(LightningModule):
             if len(self._failed) == len(self.students):
                 raise
 
-    def _optimise(
-        self, epoch: int, step: int, parts: dict[Student, list[dict[str, Tensor]]], clock: Clock
-    ) -> None:
-        """One optimiser step, on the batch of this position, of every student that has come to it."""
+    def _optimise(self, epoch: int, step: int, parts: dict[Student, Parts], clock: Clock) -> None:
+        """One optimiser step, on the batch of this position, of every student that has come to it.
+
+        None where the protocol leaves the batch without a row.
+        """
         students = [one for one in self._in_epoch if one.progress.step <= step]
-        if not students:
+        if not students or not self.data.rows(epoch, step, step + 1):
             return
         views = dict.fromkeys(view for student in students for view in student.loss.views)
         batch = self.data.train_batch(epoch, step, tuple(views))
@@ -200,14 +209,15 @@ class StudentModule(LightningModule):
         optimizers = self._optimizers()
         for student in students:
             with self._by_itself(student), clock.lap(student):
-                parts[student].append(self._step(student, optimizers[student], batch, answers.get(student)))
+                parts[student][step] = self._step(student, optimizers[student], batch, answers.get(student))
 
     def _step(
         self, student: Student, optimizer: torch.optim.Optimizer, batch: Batch, teacher: Outputs | None
     ) -> dict[str, Tensor]:
         """One optimiser step of one student: the values of its loss."""
+        self._surveys.before(student, batch.epoch, batch.step)
         # dropout and its like: the same draw whoever trains alongside, and after a resume
-        torch.manual_seed(derive(self.seed, "step", batch.epoch, batch.step))
+        begin_draws(derive(self.seed, "step", batch.epoch, batch.step), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             answer = student.answer(batch)
         total, values = student.loss(answer, teacher, batch)
@@ -234,29 +244,26 @@ class StudentModule(LightningModule):
         return {student: answers[source] for student, source in sources.items() if source is not None}
 
     def _account(
-        self, stop: int, parts: dict[Student, list[dict[str, Tensor]]], clock: Clock, started: float
+        self, epoch: int, stop: int, parts: dict[Student, Parts], clock: Clock, started: float
     ) -> None:
         """Look at a chunk's losses (once: on a GPU this waits), and let every student move on to `stop`."""
         taken = {one: values for one, values in parts.items() if values and one not in self._failed}
+        rows = {student: _by_part(steps) for student, steps in taken.items()}
+        shared = time.perf_counter() - started - sum(clock.seconds(student) for student in parts)
+        for student, steps in taken.items():
+            seconds = clock.seconds(student) + shared * len(steps) / sum(map(len, taken.values()))
+            images = self.data.rows(epoch, min(steps), stop)
+            with self._by_itself(student):
+                student.take_steps(
+                    list(steps), rows[student], seconds, images, stop, self.data.steps_per_epoch
+                )
+        for student in set(parts) - self._failed:
+            student.progress.step = max(student.progress.step, stop)  # also where no batch had a row
         if not taken:
             return
-        rows = {
-            student: {key: torch.stack([row[key] for row in values]).tolist() for key in values[0]}
-            for student, values in taken.items()
-        }
-        shared = time.perf_counter() - started - sum(clock.seconds(student) for student in parts)
-        for student, values in taken.items():
-            steps = range(stop - len(values), stop)
-            seconds = clock.seconds(student) + shared * len(values) / sum(map(len, taken.values()))
-            images = self._rows_before(steps.stop) - self._rows_before(steps.start)
-            with self._by_itself(student):
-                student.take_steps(steps, rows[student], seconds, images, self.data.steps_per_epoch)
-        images = self._rows_before(stop) - self._rows_before(stop - max(map(len, taken.values())))
+        images = self.data.rows(epoch, min(map(min, taken.values())), stop)
         self.live["loss"] = statistics.fmean(statistics.fmean(rows[student]["total"]) for student in taken)
         self.live["images_per_second"] = images / (time.perf_counter() - started)
-
-    def _rows_before(self, step: int) -> int:
-        return min(step * self.data.batch_size, self.data.train_size)
 
     def _remembered_teacher(self, chunk: EvalChunk, batch: Batch) -> Tensor | None:
         """The teacher's logits [N, C] on a chunk of a split; asked once, as they never change."""
@@ -270,7 +277,7 @@ class StudentModule(LightningModule):
     @torch.no_grad()
     def _score_teacher(self) -> dict[str, float]:
         """The teacher's own accuracy on the test split, in per cent."""
-        scores = Scores(self.data.num_classes).to(self.data.device)
+        scores = Scores(self.data.num_classes, self.data.groups).to(self.data.device)
         for chunk in self.data.eval_chunks("test"):
             batch = self.data.eval_batch(chunk.split, chunk.start, chunk.stop)
             logits = self._remembered_teacher(chunk, batch)
@@ -292,3 +299,9 @@ class StudentModule(LightningModule):
         self.save()
         epoch, step = self.position
         raise Interrupted(f"stopped at epoch {epoch}, step {step}, with a checkpoint")
+
+
+def _by_part(steps: Parts) -> dict[str, list[float]]:
+    return {
+        key: torch.stack([row[key] for row in steps.values()]).tolist() for key in next(iter(steps.values()))
+    }

@@ -95,4 +95,4 @@ def _head(network: nn.Module, file: Path, data: ImageData) -> Loss:
 def _shape_of(teacher: Mapping[str, Any], data: ImageData) -> LiveTeacher:
     """A network such as the run's teacher, with any weights: `bind` asks it for shapes, and the file has the rest."""
     network = create_model(teacher["name"], data.num_classes, options=teacher.get("options"))
-    return LiveTeacher(teacher["name"], network, Path(), {})
+    return LiveTeacher(teacher["name"], network, (), {})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Facts, Outputs, Probes, RunError
-from kdbench.loss import Loss
+from kdbench.loss import CROSS_ENTROPY, Loss
 from kdbench.models import answer_batch, classifier, save_weights, tap_names
 from kdbench.results import RunFolder
 from kdbench.schedule import Schedule
@@ -33,6 +34,8 @@ class Progress:
     """Of the loss parts over the steps of this epoch."""
     curve: list[dict[str, Any]] = field(default_factory=list)
     """A row per evaluated epoch."""
+    recall: list[float | None] = field(default_factory=list)
+    """Of each class on the test split, in per cent, at the last evaluation."""
 
     @property
     def position(self) -> tuple[int, int]:
@@ -146,28 +149,38 @@ class Student(nn.Module):
             save_weights(head, self.folder.path / f"{name}.predictor.safetensors", about)
 
     def take_steps(
-        self, steps: range, rows: Mapping[str, list[float]], seconds: float, images: int, steps_per_epoch: int
+        self,
+        steps: Sequence[int],
+        rows: Mapping[str, list[float]],
+        seconds: float,
+        images: int,
+        stop: int,
+        steps_per_epoch: int,
     ) -> None:
-        """Move on by consecutive steps of this epoch, given their losses by part; refuse what is not a number."""
+        """Move on to the step `stop` of this epoch, given the losses by part of the steps that had rows.
+
+        Refuses what is not a number.
+        """
         progress = self.progress
         self._refuse_non_finite(rows, steps)
+        self._refuse_divergence(rows, steps)
         for key, values in rows.items():
             progress.sums[key] = progress.sums.get(key, 0.0) + sum(values)
         progress.seconds += seconds
         progress.images += images
-        progress.step = steps.stop
-        row: dict[str, Any] = {"epoch": progress.epoch, "step": steps.stop}
+        progress.step = stop
+        row: dict[str, Any] = {"epoch": progress.epoch, "step": stop}
         row |= {f"train/{key}": sum(values) / len(values) for key, values in rows.items()}
         row["images_per_second"] = images / seconds
-        row["lr"] = self.schedule.lr_at(progress.epoch, steps.stop - 1, steps_per_epoch)
+        row["lr"] = self.schedule.lr_at(progress.epoch, stop - 1, steps_per_epoch)
         self._report(row, steps_per_epoch)
 
-    def close_epoch(self, steps_per_epoch: int) -> None:
+    def close_epoch(self, steps_per_epoch: int, steps_with_rows: int) -> None:
         """Put the epoch's row into the curve, keep the weights if they are the best, and begin the next epoch."""
         progress = self.progress
         evaluated = bool(progress.curve) and progress.curve[-1]["epoch"] == progress.epoch
         row: dict[str, Any] = progress.curve[-1] if evaluated else {"epoch": progress.epoch}
-        row |= {f"train/{key}": value / steps_per_epoch for key, value in progress.sums.items()}
+        row |= {f"train/{key}": value / steps_with_rows for key, value in progress.sums.items()}
         if evaluated:
             self.keep_best()
         self._report(row, steps_per_epoch)
@@ -181,7 +194,7 @@ class Student(nn.Module):
                 {key: value for key, value in row.items() if key != "step"}, step=position
             )
 
-    def _refuse_non_finite(self, rows: Mapping[str, list[float]], steps: range) -> None:
+    def _refuse_non_finite(self, rows: Mapping[str, list[float]], steps: Sequence[int]) -> None:
         """Name the first step with a total that is not a number, and the loss parts; the last checkpoint stays."""
         for number, (step, total) in enumerate(zip(steps, rows["total"], strict=True)):
             if math.isfinite(total):
@@ -191,6 +204,22 @@ class Student(nn.Module):
             named = ", ".join(f"{key} = {value}" for key, value in (bad or {"total": total}).items())
             where = f"epoch {self.progress.epoch}, step {step}"
             raise RunError(f"the loss is not finite at {where}: {named}; {self.folder.last_state_words()}")
+
+    def _refuse_divergence(self, rows: Mapping[str, list[float]], steps: Sequence[int]) -> None:
+        """Stop where a term that can fall without end has taken the network with it.
+
+        The measure is ln C, the cross-entropy of knowing nothing: no conditional mutual information is larger.
+        """
+        limit = math.log(self.about["num_classes"])
+        for name in (name for name, term in self.loss.terms.items() if not term.bounded):
+            means = {key: statistics.fmean(rows[key]) for key in (CROSS_ENTROPY, name) if key in rows}
+            if means.get(CROSS_ENTROPY, 0.0) > limit and -means[name] > limit:
+                said = ", ".join(f"{key} = {value:.3f}" for key, value in means.items())
+                where = f"epoch {self.progress.epoch}, steps {steps[0]} to {steps[-1]}"
+                raise RunError(
+                    f"diverged at {where}: {said} on average, and ln C = {limit:.3f}; a smaller weight of {name} or a "
+                    f"smaller learning rate may help; {self.folder.last_state_words()}"
+                )
 
     def keep_best(self) -> None:
         """Remember the weights of the epoch just evaluated if it is the best on the validation part so far."""
@@ -228,8 +257,8 @@ class Student(nn.Module):
         self._optimizer_state = state["optimizer"]
 
     def results(self) -> dict[str, Any]:
-        """The accuracies so far under the names that say how the epoch was chosen; none of a first stage that
-        looks at the teacher alone."""
+        """The accuracies so far under the names that say how the epoch was chosen, and the last epoch's recall of
+        each class; none of a first stage that looks at the teacher alone."""
         curve = self.progress.curve
         if not curve:
             return {}
@@ -240,7 +269,7 @@ class Student(nn.Module):
         if "validation/top1" in curve[-1]:
             best = max(curve, key=lambda row: row["validation/top1"])
             results["best_validation"] = {**_on_test(best), "validation_top1": best["validation/top1"]}
-        return {**results, "curve": curve}
+        return {**results, "recall": self.progress.recall, "curve": curve}
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Give a fresh optimiser the state that `restore` found."""

@@ -87,7 +87,9 @@ class Filling:
                 if self.keys is not None:
                     write_atomically(folder / KEYS, self.keys.numpy().tobytes())
                 self._write(done, say)
-                self._seal(time.perf_counter() - started)
+                files = [LOGITS] if self.keys is None else [LOGITS, KEYS]
+                sums = {name: checksum(folder / name) for name in files}
+                self.seal(time.perf_counter() - started, sums)
         return Cache(folder)
 
     def found(self) -> Cache | None:
@@ -144,9 +146,11 @@ class Filling:
             )
         return stored
 
-    def _seal(self, seconds: float) -> None:
-        """The card is the commit: before it nobody reads the cache, after it nobody writes it."""
-        names = [LOGITS] if self.keys is None else [LOGITS, KEYS]
+    def seal(self, seconds: float, sums: dict[str, str]) -> None:
+        """The card is the commit: before it nobody reads the cache, after it nobody writes it.
+
+        sums: SHA-256 of the files by name.
+        """
         card: dict[str, Any] = {
             "subject": subject(self.teacher, self.data),
             "teacher": self.teacher.name,
@@ -154,11 +158,11 @@ class Filling:
             "storage": self.storage,
             "rows": self.rows,
             "complete": self.keys is None,
-            "sha256": {name: checksum(self.folder / name) for name in names},
+            "sha256": sums,
             "seconds": seconds,
             **provenance(),
         }
-        for name in names:
+        for name in sums:
             (self.folder / name).chmod(0o444)
         write_atomically(self.folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
         (self.folder / _NOTE).unlink(missing_ok=True)

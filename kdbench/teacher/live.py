@@ -1,6 +1,6 @@
 """The live teacher: a trained network that answers each batch itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from kdbench.core import Batch, Outputs
 from kdbench.models import answer_batch, create_model, load_weights, weights_hash
+from kdbench.teacher.names import full_name
 
 CacheMode = Literal["auto", "off", "require"]
 
@@ -16,8 +17,8 @@ CacheMode = Literal["auto", "off", "require"]
 class LiveTeacher(nn.Module):
     """A frozen network in eval mode. Its answers carry no gradient.
 
-    name: as on the command line; source: the file its weights came from; about: what that file says of them;
-    bf16: answer under bfloat16 autocast; cache: whether stored answers may, must or must not take its place in
+    name: as in the teacher store, with its variant; sources: the files its weights came from; about: what they say of
+    them; bf16: answer under bfloat16 autocast; cache: whether stored answers may, must or must not take its place in
     training (kdbench.teacher.cache).
     """
 
@@ -25,13 +26,13 @@ class LiveTeacher(nn.Module):
         self,
         name: str,
         model: nn.Module,
-        source: Path,
+        sources: Sequence[Path],
         about: Mapping[str, Any],
         bf16: bool = False,
         cache: CacheMode = "auto",
     ) -> None:
         super().__init__()
-        self.name, self.source, self.about, self.bf16 = name, source, dict(about), bf16
+        self.name, self.sources, self.about, self.bf16 = name, tuple(sources), dict(about), bf16
         self.cache = cache
         self.model = model.requires_grad_(False).eval()
         self.hash = weights_hash(model)
@@ -54,8 +55,13 @@ def live_teacher(
     options: Mapping[str, Any] | None = None,
     bf16: bool = False,
     cache: CacheMode = "auto",
+    variant: str | None = None,
+    init: str | None = None,
 ) -> LiveTeacher:
-    """The trained network `name` with the weights in the file `checkpoint`; ValueError where it does not fit."""
+    """The trained network `name` with the weights in the file `checkpoint`; ValueError where it does not fit.
+
+    variant: which one of this name; init: where its training starts, which says nothing of one that is trained.
+    """
     if checkpoint is None:
         raise ValueError(
             f"the teacher {name} has no checkpoint; kdbench.teacher.store.locate finds one by name"
@@ -63,7 +69,7 @@ def live_teacher(
     model = create_model(name, num_classes, options=options)
     about = load_weights(model, Path(checkpoint))
     model = model.to(memory_format=torch.channels_last)
-    return LiveTeacher(name, model, Path(checkpoint), about, bf16, cache)
+    return LiveTeacher(full_name(name, variant), model, [Path(checkpoint)], about, bf16, cache)
 
 
 def no_teacher(name: str = "none", **_: Any) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.data.module import ImageData
+from kdbench.metrics import class_spread
+from kdbench.objectives.mcmi import MCMI
 from kdbench.student.module import StudentModule
 from kdbench.student.student import Student
 from kdbench.teacher.store import put
@@ -17,11 +19,28 @@ class TeacherModule(StudentModule):
     def __init__(self, network: Student, data: ImageData, seed: int, **settings: Any) -> None:
         super().__init__([network], None, data, seed, **settings)
 
+    def on_validation_epoch_end(self) -> None:
+        """Add cross-entropy and CMI on the training images as they are. After the last epoch; with an objective on the
+        CMI at each evaluation."""
+        super().on_validation_epoch_end()
+        (network,) = self.runs
+        watched = [term for term in network.loss.terms.values() if isinstance(term, MCMI)]
+        last = self.trainer.current_epoch + 1 == self.trainer.max_epochs
+        if not (watched or last):
+            return
+        fixed = watched[0].centroids if watched else None
+        seen = class_spread(network.model, self.data, "train", self.bf16, fixed)
+        network.progress.curve[-1] |= {f"training/{key}": value for key, value in seen.items()}
+
 
 def store(network: Student, record: dict[str, Any]) -> Path:
-    """Put a trained network into the store, with a card made from the record of its run."""
-    last, about = record["results"]["last"], network.about
+    """Put a trained network into the store, with a card made from the record of its run.
+
+    The card has the accuracies and the cross-entropy on test, and the CMI on the training images.
+    """
+    last, curve, about = record["results"]["last"], record["results"]["curve"], network.about
     kept = ("seed", "config", "hashes", "versions", "commit", "machine", "threads", "started", "seconds")
-    card = {**about, "epoch": last["epoch"], "top1": last["top1"], "top5": last["top5"]}
+    card = {**about, **{key: last[key] for key in ("epoch", "top1", "top5", "nll") if key in last}}
+    card |= {"cmi": curve[-1]["training/cmi"]} if "training/cmi" in curve[-1] else {}
     card |= {key: record[key] for key in kept}
-    return put(network.model, about["label_space"], about["model"], card)
+    return put(network.model, about["label_space"], about["teacher"], card)

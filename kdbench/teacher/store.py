@@ -9,8 +9,12 @@ from torch import nn
 
 from kdbench.files import write_atomically
 from kdbench.models import save_weights
+from kdbench.results import records
 
 SHIPPED = Path(__file__).parent / "shipped"
+
+WEIGHTS = "student.safetensors"
+"""The network of a run's last epoch, in its folder."""
 
 
 def home() -> Path:
@@ -29,15 +33,17 @@ def shipped(label_space: str, name: str) -> Path:
     return SHIPPED / label_space / f"{name}.safetensors"
 
 
-def locate(name: str, label_space: str, checkpoint: str | None, command: str) -> Path:
-    """The file with a teacher's weights: `checkpoint` (`shipped` asks for the package's own), else the store's,
-    else the package's. Raises ValueError with the `command` that trains it."""
-    if checkpoint == "shipped":
-        candidates = [shipped(label_space, name)]
-    elif checkpoint is not None:
-        candidates = [Path(checkpoint)]
-    else:
-        candidates = [stored(label_space, name), shipped(label_space, name)]
+def locate(
+    name: str, label_space: str, checkpoint: str | None, command: str, key: str = "teacher.checkpoint"
+) -> Path:
+    """The file with the weights of the teacher of that (full) name: `checkpoint`, which is a file, a run's folder, or
+    `store` or `shipped` (the package's own); else the store's, else the package's.
+
+    Raises ValueError with the `command` that trains it."""
+    kept = {"store": stored(label_space, name), "shipped": shipped(label_space, name)}
+    candidates = [*kept.values()] if checkpoint is None else [kept.get(checkpoint) or Path(checkpoint)]
+    if candidates[0].is_dir():
+        return finished_run(candidates[0])[0] / WEIGHTS
     for path in candidates:
         if path.is_file():
             return path
@@ -45,8 +51,27 @@ def locate(name: str, label_space: str, checkpoint: str | None, command: str) ->
     raise ValueError(
         f"no teacher {name} for {label_space}: looked for {looked}. Train it with\n"
         f"  {command}\n"
-        f"or give a checkpoint of your own: teacher.checkpoint=FILE"
+        f"or give a checkpoint of your own: {key}=FILE"
     )
+
+
+def finished_run(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """(run folder, record) of the finished run in `folder`, or of the only one below it.
+
+    ValueError where there is none, or more than one, or where its network does not answer by itself.
+    """
+    runs = [(path, record) for path, record in records(folder) if not record.get("is_stage")]
+    done = [(path, record) for path, record in runs if record["state"] == "done"]
+    if len(done) != 1:
+        found = ", ".join(f"{path.name} ({record['state']})" for path, record in runs) or "none"
+        raise ValueError(f"{folder} should be or hold one finished run; runs there: {found}")
+    ((path, record),) = done
+    if path.joinpath("student.predictor.safetensors").is_file():
+        raise ValueError(
+            f"{path} is a student that answers with a head of its loss ({record['names']['loss']}), "
+            f"without which it cannot be a teacher"
+        )
+    return path, record
 
 
 def check_free(label_space: str, name: str, hashes: dict[str, str]) -> None:

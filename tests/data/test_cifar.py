@@ -5,6 +5,7 @@ import pickle
 import struct
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,9 +17,12 @@ import torch
 from PIL import Image
 
 from kdbench.data import cifar
-from kdbench.data.cifar import CLASSES, load_cifar100
+from kdbench.data.cifar import CIFAR10, CIFAR100, load_cifar
 from kdbench.data.images import DataError
 
+KINDS = pytest.mark.parametrize("kind", [CIFAR100, CIFAR10], ids=lambda kind: kind.name)
+CLASSES = CIFAR100.classes
+load_cifar100 = partial(load_cifar, CIFAR100)
 REAL = os.environ.get("KDBENCH_DATA")
 ROWS = {"train": 200, "test": 100}
 
@@ -39,8 +43,8 @@ def pixels(split: str) -> np.ndarray:
     return np.random.default_rng(len(split)).integers(0, 256, (ROWS[split], 32, 32, 3), dtype=np.uint8)
 
 
-def labels(split: str) -> list[int]:
-    return [row * 7 % 100 for row in range(ROWS[split])]
+def labels(split: str, kind=CIFAR100) -> list[int]:
+    return [row * 7 % len(kind.classes) for row in range(ROWS[split])]
 
 
 def png(image: np.ndarray) -> bytes:
@@ -49,13 +53,14 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_parquet(folder: Path, split: str, names=CLASSES, **changed) -> None:
+def write_parquet(folder: Path, split: str, kind=CIFAR100, names=None, **changed) -> None:
+    image, label, *further = kind.columns
     columns = {
-        "img": [{"bytes": png(image), "path": None} for image in pixels(split)],
-        "fine_label": labels(split),
-        "coarse_label": [0] * ROWS[split],
+        image: [{"bytes": png(image), "path": None} for image in pixels(split)],
+        label: labels(split, kind),
+        **{name: [0] * ROWS[split] for name in further},
     } | changed
-    features = {"fine_label": {"names": list(names), "_type": "ClassLabel"}}
+    features = {label: {"names": list(names or kind.classes), "_type": "ClassLabel"}}
     table = pa.table(columns).replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": features}})}
     )
@@ -63,13 +68,17 @@ def write_parquet(folder: Path, split: str, names=CLASSES, **changed) -> None:
     pq.write_table(table.slice(120), folder / f"{split}-00001-of-00002.parquet")
 
 
-@pytest.fixture
-def hub_layout(tmp_path):
-    folder = tmp_path / "cifar100"
+def as_on_the_hub(root: Path, kind) -> Path:
+    folder = root / kind.name
     folder.mkdir()
     for split in ROWS:
-        write_parquet(folder, split)
+        write_parquet(folder, split, kind)
     return folder
+
+
+@pytest.fixture
+def hub_layout(tmp_path):
+    return as_on_the_hub(tmp_path, CIFAR100)
 
 
 class Python2Pickler(pickle._Pickler):
@@ -95,42 +104,98 @@ def as_python3(protocol):
     return lambda content: pickle.dumps({k.encode(): v for k, v in content.items()}, protocol=protocol)
 
 
-def write_python(folder: Path, dump=as_python2) -> Path:
+def write_python(folder: Path, dump=as_python2, kind=CIFAR100) -> Path:
+    """As the authors lay it out: CIFAR-10 has its training images in five files."""
     folder.mkdir(parents=True)
-    for split in ROWS:
-        rows = pixels(split).transpose(0, 3, 1, 2).reshape(-1, 3072)
-        content = {"data": rows, "fine_labels": labels(split), "coarse_labels": [0], "filenames": ["a.png"]}
-        (folder / split).write_bytes(dump(content))
-    (folder / "meta").write_bytes(dump({"fine_label_names": list(CLASSES)}))
+    further = {"batch_label": "training batch 1 of 5", "coarse_labels": [0], "filenames": ["a.png"]}
+    for split, names in kind.files.items():
+        rows = pixels(split).transpose(0, 3, 1, 2).reshape(len(names), -1, 3072)
+        parts = np.array(labels(split, kind)).reshape(len(names), -1).tolist()
+        for name, some, theirs in zip(names, rows, parts, strict=True):
+            (folder / name).write_bytes(dump({"data": some, kind.labels: theirs, **further}))
+    (folder / kind.names).write_bytes(dump({kind.names_key: list(kind.classes), "num_vis": 3072}))
     return folder
 
 
-def is_the_data(splits) -> bool:
+def is_the_data(splits, kind=CIFAR100) -> bool:
     return all(
         torch.equal(part.images, torch.from_numpy(pixels(split)).permute(0, 3, 1, 2))
-        and part.labels.tolist() == labels(split)
-        and part.classes == CLASSES
+        and part.labels.tolist() == labels(split, kind)
+        and part.classes == kind.classes
         for split, part in (("train", splits.train), ("test", splits.test))
     )
 
 
-def test_parquet_by_path(hub_layout):
-    assert is_the_data(load_cifar100(str(hub_layout)))
-    assert is_the_data(load_cifar100(str(hub_layout.parent)))
+@KINDS
+def test_parquet_by_path(tmp_path, kind):
+    folder = as_on_the_hub(tmp_path, kind)
+    for path in (folder, folder.parent):
+        splits = load_cifar(kind, str(path))
+        assert is_the_data(splits, kind)
+        assert not splits.authors_order
 
 
-def test_parquet_by_the_environment(hub_layout, monkeypatch):
-    monkeypatch.setenv("KDBENCH_DATA", str(hub_layout.parent))
-    assert is_the_data(load_cifar100())
-
-
-@pytest.mark.parametrize("dump", [as_python2, as_python3(2), as_python3(4), as_python3(5)])
-@pytest.mark.parametrize("inner", [".", "cifar-100-python"])
-def test_the_authors_files(tmp_path, monkeypatch, dump, inner):
-    write_python(tmp_path / "cifar100" / inner, dump)
+@KINDS
+def test_parquet_by_the_environment(tmp_path, monkeypatch, kind):
+    as_on_the_hub(tmp_path, kind)
     monkeypatch.setenv("KDBENCH_DATA", str(tmp_path))
-    assert is_the_data(load_cifar100())
-    assert is_the_data(load_cifar100(str(tmp_path / "cifar100")))
+    assert is_the_data(load_cifar(kind), kind)
+
+
+@KINDS
+@pytest.mark.parametrize("dump", [as_python2, as_python3(2), as_python3(4), as_python3(5)])
+@pytest.mark.parametrize("inner", [True, False])
+def test_the_authors_files(tmp_path, monkeypatch, dump, inner, kind):
+    write_python(tmp_path / kind.name / (kind.folder if inner else "."), dump, kind)
+    monkeypatch.setenv("KDBENCH_DATA", str(tmp_path))
+    for splits in (load_cifar(kind), load_cifar(kind, str(tmp_path / kind.name))):
+        assert is_the_data(splits, kind)
+        assert splits.authors_order, "`first` images are those of the papers"
+
+
+def test_the_names_of_cifar10s_files():
+    """As in the authors' archive."""
+    assert CIFAR10.files["train"] == tuple(f"data_batch_{number}" for number in (1, 2, 3, 4, 5))
+    assert (CIFAR10.files["test"], CIFAR10.names) == (("test_batch",), "batches.meta")
+    assert (CIFAR10.labels, CIFAR10.names_key, CIFAR10.folder) == (
+        "labels",
+        "label_names",
+        "cifar-10-batches-py",
+    )
+    assert (CIFAR10.hub_name, CIFAR10.columns) == ("uoft-cs/cifar10", ("img", "label"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("data_batch_3", None, "data_batch_3: refused or unreadable"),
+        (
+            "data_batch_3",
+            {"data": np.zeros((40, 3072), np.uint8), "fine_labels": [0] * 40},
+            "expected 'labels' as",
+        ),
+        ("data_batch_3", {"data": np.zeros((39, 3072), np.uint8), "labels": [0] * 39}, "200 rows, found 199"),
+        (
+            "data_batch_3",
+            {"data": np.zeros((40, 3072), np.uint8), "labels": [0] * 39},
+            "40 images but 39 labels",
+        ),
+        (
+            "test_batch",
+            {"data": np.zeros((100, 3072), np.uint8), "labels": [10] * 100},
+            r"0\.\.9, found 10\.\.10",
+        ),
+        ("batches.meta", {"label_names": list(CIFAR10.classes)[::-1]}, "not those of CIFAR-10, in its order"),
+        ("batches.meta", {}, "expected 'label_names' as a list"),
+    ],
+)
+def test_wrong_files_of_cifar10(tmp_path, name, content, message):
+    folder = write_python(tmp_path / "c", kind=CIFAR10)
+    (folder / name).unlink() if content is None else (folder / name).write_bytes(as_python2(content))
+    with pytest.raises(DataError, match=message) as caught:
+        load_cifar(CIFAR10, str(folder))
+    for words in ("CIFAR-10 cannot be loaded", "$KDBENCH_DATA/cifar10", "data_batch_5", "uoft-cs/cifar10"):
+        assert words in str(caught.value)
 
 
 def test_the_path_wins_over_the_environment_and_parquet_over_pickles(hub_layout, tmp_path, monkeypatch):
@@ -220,7 +285,7 @@ def test_a_truncated_parquet_file(hub_layout):
         ({"img": ["a"] * 200}, "column img must hold structs of image bytes"),
         ({"img": [{"bytes": b"", "path": None}] * 200}, "row 0: not a readable image"),
         ({"img": [{"bytes": png(np.zeros((31, 32, 3), np.uint8))}] * 200}, "32x32 pixels, got 32x31"),
-        ({"names": CLASSES[::-1]}, "the fine label names are not CIFAR-100's, in its order"),
+        ({"names": CLASSES[::-1]}, "the class names are not those of CIFAR-100, in its order"),
     ],
 )
 def test_wrong_content_of_parquet_files(hub_layout, changed, message):
@@ -272,8 +337,8 @@ def load_like_hub(rows):
 def test_without_a_network_the_message_comes_soon(tmp_path):
     """As a user sees it, but without the imports: the address is one where nobody listens."""
     code = (
-        "import time; from kdbench.data.cifar import load_cifar100; start = time.monotonic()\n"
-        "try: load_cifar100()\n"
+        "import time; from kdbench.data.cifar import CIFAR100, load_cifar; start = time.monotonic()\n"
+        "try: load_cifar(CIFAR100)\n"
         "finally: print(time.monotonic() - start)"
     )
     changed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
@@ -293,4 +358,4 @@ def test_the_real_data(monkeypatch):
     assert torch.bincount(splits.train.labels).tolist() == [500] * 100
     assert torch.bincount(splits.test.labels).tolist() == [100] * 100
     mean = splits.train.images.float().mean(dim=(0, 2, 3)) / 255
-    torch.testing.assert_close(mean, torch.tensor(cifar.MEAN), atol=5e-4, rtol=0)
+    torch.testing.assert_close(mean, torch.tensor(CIFAR100.mean), atol=5e-4, rtol=0)

@@ -1,36 +1,67 @@
 import inspect
+from functools import cache
 from pathlib import Path
 
 import pytest
-from hydra.utils import get_object, instantiate
-from omegaconf import OmegaConf
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
 
+from kdbench.config import SUPPLIED, build, register
 from kdbench.data.module import ImageData
+from kdbench.data.protocol import Protocol, ProtocolOptions, Subset
+from kdbench.strict import check_targets, compose_checked, parameters
 
-FILES = sorted((Path(__file__).parents[2] / "conf" / "dataset").glob("*.yaml"))
-MINE = [file for file in FILES if file.stem in {"cifar100", "cifar100_mini", "folder", "hub", "fake"}]
+register()
+
+NAMES = ("cifar100", "cifar100_mini", "cifar10", "folder", "hub", "fake")
+REQUIRED = {"folder": ("path", str(Path(__file__).parent)), "hub": ("name", "someone/pets")}
 
 
-@pytest.mark.parametrize("file", MINE, ids=lambda file: file.stem)
-def test_a_yaml_shows_every_key_with_the_default_of_the_code(file):
-    cfg = OmegaConf.load(file)
-    shown = {key: None if OmegaConf.is_missing(cfg, key) else cfg[key] for key in cfg if key != "_target_"}
-    parameters = inspect.signature(get_object(cfg._target_)).parameters
-    assert set(shown) == set(parameters) - {"seed", "batch_size"}
+@cache
+def composed(name: str) -> DictConfig:
+    given = [f"dataset.{'='.join(REQUIRED[name])}"] if name in REQUIRED else []
+    return OmegaConf.create(
+        OmegaConf.to_container(compose_checked("train", [f"dataset={name}", *given]).dataset)
+    )
+
+
+def defaults(callable_) -> dict:
+    return {name: parameter.default for name, parameter in inspect.signature(callable_).parameters.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_shows_every_key_with_the_default_of_the_code(name):
+    """Of the function's own arguments, of those that all data sets share, and of the protocols'."""
+    shown = dict(composed(name))
+    factory = get_object(shown.pop("_target_"))
+    assert set(shown) == set(parameters(factory)) - set(SUPPLIED["dataset"])
+    expected = defaults(ImageData) | defaults(Protocol) | defaults(factory)
+    required, _ = REQUIRED.get(name, ("", ""))
+    subset = dict(shown.pop("subset"))
+    assert subset.pop("_target_") == "kdbench.data.protocol.Subset"
+    assert Subset(**subset) == Subset()
     for key, value in shown.items():
-        default = parameters[key].default
-        if OmegaConf.is_missing(cfg, key):
-            assert default is inspect.Parameter.empty
-        else:
-            assert (tuple(value) if OmegaConf.is_list(value) else value) == default
+        if key != required:
+            assert (tuple(value) if isinstance(expected[key], tuple) else value) == expected[key]
+    assert not required or expected[required] is inspect.Parameter.empty
 
 
-@pytest.mark.parametrize("file", MINE, ids=lambda file: file.stem)
-def test_a_yaml_builds(file, tmp_path):
-    given = {"folder": {"path": str(tmp_path)}, "hub": {"name": "someone/pets"}}.get(file.stem, {})
-    cfg = OmegaConf.merge(OmegaConf.load(file), given)
-    assert isinstance(instantiate(cfg, seed=1, batch_size=64, _convert_="all"), ImageData)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_data_set_takes_every_option(name):
+    subset = {"fraction": 0.5, "mode": "first", "repeat": True}
+    options = {"omit_classes": [0], "omit": "loop", "imbalance": 2, "label_noise": 0.1, "validation": 7}
+    cfg = OmegaConf.merge(composed(name), {**options, "subset": subset})
+    check_targets({"dataset": OmegaConf.to_container(cfg)})
+    data = build(cfg, seed=1, batch_size=64)
+    assert isinstance(data, ImageData)
+    assert data.validation == 7
+    assert data._protocol == Protocol(Subset(0.5, "first", repeat=True), [0], "loop", 2, label_noise=0.1)
+
+
+def test_the_options_are_the_protocols_arguments():
+    assert parameters(Protocol) == ProtocolOptions.__annotations__
 
 
 def test_all_of_them_are_there():
-    assert len(MINE) == 5
+    folder = Path(__file__).parents[2] / "conf" / "dataset"
+    assert {file.stem for file in folder.glob("*.yaml")} == {*NAMES, "images"}

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from kdbench.data.cifar import CLASSES
+from kdbench.data.cifar import CIFAR100
 from kdbench.data.mini import FILE, cifar100_mini, load_mini
 from kdbench.data.parquet import class_names
 
@@ -25,7 +25,7 @@ def test_twenty_and_ten_of_each_class():
 def test_it_is_cifar100_to_teachers():
     data = cifar100_mini(seed=0, batch_size=64)
     assert (data.name, data.label_space) == ("cifar100_mini", "cifar100")
-    assert class_names(pq.read_table(FILE), "fine_label") == CLASSES
+    assert class_names(pq.read_table(FILE), "fine_label") == CIFAR100.classes
 
 
 def test_the_file_is_small_documented_and_without_duplicates():

@@ -8,8 +8,9 @@ from hypothesis import given
 from torch import Tensor
 
 from kdbench.core import Facts
+from kdbench.data.split import groups_by_frequency
 from kdbench.divergences import kl
-from kdbench.objectives.ltkd import LTKD, decouple_groups, groups_by_frequency, ltkd_loss
+from kdbench.objectives.ltkd import LTKD, decouple_groups, ltkd_loss
 
 from .cases import assert_same, assert_shift_invariant, normal, pairs
 

@@ -37,7 +37,8 @@ SAME = ["teacher=resnet20", "teacher.checkpoint=shipped", "student=resnet8"]
 OTHER = ["teacher=resnet20", "teacher.checkpoint=shipped", "student=vgg8"]
 # 26 steps are too few to recover from a larger rate
 OTHER += ["dataset.validation=1600", "schedule.batch_size=32", "schedule.lr=0.01"]
-ONE_WIDTH = {"fsp"}
+REFUSED = {"fsp": "one width", "ab": "no regressor leads", "vitkd": "token with token"}
+"""Objectives that cannot serve the second pair, and what they say of it."""
 
 
 class Measure:
@@ -130,6 +131,8 @@ def blind(planned: Plan) -> Plan:
 def lowers_its_measure(name: str, measure: Measure) -> None:
     staged = "\nstage:" in (CONF_DIR / "loss" / f"{name}.yaml").read_text()
     recipe = [f"loss={name}", *(["loss.stage.epochs=2"] if staged else [])]
+    if name == "ft":  # the published rate of its stage for vgg students is too large for resnet20's features
+        recipe.append("loss.stage.lr=0.01")
     if "ramps:" in (CONF_DIR / "loss" / f"{name}.yaml").read_text():
         recipe.append(f"loss.ramps.{name}=1")  # two epochs of a rise over 20 are next to nothing
     planned, state = measure.trained(measure.plan(*recipe))
@@ -161,8 +164,8 @@ def test_resnet20_to_resnet8(name, same):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_resnet20_to_vgg8_on_400_images(name, other):
-    if name in ONE_WIDTH:
-        with pytest.raises(ValueError, match="one width"):
+    if name in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[name]):
             lowers_its_measure(name, other)
     else:
         lowers_its_measure(name, other)

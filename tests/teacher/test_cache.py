@@ -18,12 +18,13 @@ from kdbench.core import RunError
 from kdbench.models import create_model, save_weights
 from kdbench.plan import Plan, plan
 from kdbench.results import RunFolder
-from kdbench.run import load_teacher, run, run_cohort, teacher_file
+from kdbench.run import run, run_cohort
 from kdbench.strict import compose_checked
 from kdbench.student import Interrupted, StudentModule
 from kdbench.teacher import fill as filling_module
 from kdbench.teacher.cache import Cache, CachedTeacher, find, place
 from kdbench.teacher.fill import Filling
+from kdbench.weights import load_teacher, teacher_files
 
 register()
 
@@ -62,7 +63,7 @@ def sides(common: list[str], *more: str):
     """The live teacher and the data of a run."""
     one = planned(*common, "loss=kd", *more)
     one.data.setup("fit")
-    return load_teacher(one, teacher_file(one)), one.data
+    return load_teacher(one, teacher_files(one)), one.data
 
 
 def filled(common: list[str], *words: str) -> Cache:

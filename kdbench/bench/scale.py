@@ -1,0 +1,121 @@
+"""How a step grows with the cohort and with the batch, memory with the data set, and whether a run stays flat."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+from kdbench.bench.race import Limit, Race
+from kdbench.bench.sides import Setup, seal_zeros
+from kdbench.bench.watch import Stopwatch, Turn, part_ms
+from kdbench.data.augment import view_count
+from kdbench.data.module import Chunk
+from kdbench.machine import resident_mib
+from kdbench.plan import Plan
+from kdbench.run import run_cohort
+from kdbench.student import Interrupted, StudentModule
+from kdbench.teacher.cache import LOGITS
+
+COHORTS = (1, 2, 4, 8)
+BATCHES = (16, 64, 256)
+SHARED = ("data", "teacher")
+"""The parts of a step that a cohort pays once."""
+
+
+def cohorts(made: Setup, limit: Limit) -> list[dict[str, Any]]:
+    """CPU-ms of a step by the number of students, beside what the parts of a single student's step foretell."""
+    members = [
+        made.plan("loss=kd", f"schedule.lr={0.05 + number / 1000}", f"log_every={limit.steps}")
+        for number in range(max(COHORTS))
+    ]
+    parts = {size: part_ms(_turns(members[:size], limit)) for size in COHORTS}
+    shared = sum(parts[1][part] for part in SHARED)
+    own = sum(parts[1].values()) - shared
+    return [
+        {"students": size, "cpu_ms": sum(parts[size].values()), "foretold_ms": shared + size * own}
+        for size in COHORTS
+    ]
+
+
+def batches(made: Setup, limit: Limit) -> list[dict[str, Any]]:
+    """CPU-ms of a step by batch size, beside what is foretold by the batch of 64."""
+    rows = []
+    for size in BATCHES:
+        plan = made.plan("loss=kd", f"schedule.batch_size={size}", f"log_every={limit.steps}")
+        rows.append({"batch": size, "cpu_ms": _ms(_turns([plan], limit))})
+    (known,) = (row["cpu_ms"] / row["batch"] for row in rows if row["batch"] == 64)
+    return [{**row, "foretold_ms": known * row["batch"]} for row in rows]
+
+
+def data(made: Setup, limit: Limit, caches: bool = False) -> dict[str, Any]:
+    """Of one data set: ms to make a batch, bytes held, bytes of a full cache; each as computed and as found.
+
+    caches: whether a full cache is to be made.
+    """
+    turns = _turns([made.plan("loss=kd", f"log_every={limit.steps}")], limit)
+    of, images = made.data, made.data.train_images
+    height, width = (side + 2 * of.padding for side in images.shape[-2:])
+    cached = {"computed": cache_bytes(len(images), view_count(of.padding), of.num_classes), "found": None}
+    if caches:
+        cached["found"] = (seal_zeros(made.plan("loss=kd")).folder / LOGITS).stat().st_size
+    return {
+        "dataset": of.name,
+        "images": len(images),
+        "batch_ms": part_ms(turns)["data"],
+        "bytes": {"computed": len(images) * 3 * height * width, "found": images.untyped_storage().nbytes()},
+        "cache_bytes": cached,
+    }
+
+
+def cache_bytes(images: int, views: int, classes: int, top: int | None = None) -> int:
+    """Of a cache of float16 logits: all of them, or the `top` largest of each view with their classes (int16)."""
+    return images * views * (2 * classes if top is None else 4 * top)
+
+
+class _Memory(Callback):
+    """Notes what the process holds after every chunk."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.done = steps, 0
+        self.mib: list[tuple[int, float]] = []
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Chunk,
+        batch_idx: int,
+    ) -> None:
+        """After a chunk."""
+        assert isinstance(module, StudentModule)
+        self.done += batch.stop - batch.start
+        self.mib.append((self.done, resident_mib()))
+        if self.done >= self.steps:
+            module.stop_requested = True
+
+
+def memory(made: Setup, steps: int = 400) -> dict[str, Any]:
+    """MiB that the process holds after a quarter of the steps and at their end; evaluations are among them."""
+    seen = _Memory(steps)
+    try:
+        run_cohort([made.plan("loss=kd", "log_every=10", "evaluate_every=1")], [seen])
+    except Interrupted:
+        if seen.done < steps:
+            raise KeyboardInterrupt from None
+    early = statistics.median(mib for step, mib in seen.mib if steps / 4 <= step < steps / 2)
+    late = statistics.median(mib for step, mib in seen.mib if step >= 3 * steps / 4)
+    return {"steps": seen.done, "early_mib": early, "late_mib": late, "growth_mib": late - early}
+
+
+def _turns(plans: Sequence[Plan], limit: Limit) -> list[Turn]:
+    return Race(Stopwatch(), replace(limit, seconds=0.0)).run(plans).ours
+
+
+def _ms(turns: Sequence[Turn]) -> float:
+    return sum(part_ms(turns).values())

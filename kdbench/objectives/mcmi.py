@@ -1,0 +1,143 @@
+"""Ye, Hamidi, Tan and Yang 2024, maximum conditional mutual information (MCMI), arXiv:2401.08732.
+
+The teacher is fine-tuned for a larger I(X; Yhat | Y): its answers vary more within a class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes, Survey
+from kdbench.ranks import summed
+
+LEAST = 1e-30
+"""A probability of a centroid below this counts as this: none is infinitely far from an answer."""
+
+
+def class_sums(logits: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """The softmax of logits [N, C], added up over the rows of each class: float64 [C, C], a row for each class."""
+    sums = torch.zeros(num_classes, logits.shape[1], dtype=torch.float64, device=logits.device)
+    return sums.index_add_(0, target, logits.double().softmax(dim=-1))
+
+
+def class_centroids(logits: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Q_y, the mean softmax of logits [N, C] over the rows of each class: float64 [C, C], rows sum to 1.
+
+    target: int64 [N]. A class without rows has the uniform distribution.
+    """
+    return normalised(class_sums(logits, target, num_classes))
+
+
+def normalised(sums: Tensor) -> Tensor:
+    """Non-negative rows [C, C] scaled to a sum of 1; a row of zeros, of a class without samples, becomes uniform."""
+    mass = sums.sum(dim=-1, keepdim=True)
+    return torch.where(mass > 0, sums / mass, 1 / sums.shape[-1])
+
+
+def conditional_mutual_information(logits: Tensor, target: Tensor, centroids: Tensor) -> Tensor:
+    """mean_i KL(P_i || Q_y_i), P the softmax of logits [N, C], Q centroids [C, C] by class: a scalar in nats.
+
+    It is I(X; Yhat | Y) where the centroids are those of the same rows; with others it is larger by the mean
+    divergence of the class means from them.
+    """
+    log_q = centroids[target].clamp_min(LEAST).log().to(logits.dtype)
+    return F.kl_div(log_q, F.log_softmax(logits, dim=-1), reduction="batchmean", log_target=True)
+
+
+def mcmi_loss(logits: Tensor, target: Tensor, centroids: Tensor) -> Tensor:
+    """The term that a teacher minimises beside the cross-entropy: minus the CMI, a scalar in nats. The centroids
+    carry no gradient."""
+    return -conditional_mutual_information(logits, target, centroids.detach())
+
+
+class MCMI(Objective):
+    """Minus the conditional mutual information of the network in training, against centroids of its own.
+
+    mode: of the centroids: `offline`, one pass before the first step, as the published runs; `epoch`, one before each
+        epoch;
+        `ema`, a first pass, then before each step Q <- decay * Q + (1 - decay) * mean over `per_class` images of
+        each class, drawn anew. A pass shows the views that the epoch is going to show.
+    train_mode: centroids of the network in train mode, as the released code has them.
+    """
+
+    paper = Paper(
+        "Bayes Conditional Distribution Estimation for Knowledge Distillation Based on Conditional Mutual Information",
+        2024,
+        "2401.08732",
+    )
+    formula = "-mean_i KL(P_i || Q_y_i), P the network's own softmax, Q_y its fixed mean over class y"
+    defaults_from = (
+        "the released code: fixed centroids; 8 images and decay 0.9999 of an updater that is switched off"
+    )
+    disagreements = (
+        "The released code computes the centroids once and has an updater that is switched off: mode=ema is it, "
+        "mode=epoch computes them anew for every epoch.",
+        "The released code computes the centroids in train mode, with batch statistics, and so moves the running "
+        "ones: train_mode=true.",
+        "Its updater shows one fixed view of each image; ema draws views anew.",
+    )
+    needs = ("logits", "labels")
+    needs_teacher = False
+    bounded = False
+
+    def __init__(
+        self,
+        mode: Literal["offline", "epoch", "ema"] = "offline",
+        per_class: int = 8,
+        decay: float = 0.9999,
+        train_mode: bool = False,
+    ) -> None:
+        super().__init__()
+        if mode not in ("offline", "epoch", "ema"):
+            raise ValueError(f"mode={mode}; possible: offline, epoch, ema")
+        if per_class < 1:
+            raise ValueError(f"per_class must be at least 1, got {per_class}")
+        if not (math.isfinite(decay) and 0 <= decay < 1):
+            raise ValueError(f"decay must lie in [0, 1), got {decay}")
+        self.mode, self.per_class, self.decay, self.train_mode = mode, per_class, decay, train_mode
+        self.centroids: Tensor
+        self.surveyed = 0
+        """The epoch of the last pass over the training set; 0 before the first."""
+
+    def bind(self, student: torch.nn.Module, teacher: torch.nn.Module, probes: Probes, facts: Facts) -> None:
+        """Uniform centroids, until the first pass."""
+        classes = facts.num_classes
+        uniform = torch.full((classes, classes), 1 / classes, dtype=torch.float64)
+        self.register_buffer("centroids", uniform.to(probes.student.logits.device))
+
+    def survey(self, epoch: int) -> Survey | None:
+        """A pass where the mode wants one now; else a class-balanced draw for `ema`."""
+        if self.surveyed == 0 or (self.mode == "epoch" and self.surveyed < epoch):
+            return Survey(train_mode=self.train_mode)
+        return Survey(self.per_class, self.train_mode) if self.mode == "ema" else None
+
+    def take_survey(self, epoch: int, answers: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Centroids from the answers; where they are a draw, by the moving average."""
+        sums = torch.zeros_like(self.centroids, dtype=torch.float64)
+        for logits, target in answers:
+            sums += class_sums(logits, target, len(sums))
+        sums = summed(sums)
+        if self.surveyed == 0 or self.mode == "epoch":
+            self.centroids, self.surveyed = normalised(sums), epoch
+            return
+        drawn = sums.sum(dim=-1, keepdim=True) > 0
+        moved = self.decay * self.centroids + (1 - self.decay) * normalised(sums)
+        self.centroids = normalised(torch.where(drawn, moved, self.centroids))
+
+    def get_extra_state(self) -> int:
+        """The epoch of the last pass, for the checkpoint."""
+        return self.surveyed
+
+    def set_extra_state(self, state: int) -> None:
+        """As it was when the checkpoint was written."""
+        self.surveyed = state
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """Minus the CMI of the student's logits against the centroids, in nats."""
+        return mcmi_loss(student.logits, batch.target, self.centroids)

@@ -1,0 +1,139 @@
+"""The rows of a table: runs over seeds, with the protocol they were run under; and its columns."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdbench.metrics import GROUPS
+from kdbench.report.published import Published, Value
+
+PLAIN = "the data as they are"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One loss on one pair, data set, variant and protocol over the seeds: accuracies in per cent, of the last epoch.
+
+    groups: the mean recall of each group of classes, for each seed.
+    """
+
+    pair: str
+    loss: str
+    top1: list[float]
+    agreement: float
+    best_on_test: float
+    seconds: float
+    dataset: str = ""
+    variant: str = ""
+    protocol: str = ""
+    groups: dict[str, list[float]] = field(default_factory=dict)
+    epochs: int | None = None
+
+    @property
+    def mean(self) -> float:
+        """Of top-1 at the last epoch."""
+        return statistics.fmean(self.top1)
+
+    @property
+    def std(self) -> float | None:
+        """The sample standard deviation (n - 1); None for a single run."""
+        return statistics.stdev(self.top1) if len(self.top1) > 1 else None
+
+
+def summarise(records: Sequence[dict[str, Any]]) -> list[Row]:
+    """A row for whatever has at least one finished run, in the order of the records; protocols are never mixed."""
+    groups: dict[tuple[str, str, str, str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        if record["state"] != "done":
+            continue
+        names = record["names"]
+        pair = f"{names['teacher']}:{names['student']}"
+        variant, protocol = record.get("variant", ""), record.get("protocol", "")
+        key = pair, names["loss"], names.get("dataset", ""), variant, protocol
+        groups.setdefault(key, []).append(record)
+    return [_row(*key, runs) for key, runs in groups.items()]
+
+
+def _row(
+    pair: str, loss: str, dataset: str, variant: str, protocol: str, runs: Sequence[dict[str, Any]]
+) -> Row:
+    last = [run["results"]["last"] for run in runs]
+    return Row(
+        pair,
+        loss,
+        [row["top1"] for row in last],
+        agreement=statistics.fmean(row["agreement"] for row in last),
+        best_on_test=statistics.fmean(run["results"]["best_on_test"]["top1"] for run in runs),
+        seconds=statistics.fmean(run["seconds"] + run.get("stage", {}).get("seconds", 0) for run in runs),
+        dataset=dataset,
+        variant=variant,
+        protocol=protocol,
+        epochs=last[0].get("epoch"),
+        groups={name: [row[name] for row in last] for name in GROUPS if all(name in row for row in last)},
+    )
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, and what a row has below it."""
+
+    heading: str
+    text: Callable[[Row], str]
+    is_name: bool = False
+    """Aligned to the left: what the row is, not what was measured."""
+
+
+def columns(rows: Sequence[Row], published: Published | None = None) -> list[Column]:
+    """The columns that say something of these rows."""
+    protocols = {row.protocol for row in rows}
+    settings = {(row.variant, row.dataset, row.protocol) for row in rows}
+    shown = [Column("pair", lambda row: row.pair.replace(":", " -> "), is_name=True)]
+    if any(row.variant for row in rows) and len(settings) > len(
+        protocols
+    ):  # else the protocol says which it is
+        shown.append(Column("variant", lambda row: row.variant, is_name=True))
+    if len(protocols) > 1:
+        shown.append(Column("protocol", lambda row: row.protocol or PLAIN, is_name=True))
+    shown.append(Column("loss", lambda row: row.loss, is_name=True))
+    shown.append(Column("last top-1 %", lambda row: mean_and_std(row.top1)))
+    shown.append(Column("n", lambda row: str(len(row.top1))))
+    shown += [_of_group(name) for name in GROUPS if any(name in row.groups for row in rows)]
+    shown.append(Column("best_on_test %", lambda row: f"{row.best_on_test:.2f}"))
+    if published is not None and any(value_beside(row, published) for row in rows):
+        shown.append(Column(f"published % ({published.selection})", lambda row: _published(row, published)))
+    shown.append(Column("agreement %", lambda row: f"{row.agreement:.1f}"))
+    shown.append(Column("training s", lambda row: f"{row.seconds:.0f}"))
+    return shown
+
+
+def _of_group(name: str) -> Column:
+    return Column(f"{name} %", lambda row: mean_and_std(row.groups[name]) if name in row.groups else "")
+
+
+def mean_and_std(values: Sequence[float]) -> str:
+    """The mean, and the sample standard deviation where there are several."""
+    std = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{std}"
+
+
+def value_beside(row: Row, published: Published) -> Value | None:
+    """What was published for the row's data set, pair and loss under its protocol, if anything.
+
+    The first images of this copy stand for those of the authors' files; the row says which it has.
+    """
+    protocol = row.protocol.replace("first-of-this-order", "first")
+    of_row = row.dataset, row.pair, row.loss, protocol
+    for value in published.values:
+        if (value.dataset, value.pair, value.loss, value.protocol) == of_row:
+            return value
+    return None
+
+
+def _published(row: Row, published: Published) -> str:
+    value = value_beside(row, published)
+    if value is None:
+        return ""
+    return value.text if row.epochs == published.epochs else f"{value.text}, {published.epochs} epochs"

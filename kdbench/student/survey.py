@@ -1,0 +1,55 @@
+"""What a student answers to training images beside its batches, for objectives that ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kdbench.core import Batch, Survey
+from kdbench.data.balanced import ClassBalanced
+from kdbench.data.module import ImageData
+from kdbench.seeding import begin_draws, derive
+from kdbench.student.student import Student
+
+
+class Surveys:
+    """Holds the surveys that the objectives of a student want before a step."""
+
+    def __init__(self, data: ImageData, seed: int, bf16: bool) -> None:
+        self.data, self.seed, self.bf16 = data, seed, bf16
+
+    def before(self, student: Student, epoch: int, step: int) -> None:
+        """Ask the student what each of its objectives wants to know before this step."""
+        for term in student.loss.terms.values():
+            if (wanted := term.survey(epoch)) is not None:
+                term.take_survey(epoch, self._answers(student, wanted, epoch, step))
+
+    @cached_property
+    def _balanced(self) -> ClassBalanced:
+        return ClassBalanced(self.data)
+
+    def _batches(self, wanted: Survey, epoch: int, step: int) -> Iterator[Batch]:
+        if wanted.per_class is not None:
+            yield self._balanced.batch(wanted.per_class, self.seed, epoch, step)
+            return
+        for number in range(self.data.steps_per_epoch):
+            if self.data.rows(epoch, number, number + 1):
+                yield self.data.train_batch(epoch, number)
+
+    @torch.no_grad()
+    def _answers(
+        self, student: Student, wanted: Survey, epoch: int, step: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        model, was_training = student.model, student.model.training
+        begin_draws(derive(self.seed, "survey", epoch, step), self.data.device)
+        model.train(wanted.train_mode)
+        try:
+            for batch in self._batches(wanted, epoch, step):
+                with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
+                    logits = model(batch.inputs)
+                yield logits.float(), batch.target
+        finally:
+            model.train(was_training)

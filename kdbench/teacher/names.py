@@ -1,0 +1,61 @@
+"""What teachers are called: `resnet56`, a variant of it `resnet56@mcmi-0.25`, several together `resnet56+wrn_40_2`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+VARIANT, TOGETHER = "@", "+"
+
+
+def full_name(network: str, variant: str | None) -> str:
+    """A trained network's name in the store."""
+    return f"{network}{VARIANT}{variant}" if variant else network
+
+
+def network_of(name: str) -> str:
+    """The network of a full name."""
+    return name.partition(VARIANT)[0]
+
+
+def known_as(teacher: Mapping[str, Any]) -> str:
+    """The name, for people, records and tables, of the teacher that a configuration describes."""
+    if "members" in teacher:
+        return TOGETHER.join(teacher["members"])
+    return full_name(teacher["name"], teacher.get("variant"))
+
+
+def chosen_by(name: str) -> list[str]:
+    """The overrides that choose the teacher of that name."""
+    if TOGETHER in name:
+        return ["teacher=ensemble", f"teacher.members=[{name.replace(TOGETHER, ',')}]"]
+    network, _, variant = name.partition(VARIANT)
+    return [f"teacher={network}", *([f"teacher.variant={variant}"] if variant else [])]
+
+
+def trained_by(name: str, init: str) -> list[str]:
+    """The overrides with which `kdbench train-teacher` makes the teacher of that name; a variant starts from `init`."""
+    network, _, variant = name.partition(VARIANT)
+    words = (
+        ["teacher=timm", f"teacher.name={network}"] if network.startswith("timm/") else [f"teacher={network}"]
+    )
+    kind, _, weight = variant.partition("-")
+    if not variant:
+        return [*words, "schedule=cifar240"]
+    if kind == "mcmi" and _is_number(weight):
+        return [
+            *words,
+            "teacher_loss=mcmi",
+            f"teacher_loss.weight={weight}",
+            f"teacher.init={init}",
+            "schedule=mcmi20",
+        ]
+    return [*words, f"teacher.variant={variant}", "..."]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

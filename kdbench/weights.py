@@ -1,0 +1,79 @@
+"""Where the weights of a run come from: those of its teacher, and those that its own network starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kdbench.config import build
+from kdbench.models import check_name, create_model, load_weights
+from kdbench.plan import Plan
+from kdbench.seeding import drawn_from
+from kdbench.teacher import LiveTeacher
+from kdbench.teacher.names import network_of
+from kdbench.teacher.store import locate
+
+
+def teacher_files(planned: Plan) -> dict[str, Path]:
+    """The files with the weights of the run's teacher, by the names of its members (one for most); none without a
+    teacher. ValueError with the command that trains what is missing."""
+    teacher, space = planned.cfg.teacher, planned.data.label_space
+    if planned.trains_teacher or teacher.name == "none":
+        return {}
+    members, given = [planned.names["teacher"]], {planned.names["teacher"]: teacher.get("checkpoint")}
+    if "members" in teacher:
+        members, given = teacher.members, teacher.checkpoints or {}
+    files = {}
+    for name in members:
+        check_name(network_of(name))
+        files[name] = locate(name, space, given.get(name), planned.training_command(name))
+    return files
+
+
+def init_file(planned: Plan) -> Path | None:
+    """Where the weights are that a teacher's training starts from; None for random ones."""
+    init = planned.cfg.teacher.get("init")
+    if init is None:
+        return None
+    name = planned.network["name"]
+    return locate(name, planned.data.label_space, init, planned.training_command(name), "teacher.init")
+
+
+def load_teacher(planned: Plan, files: dict[str, Path]) -> LiveTeacher | None:
+    """The teacher of a run, from the files that `teacher_files` found; ValueError where one does not fit."""
+    if not files:
+        return None
+    paths = {name: str(file) for name, file in files.items()}
+    supplied: dict[str, Any] = {
+        "num_classes": planned.data.num_classes,
+        "bf16": planned.cfg.precision != "fp32",
+    }
+    if "members" in planned.cfg.teacher:
+        supplied["checkpoints"] = paths
+    else:
+        (supplied["checkpoint"],) = paths.values()
+    teacher: LiveTeacher = build(planned.cfg.teacher, **supplied)
+    _check_classes(planned, teacher.about, files.values())
+    return teacher
+
+
+def _check_classes(planned: Plan, about: Mapping[str, Any], files: Iterable[Path]) -> None:
+    classes = list(planned.data.classes)
+    if about.get("classes", classes) != classes:
+        raise ValueError(
+            f"{' and '.join(map(str, files))} was trained on other classes, or in another order, than "
+            f"{planned.data.name} has"
+        )
+
+
+def network(planned: Plan, init: Path | None) -> nn.Module:
+    """The network to be trained, as it is at the start: random, drawn for this seed, or with the weights in `init`."""
+    node = planned.network
+    with drawn_from(planned.cfg.seed, "init"):
+        model = create_model(node["name"], planned.data.num_classes, options=node.get("options"))
+    if init is not None:
+        _check_classes(planned, load_weights(model, init), [init])
+    return model

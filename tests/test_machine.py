@@ -1,0 +1,59 @@
+import warnings
+from pathlib import Path
+
+import pytest
+
+from kdbench import machine
+from kdbench import run as run_module
+from kdbench.config import register
+from kdbench.machine import emulates_bf16, free_cores, has_bf16_units, resident_mib
+from kdbench.plan import plan
+from kdbench.run import run
+from kdbench.strict import compose_checked
+
+register()
+TINY = ["dataset=fake", "teacher=none", "loss=ce", "student=resnet8", "schedule=quick", "schedule.epochs=1"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "has"),
+    [
+        ("flags : sse2 avx512f avx512_bf16 fma", True),
+        ("flags : sse2 amx_bf16 amx_tile", True),
+        ("Features : fp asimd bf16 i8mm", True),
+        ("flags : sse2 avx512f avx512_vnni", False),
+    ],
+)
+def test_bf16_units_are_what_the_kernel_lists(tmp_path, flags, has):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    assert has_bf16_units(tmp_path / "cpuinfo") is has
+
+
+def test_a_system_that_does_not_say_has_them():
+    assert has_bf16_units(Path("/nowhere"))
+
+
+def test_only_a_cpu_emulates(monkeypatch):
+    monkeypatch.setattr(machine, "has_bf16_units", lambda: False)
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: True)
+    assert emulates_bf16("cpu")
+    assert not emulates_bf16("gpu")
+    assert not emulates_bf16("auto")
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
+    assert emulates_bf16("auto")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-teacher"])
+def test_a_precision_that_costs_time_is_said(tmp_path, monkeypatch, precision):
+    monkeypatch.setattr(run_module, "emulates_bf16", lambda accelerator: accelerator == "cpu")
+    overrides = [*TINY, "trainer=cpu", "progress=false", f"output={tmp_path}", f"precision={precision}"]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        run(plan(compose_checked("train", overrides), {}))
+    found = [str(one.message) for one in said if "no bf16 units" in str(one.message)]
+    assert len(found) == (precision != "fp32")
+
+
+def test_cores_and_memory_are_known():
+    assert free_cores() >= 1
+    assert resident_mib() > 10
