@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from kdbench.bench.sides import Setup
-from kdbench.data.module import Chunk
+from kdbench.data.chunks import Chunk
 from kdbench.run import run_cohort
 from kdbench.student import Interrupted, StudentModule
 

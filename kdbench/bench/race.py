@@ -14,7 +14,7 @@ from torch import nn
 
 from kdbench.bench.watch import Stopwatch, Turn
 from kdbench.core import Batch, Outputs
-from kdbench.data.module import Chunk
+from kdbench.data.chunks import Chunk
 from kdbench.plan import Plan
 from kdbench.run import run_cohort
 from kdbench.student import Interrupted, StudentModule

@@ -14,7 +14,7 @@ from kdbench.bench.race import Limit, Race
 from kdbench.bench.sides import Setup, seal_zeros
 from kdbench.bench.watch import Stopwatch, Turn, part_ms
 from kdbench.data.augment import view_count
-from kdbench.data.module import Chunk
+from kdbench.data.chunks import Chunk
 from kdbench.machine import resident_mib
 from kdbench.plan import Plan
 from kdbench.run import run_cohort

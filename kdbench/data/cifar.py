@@ -13,7 +13,8 @@ import torch
 from kdbench.data.cifar_python import read_batch, read_names
 from kdbench.data.hub import load_hub
 from kdbench.data.images import DataError, ImageSet, Splits, check_set
-from kdbench.data.module import ImageData, ImageOptions
+from kdbench.data.module import ImageData
+from kdbench.data.options import ImageOptions
 from kdbench.data.parquet import class_names, image_set, read_rows
 
 ROWS = {"train": 50_000, "test": 10_000}

@@ -7,7 +7,8 @@ from typing import Unpack
 import torch
 
 from kdbench.data.images import ImageSet, Splits
-from kdbench.data.module import ImageData, ImageOptions
+from kdbench.data.module import ImageData
+from kdbench.data.options import ImageOptions
 from kdbench.seeding import generator
 
 

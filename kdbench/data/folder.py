@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from kdbench.data.images import DataError, Encoded, ImageSet, Splits, check_fits, check_set, decode
-from kdbench.data.module import ImageData, ImageOptions
+from kdbench.data.module import ImageData
+from kdbench.data.options import ImageOptions
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

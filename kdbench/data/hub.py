@@ -13,7 +13,8 @@ import torch
 
 from kdbench.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from kdbench.data.images import DataError, Encoded, ImageSet, Splits, check_fits, check_set, decode
-from kdbench.data.module import ImageData, ImageOptions
+from kdbench.data.module import ImageData
+from kdbench.data.options import ImageOptions
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 
 from kdbench.data.cifar import CIFAR100
 from kdbench.data.images import ImageSet, Splits, check_set
-from kdbench.data.module import ImageData, ImageOptions
+from kdbench.data.module import ImageData
+from kdbench.data.options import ImageOptions
 from kdbench.data.parquet import image_set, read_rows
 
 FILE = Path(__file__).parent / "mini" / "cifar100_mini.parquet"

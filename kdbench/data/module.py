@@ -1,8 +1,8 @@
 """A data set as a LightningDataModule: resident tensors, stateless order and views, no worker processes."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Required, Unpack
+from typing import Any, Unpack
 
 import torch
 from lightning import LightningDataModule
@@ -18,7 +18,9 @@ from kdbench.data.augment import (
     view_of,
     zero_pad,
 )
+from kdbench.data.chunks import Chunk, Course, EvalChunk
 from kdbench.data.images import Splits, fingerprint
+from kdbench.data.options import check_options
 from kdbench.data.protocol import Protocol, ProtocolOptions
 from kdbench.data.split import validation_cut
 from kdbench.data.strong import randaugment_cutout
@@ -28,49 +30,6 @@ _RESIDENT = (
     *("_train", "_train_labels", "_test", "_test_labels"),
     *("_index", "_occurrence", "_subset", "_held_out", "_mean", "_std"),
 )
-
-
-class ImageOptions(ProtocolOptions, total=False):
-    """What every data set of images takes beside arguments of its own, and hands on to `ImageData`."""
-
-    seed: Required[int]
-    batch_size: Required[int]
-    validation: int
-    validation_seed: int
-    padding: int
-    eval_batch_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Consecutive optimiser steps [start, stop) of one epoch (from 1): what one `training_step` does."""
-
-    epoch: int
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class EvalChunk:
-    """Rows [start, stop) of one evaluation split: what one `validation_step` does."""
-
-    split: str
-    start: int
-    stop: int
-
-
-class Course:
-    """A loader without worker, sampler or collation; each iteration asks anew what there is to yield.
-
-    Not a DataLoader, for Lightning warns of one without workers and puts a sampler into it under DDP. It has
-    no length either, for Lightning would hold the first epoch's, which a resumed run starts in the middle of.
-    """
-
-    def __init__(self, chunks: Callable[[], Iterable[Any]]) -> None:
-        self._chunks = chunks
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._chunks())
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +81,7 @@ class ImageData(LightningDataModule):
         **protocol: Unpack[ProtocolOptions],
     ) -> None:
         super().__init__()
-        _check_arguments(batch_size, eval_batch_size, validation, padding, mean, std)
+        check_options(batch_size, eval_batch_size, validation, padding, mean, std)
         self._protocol = Protocol(**protocol)
         if class_names is not None:
             self._protocol.omitted(class_names)
@@ -317,23 +276,3 @@ class ImageData(LightningDataModule):
     def _plain(self, index: Tensor) -> Tensor:
         centre = torch.full_like(index, self.padding)
         return self.train_inputs(index, View(centre, centre, torch.zeros_like(index)))
-
-
-def _check_arguments(
-    batch_size: int,
-    eval_batch_size: int,
-    validation: int,
-    padding: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> None:
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("eval_batch_size", eval_batch_size, 1),
-        ("validation", validation, 0),
-        ("padding", padding, 0),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"mean and std need 3 numbers, those of std above 0, got {mean} and {std}")

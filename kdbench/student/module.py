@@ -13,13 +13,14 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Outputs, RunError
-from kdbench.data.module import Chunk, EvalChunk, ImageData
+from kdbench.data.chunks import Chunk, EvalChunk
+from kdbench.data.module import ImageData
 from kdbench.metrics import Scores
 from kdbench.seeding import begin_draws, derive
+from kdbench.student.answers import teacher_answers
 from kdbench.student.clock import Clock
 from kdbench.student.student import Student
 from kdbench.student.survey import Surveys
-from kdbench.teacher.cache import CachedTeacher
 from kdbench.teacher.live import LiveTeacher
 
 Parts = dict[int, dict[str, Tensor]]
@@ -205,7 +206,7 @@ class StudentModule(LightningModule):
             return
         views = dict.fromkeys(view for student in students for view in student.loss.views)
         batch = self.data.train_batch(epoch, step, tuple(views))
-        answers = self._teacher_answers(batch, students)
+        answers = teacher_answers(batch, students, self.teacher)
         optimizers = self._optimizers()
         for student in students:
             with self._by_itself(student), clock.lap(student):
@@ -229,19 +230,6 @@ class StudentModule(LightningModule):
             group["lr"] = student.schedule.lr_at(batch.epoch, batch.step, self.data.steps_per_epoch)
         optimizer.step()
         return {"total": total.detach(), **values}
-
-    def _teacher_answers(self, batch: Batch, students: Sequence[Student]) -> dict[Student, Outputs]:
-        """What the teacher says to each student that asks: each source is asked once, for all that is wanted."""
-        asking = [student for student in students if student.loss.needs_teacher]
-        sources: dict[Student, CachedTeacher | LiveTeacher | None]
-        sources = {student: student.stored or self.teacher for student in asking}
-        answers: dict[CachedTeacher | LiveTeacher, Outputs] = {}
-        for source in set(sources.values()) - {None}:
-            assert source is not None
-            losses = [student.loss for student in asking if sources[student] is source]
-            taps = tuple(dict.fromkeys(tap for loss in losses for tap in loss.teacher_taps))
-            answers[source] = source(batch, taps)
-        return {student: answers[source] for student, source in sources.items() if source is not None}
 
     def _account(
         self, epoch: int, stop: int, parts: dict[Student, Parts], clock: Clock, started: float

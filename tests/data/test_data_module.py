@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from kdbench.data.chunks import Chunk, EvalChunk
 from kdbench.data.fake import fake, load_fake
 from kdbench.data.images import ImageSet, Splits, fingerprint
-from kdbench.data.module import Chunk, EvalChunk
 
 IDENTITY = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 

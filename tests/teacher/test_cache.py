@@ -21,6 +21,7 @@ from kdbench.results import RunFolder
 from kdbench.run import run, run_cohort
 from kdbench.strict import compose_checked
 from kdbench.student import Interrupted, StudentModule
+from kdbench.teacher import LiveTeacher
 from kdbench.teacher import fill as filling_module
 from kdbench.teacher.cache import Cache, CachedTeacher, find, place
 from kdbench.teacher.fill import Filling
@@ -263,20 +264,17 @@ def test_members_read_or_ask_the_live_teacher_as_they_would_alone(common, tmp_pa
 def test_the_live_network_is_not_asked_for_training_batches(common, monkeypatch):
     filled(common)
     asked = []
-    answer = StudentModule._teacher_answers
-
-    def count(self, batch, students):
-        forward = self.teacher.forward
-        monkeypatch.setattr(self.teacher, "forward", lambda *args: asked.append(1) or forward(*args))
-        answers = answer(self, batch, students)
-        monkeypatch.setattr(self.teacher, "forward", forward)
-        return answers
-
-    monkeypatch.setattr(StudentModule, "_teacher_answers", count)
+    forward = LiveTeacher.forward
+    monkeypatch.setattr(
+        LiveTeacher,
+        "forward",
+        lambda self, batch, *more: asked.append(batch.view) or forward(self, batch, *more),
+    )
     run(planned(*common, "loss=kd"))
-    assert not asked
+    assert asked
+    assert all(view is None for view in asked), "a probe and evaluations"
     run(planned(*common, "loss=at"))
-    assert len(asked) == 2 * 6
+    assert sum(view is not None for view in asked) == 2 * 6
 
 
 def test_a_run_on_stored_answers_resumes_to_the_bit(common, tmp_path, monkeypatch):
