@@ -67,7 +67,7 @@ def show(study: Study, folder: Path) -> None:
 def _table(rows: list[Row]) -> Table:
     table = Table()
     for number, heading in enumerate(rows[0]):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+        table.add_column(heading, justify="right" if number else "left", no_wrap=not number, overflow="fold")
     for row in rows:
         table.add_row(*row.values())
     return table

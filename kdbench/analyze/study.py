@@ -122,7 +122,7 @@ def _missing(subject: Looked, reference: Looked | None) -> list[str]:
     """What could not be measured, and why."""
     sides = [subject, reference] if reference else [subject]
     return [
-        f"{looked.side.title} has no pooled features (its classifier is not one linear layer): no CKA, no t-SNE."
+        f"{looked.side.title} has no pooled features, for it does not end in one linear layer: no CKA."
         for looked in sides
         if looked.answers.features is None
     ]
