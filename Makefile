@@ -36,7 +36,7 @@ test: check  ## the test suite
 test-slow: install  ## the tests that take minutes
 	@$(BIN)/pytest -m slow
 
-bench: install  ## the speed of a step beside the literature's loop, all of it (a quarter of an hour; wants KDBENCH_DATA)
+bench: install  ## the speed of a step beside the literature's loop, all of it (about 20 minutes; wants KDBENCH_DATA)
 	@$(BIN)/kdbench bench --json benchmarks/bench.json
 	@$(BIN)/python scripts/render_performance.py
 

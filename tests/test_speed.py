@@ -1,5 +1,7 @@
 from pathlib import Path
 
+from kdbench.bench.verdict import EXPECTED, judge
+from kdbench.bench.watch import PARTS
 from kdbench.report.speed import page
 from kdbench.report.zoo import load_measured
 
@@ -10,3 +12,80 @@ def test_the_page_on_performance_is_fresh():
     """Written by scripts/render_performance.py (make docs)."""
     measured = load_measured(ROOT / "benchmarks" / "bench.json")
     assert (ROOT / "docs" / "performance.md").read_text() == page(measured)
+
+
+def side(ms: float) -> dict:
+    parts = dict.fromkeys(PARTS, ms / len(PARTS))
+    return {"cpu_ms": [ms], "wall_ms": [ms], "parts": {"cpu": parts, "wall": parts}}
+
+
+def found(**changes) -> dict:
+    """A result as `kdbench bench --json` writes it, of one pair in one setting."""
+    row = {
+        "setting": "live-fp32",
+        "about": "live teacher, fp32",
+        "precision": "fp32",
+        "emulated": False,
+        "students": 1,
+        "cached": False,
+        "ours": side(70.0),
+        "reference": side(140.0),
+        "peak": {"cpu": 100.0, "wall": 100.0},
+    }
+    work = {"teacher_gflop": 1.0, "student_gflop": 1.0}
+    return {
+        "command": "kdbench bench pairs=...",
+        "provenance": {
+            "machine": {"processor": "A processor", "cpus": 2},
+            "threads": 2,
+            "versions": {"torch": "2.15"},
+            "commit": "abc",
+        },
+        "bf16_units": True,
+        "load": 0.1,
+        "dataset": "cifar100",
+        "pairs": [judge("resnet20:resnet8", [row], work, 64)],
+        **changes,
+    }
+
+
+def test_what_was_measured_is_on_the_page():
+    lightning = {"outside_us": 5.0, "manual_backward_us": 7.0, "optimizers_us": 1.0, "step_us": 13.0}
+    scale = {
+        "cohorts": [{"students": 2, "cost": 1.1, "foretold": 1.0}],
+        "batches": [{"batch": 16, "cost": 0.9, "foretold": 1.0}],
+        "data": [
+            {
+                "dataset": "cifar100_mini",
+                "images": 2000,
+                "batch_ms": 0.5,
+                "bytes": {"computed": 9_600_000, "found": 9_600_000},
+                "cache_bytes": {"computed": 64_800_000, "found": None},
+            }
+        ],
+    }
+    memory = {"steps": 400, "early_mib": 900.0, "late_mib": 901.0, "growth_mib": 1.0}
+    text = page(found(lightning={**lightning, "percent_of_40_ms": 0.03}, memory=memory, scale=scale))
+    assert "on A processor, 2 CPUs, 2 thread(s)" in text
+    assert "| live teacher, fp32 | 2.00 / 2.00 | 914 | 70 | 70 | 29 | 14 |" in text
+    assert "| all of it | 13.0 |" in text
+    assert "(aim: under 1 %): 0.03 %." in text
+    assert "900 MiB in the second quarter" in text
+    assert "| 2 | 1.10 | 1.00 | 1.10 |" in text
+    assert "| cifar100_mini | 2,000 | 0.50 | 9.6 | 9.6 | 65 |  |" in text
+    assert "emulates" not in text
+
+
+def test_what_was_not_measured_is_empty_and_what_is_emulated_is_said():
+    text = page(found(bf16_units=False))
+    assert "This CPU has no bf16 units" in text
+    assert "| live teacher, fp32 | (aim 1.25) | (aim 1.3) | (aim 1.25) |" in text
+    assert "| 4 |  |  |  |" in text
+    assert page(None).count("not measured yet") + page(None).count("Not measured yet") == 4
+
+
+def test_no_number_comes_from_a_reference_that_is_off(monkeypatch):
+    monkeypatch.setitem(EXPECTED, "resnet20:resnet8", {"teacher": 99})
+    text = page(found())
+    assert "| live teacher, fp32 | no ratio |" in text
+    assert "off in teacher, so there is no ratio" in text

@@ -11,8 +11,8 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from kdbench.bench.race import Limit, Race
-from kdbench.bench.sides import Setup, seal_zeros
-from kdbench.bench.watch import Stopwatch, Turn, part_ms
+from kdbench.bench.sides import Reference, Setup, seal_zeros
+from kdbench.bench.watch import Stopwatch, part_ms
 from kdbench.data.augment import view_count
 from kdbench.data.chunks import Chunk
 from kdbench.machine import resident_mib
@@ -28,28 +28,47 @@ SHARED = ("data", "teacher")
 
 
 def cohorts(made: Setup, limit: Limit) -> list[dict[str, Any]]:
-    """CPU-ms of a step by the number of students, beside what the parts of a single student's step foretell."""
+    """What a step costs by the number of students, beside what the parts of a single student's step foretell.
+
+    cost, foretold: CPU time in steps of the reference, which took turns, so that a busy machine cancels out.
+    """
     members = [
         made.plan("loss=kd", f"schedule.lr={0.05 + number / 1000}", f"log_every={limit.steps}")
         for number in range(max(COHORTS))
     ]
-    parts = {size: part_ms(_turns(members[:size], limit)) for size in COHORTS}
+    against = _Against(made, limit)
+    parts = {size: against.cost(members[:size]) for size in COHORTS}
     shared = sum(parts[1][part] for part in SHARED)
     own = sum(parts[1].values()) - shared
     return [
-        {"students": size, "cpu_ms": sum(parts[size].values()), "foretold_ms": shared + size * own}
+        {"students": size, "cost": sum(parts[size].values()), "foretold": shared + size * own}
         for size in COHORTS
     ]
 
 
 def batches(made: Setup, limit: Limit) -> list[dict[str, Any]]:
-    """CPU-ms of a step by batch size, beside what is foretold by the batch of 64."""
+    """What a step costs by batch size, in steps of the reference at 64, beside what ours at 64 foretells."""
+    against = _Against(made, limit)
     rows = []
     for size in BATCHES:
         plan = made.plan("loss=kd", f"schedule.batch_size={size}", f"log_every={limit.steps}")
-        rows.append({"batch": size, "cpu_ms": _ms(_turns([plan], limit))})
-    (known,) = (row["cpu_ms"] / row["batch"] for row in rows if row["batch"] == 64)
-    return [{**row, "foretold_ms": known * row["batch"]} for row in rows]
+        rows.append({"batch": size, "cost": sum(against.cost([plan]).values())})
+    (known,) = (row["cost"] / row["batch"] for row in rows if row["batch"] == 64)
+    return [{**row, "foretold": known * row["batch"]} for row in rows]
+
+
+class _Against:
+    """Runs of kdbench in turns with the reference of a pair."""
+
+    def __init__(self, made: Setup, limit: Limit) -> None:
+        self._watch, self._limit = Stopwatch(), replace(limit, seconds=0.0)
+        self._reference = Reference(made, self._watch)
+
+    def cost(self, plans: Sequence[Plan]) -> dict[str, float]:
+        """Of a step, by part: CPU time in steps of the reference."""
+        race = Race(self._watch, self._limit, self._reference.turn).run(plans)
+        step = statistics.median(turn.cpu_ms for turn in race.theirs)
+        return {part: ms / step for part, ms in part_ms(race.ours).items()}
 
 
 def data(made: Setup, limit: Limit, caches: bool = False) -> dict[str, Any]:
@@ -57,7 +76,8 @@ def data(made: Setup, limit: Limit, caches: bool = False) -> dict[str, Any]:
 
     caches: whether a full cache is to be made.
     """
-    turns = _turns([made.plan("loss=kd", f"log_every={limit.steps}")], limit)
+    race = Race(Stopwatch(), replace(limit, seconds=0.0))
+    turns = race.run([made.plan("loss=kd", f"log_every={limit.steps}")]).ours
     of, images = made.data, made.data.train_images
     height, width = (side + 2 * of.padding for side in images.shape[-2:])
     cached = {"computed": cache_bytes(len(images), view_count(of.padding), of.num_classes), "found": None}
@@ -111,11 +131,3 @@ def memory(made: Setup, steps: int = 400) -> dict[str, Any]:
     early = statistics.median(mib for step, mib in seen.mib if steps / 4 <= step < steps / 2)
     late = statistics.median(mib for step, mib in seen.mib if step >= 3 * steps / 4)
     return {"steps": seen.done, "early_mib": early, "late_mib": late, "growth_mib": late - early}
-
-
-def _turns(plans: Sequence[Plan], limit: Limit) -> list[Turn]:
-    return Race(Stopwatch(), replace(limit, seconds=0.0)).run(plans).ours
-
-
-def _ms(turns: Sequence[Turn]) -> float:
-    return sum(part_ms(turns).values())

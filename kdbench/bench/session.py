@@ -229,10 +229,9 @@ class Session:
         found["data"] = [scale.data(mini, self.limit, caches=True)]
         if self.data.name != mini.data.name:
             found["data"].append(scale.data(self._setup(SMALL_PAIR), self.limit))
-        for row in found["cohorts"]:
-            self.say(
-                f"cohort of {row['students']}: {row['cpu_ms']:.0f} CPU-ms, foretold {row['foretold_ms']:.0f}"
-            )
-        for row in found["batches"]:
-            self.say(f"batch {row['batch']}: {row['cpu_ms']:.0f} CPU-ms, foretold {row['foretold_ms']:.0f}")
+        self.say("\nin steps of the reference, by CPU time:")
+        for what in ("cohorts", "batches"):
+            for row in found[what]:
+                (name, size), *_ = row.items()
+                self.say(f"{name} {size}: {row['cost']:.2f}, foretold {row['foretold']:.2f}")
         return {"scale": found}

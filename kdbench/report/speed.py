@@ -36,6 +36,10 @@ measured.
 * A warm cache is read from memory, as it is once a run has gone through it.
 """
 
+UNIT = """Costs are CPU time in steps of the reference at batch 64, which took turns with what was measured: of
+resnet56 -> resnet20 for cohorts, of resnet20 -> resnet8 for batches.
+"""
+
 COHORT = """### Students in a cohort
 
 A step of K students takes s + K u: s is shared (the batch, and the teacher's answer), u is a student's own (forward,
@@ -82,7 +86,7 @@ def page(measured: Found | None) -> str:
     parts = [HEAD, "## Measured and aimed at\n", _where(found), _targets(pairs)]
     parts += [_pair(pair) for pair in pairs.values()]
     parts += ["## Lightning, and memory\n", _lightning(found.get("lightning")), _memory(found.get("memory"))]
-    parts += ["## Scale\n", COHORT, _foretold("students", scale.get("cohorts"), (1, 2, 4, 8))]
+    parts += ["## Scale\n", UNIT, COHORT, _foretold("students", scale.get("cohorts"), (1, 2, 4, 8))]
     parts += [BATCH_SIZE, _foretold("batch", scale.get("batches"), (16, 64, 256))]
     parts += [DATA_SIZE, _data(scale.get("data", [])), _imagenet(), RANKS, ON_GPU]
     return "\n".join(parts)
@@ -195,11 +199,11 @@ def _memory(found: Found | None) -> str:
 
 
 def _foretold(what: str, measured: Sequence[Found] | None, sizes: Sequence[int]) -> str:
-    columns = ("CPU-ms a step", "foretold", "measured / foretold")
+    columns = ("a step costs", "foretold", "measured / foretold")
     rows = []
     for row in measured or []:
-        cpu, foretold = row["cpu_ms"], row["foretold_ms"]
-        values = f"{cpu:.0f}", f"{foretold:.0f}", f"{cpu / foretold:.2f}"
+        cost, foretold = row["cost"], row["foretold"]
+        values = (f"{value:.2f}" for value in (cost, foretold, cost / foretold))
         rows.append({what: row[what], **dict(zip(columns, values, strict=True))})
     return markdown(rows or [{what: size, **dict.fromkeys(columns, "")} for size in sizes]) + "\n"
 

@@ -11,6 +11,7 @@ from kdbench.bench.command import main
 from kdbench.bench.session import load_options
 from kdbench.bench.verdict import EXPECTED
 from kdbench.bench.watch import PARTS
+from kdbench.report.speed import page
 
 TINY = ["pairs=resnet20:resnet8", "parts=pairs", "rounds=1", "seconds=0", "steps=1", "threads=1"]
 TINY += ["dataset=fake", "dataset.classes=10"]
@@ -38,6 +39,7 @@ def test_the_bench_from_end_to_end(tmp_path, capsys):
     live, warm = pair["rows"]
     assert (live["students"], warm["students"]) == (1, 4)
     assert live["ours"]["parts"]["cpu"]["teacher"] > warm["ours"]["parts"]["cpu"]["teacher"]
+    assert "| warm cache, cohort of 4, fp32 | " in page(found)
     assert pair["teacher_gflop"] == pytest.approx(2 * 64 * 40.6e6 / 1e9, rel=0.02), (
         "40.6 million multiply-adds"
     )

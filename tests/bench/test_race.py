@@ -126,8 +126,9 @@ def test_what_a_cohort_costs_is_foretold_by_its_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(scale, "COHORTS", (1, 3))
     one, three = scale.cohorts(prepared(tmp_path), Limit(rounds=2, seconds=0, steps=1))
     assert (one["students"], three["students"]) == (1, 3)
-    assert one["foretold_ms"] == pytest.approx(one["cpu_ms"])
-    assert one["foretold_ms"] < three["foretold_ms"] < 3 * one["foretold_ms"]
+    assert one["foretold"] == pytest.approx(one["cost"])
+    assert one["foretold"] < three["foretold"] < 3 * one["foretold"]
+    assert three["cost"] == pytest.approx(three["foretold"], rel=0.5)
 
 
 def test_what_a_data_set_holds_is_as_computed(tmp_path, monkeypatch):
@@ -141,7 +142,8 @@ def test_what_a_data_set_holds_is_as_computed(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_memory_is_flat_over_a_run(tmp_path):
-    made = prepared(tmp_path, dataset=["dataset=cifar100_mini"])
+    """The allocator's own jumps are tens of MiB; a batch that is kept at every step would be 150."""
+    made = prepared(tmp_path, "resnet8:resnet8", dataset=["dataset=cifar100_mini"])
     found = scale.memory(made, steps=400)
     assert found["steps"] >= 400
-    assert found["growth_mib"] < 10
+    assert found["growth_mib"] < 50
