@@ -160,7 +160,12 @@ def test_a_published_file_with_a_mistake_is_named(tmp_path, monkeypatch):
 def test_variants_are_an_axis_of_the_grid(tmp_path):
     (tmp_path / "teacher.pth").write_bytes(b"")
     checkpoint = f"teacher.checkpoint={tmp_path / 'teacher.pth'}"
-    grid = cells(load_table("mcmi-fewshot", ["variants=5%,10%", "losses=kd", "seeds=0,1", checkpoint]))
+    grid = cells(
+        load_table(
+            "mcmi-fewshot",
+            ["pairs=resnet56:resnet20", "variants=5%,10%", "losses=kd", "seeds=0,1", checkpoint],
+        )
+    )
     assert [(cell.seed, cell.variant) for cell in grid] == [(0, "5%"), (0, "10%"), (1, "5%"), (1, "10%")]
     assert "dataset.subset.fraction=0.05" in grid[0].overrides
     assert grid[0].title == "kd, resnet56 -> resnet20, 5%, seed 0"
@@ -253,9 +258,10 @@ def test_what_was_published_stands_beside_its_row():
     page = markdown(load_table("mcmi-lambda", []), made, "kdbench table mcmi-lambda")
     rows = [line for line in page.splitlines() if line.startswith("| vgg13@mcmi-0.2 -> vgg8")]
     beside = [line.split("|")[-4].strip() for line in rows]
-    assert beside == ["73.91 (n = 1; ce 0.2, kd 0.8)", "71.98 (n = 1)", ""], pair
+    # the made-up rows say nothing of their epochs, so the published value says its own
+    assert beside == ["73.91 (n = 1; ce 0.2, kd 0.8), 240 epochs", "71.98 (n = 1), 240 epochs", ""], pair
     assert "| published % (best epoch on test) |" in page
-    assert "Published (verified): the lambda sweep of github.com/iclr2024mcmi/ICLRMCMI" in page
+    assert "Published (verified, 240 epochs): the lambda sweep of github.com/iclr2024mcmi/ICLRMCMI" in page
     assert (
         "Teacher vgg13@mcmi-0.2: 74.50 % test top-1, cross-entropy on test 1.0000 nats, CMI on the training images "
         "0.2500 nats." in page
