@@ -11,17 +11,20 @@ from kdbench.caching import fill, fillings
 from kdbench.report.running import Batch
 from kdbench.teacher.fill import Filling
 
+WORTH = 0.8
+"""Answers are stored where that takes at most this share of the images: they are rounded, and take room."""
+
 
 def store_ahead(batches: Sequence[Batch], threads: int, console: Console) -> None:
-    """Fill a cache for every teacher whose answers the runs of these processes would ask for more often than there
-    are different ones, with so many threads. The comparison is printed."""
+    """Fill a cache for every teacher whose answers the runs of these processes would ask for clearly more often
+    than there are different ones (`WORTH`), with so many threads. The comparison is printed."""
     plans = [cell.planned for batch in batches for cell in batch]
     for filling in fillings([planned for planned in plans if planned.cfg.teacher.cache == "auto"]):
         if filling.found():
             continue
         torch.set_num_threads(threads)
         live, left = images_asked(batches, filling), filling.rows - filling.committed()
-        name, pays = filling.teacher.name, left < live
+        name, pays = filling.teacher.name, left <= WORTH * live
         per_view = filling.seconds() / filling.rows
         console.print(
             f"{name} would answer {live:,} images in these runs ({_minutes(live * per_view)}), storing takes {left:,} "
