@@ -33,7 +33,8 @@ measured.
   had on another CPU, else there is no ratio.
 * The peak is that of a 3x3 convolution of 256 channels to 256 in the row's precision, measured between the turns.
   Shares and per cent of the peak are by CPU time, images/s by the clock and summed over the students.
-* A warm cache is read from memory, as it is once a run has gone through it.
+* The cache of the warm rows is a sealed one of all views, full of zeros, which the system pages in as it is first read:
+  that is most of the time that the parts give to the teacher there, and goes away once a run has gone through it.
 """
 
 UNIT = """Costs are CPU time in steps of the reference at batch 64, which took turns with what was measured: of
