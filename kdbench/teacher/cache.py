@@ -88,11 +88,6 @@ class Cache:
             "sha256": self.card["sha256"],
         }
 
-    @property
-    def bytes(self) -> int:
-        """The size of the logits."""
-        return self._logits.numel() * self._logits.element_size()
-
     def covers(self, keys: Tensor) -> bool:
         """Whether every view [N] is there."""
         if self._keys is None:

@@ -277,36 +277,32 @@ def test_the_live_network_is_not_asked_for_training_batches(common, monkeypatch)
     assert sum(view is not None for view in asked) == 2 * 6
 
 
-def test_a_run_on_stored_answers_resumes_to_the_bit(common, tmp_path, monkeypatch):
-    filled(common)
-    whole = run(planned(*common, "loss=kd"))
-    broken = [*common, f"output={tmp_path / 'broken'}"]
+def interrupt(monkeypatch, begun: Plan) -> None:
+    """Train until the middle of the second epoch."""
     step = StudentModule._optimise
 
     def interrupted(self, epoch, number, *more):
         self.stop_requested = (epoch, number) == (2, 1)
         step(self, epoch, number, *more)
 
-    monkeypatch.setattr(StudentModule, "_optimise", interrupted)
-    with pytest.raises(Interrupted):
-        run(planned(*broken, "loss=kd"))
-    monkeypatch.setattr(StudentModule, "_optimise", step)
+    with monkeypatch.context() as patch:
+        patch.setattr(StudentModule, "_optimise", interrupted)
+        with pytest.raises(Interrupted):
+            run(begun)
+
+
+def test_a_run_on_stored_answers_resumes_to_the_bit(common, tmp_path, monkeypatch):
+    filled(common)
+    whole = run(planned(*common, "loss=kd"))
+    broken = [*common, f"output={tmp_path / 'broken'}"]
+    interrupt(monkeypatch, planned(*broken, "loss=kd"))
     resumed = run(planned(*broken, "loss=kd", "resume=true"))
     assert resumed["hashes"] == whole["hashes"]
     assert same(weights_of(resumed, broken), weights_of(whole, common))
 
 
 def test_a_run_that_began_live_goes_on_live(common, monkeypatch):
-    step = StudentModule._optimise
-
-    def interrupted(self, epoch, number, *more):
-        self.stop_requested = (epoch, number) == (2, 1)
-        step(self, epoch, number, *more)
-
-    monkeypatch.setattr(StudentModule, "_optimise", interrupted)
-    with pytest.raises(Interrupted):
-        run(planned(*common, "loss=kd"))
-    monkeypatch.setattr(StudentModule, "_optimise", step)
+    interrupt(monkeypatch, planned(*common, "loss=kd"))
     filled(common)
     resumed = run(planned(*common, "loss=kd", "resume=true"))
     assert resumed["teacher"]["answers"] == "live"
