@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check table bench docs format
+.PHONY: help install demo test test-slow check table bench docs format reproduce-demo reproduce-cifar100-same reproduce-cifar100-diff \
+        reproduce-cifar100-crd reproduce-cifar100-lskd reproduce-mcmi-lambda reproduce-mcmi-fewshot
 
 help:  ## show this list
-	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*##' '/^[a-z0-9-]+:.*##/ {printf "  make %-26s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("kdbench needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -26,6 +27,26 @@ demo: install  ## distill on real images and print the comparison (at most 5 min
 
 table: install  ## run one table: make table T=demo
 	@$(BIN)/kdbench table $(T)
+
+reproduce-demo: demo  ## the same
+
+reproduce-cifar100-same: install  ## WTTM's tables on CIFAR-100, one family: 525 runs of 240 epochs
+	@$(BIN)/kdbench table cifar100-same
+
+reproduce-cifar100-diff: install  ## WTTM's tables on CIFAR-100, different families: 270 runs
+	@$(BIN)/kdbench table cifar100-diff
+
+reproduce-cifar100-crd: install  ## the CRD benchmark (RepDistiller), both tables
+	@$(BIN)/kdbench table cifar100-same-crd; $(BIN)/kdbench table cifar100-diff-crd
+
+reproduce-cifar100-lskd: install  ## logit standardisation and MLKD, both families
+	@for T in same-lskd diff-lskd same-mlkd diff-mlkd; do $(BIN)/kdbench table cifar100-$$T; done
+
+reproduce-mcmi-lambda: install  ## students of MCMI teachers for each lambda
+	@$(BIN)/kdbench table mcmi-lambda
+
+reproduce-mcmi-fewshot: install  ## MCMI teachers and few images
+	@$(BIN)/kdbench table mcmi-fewshot
 
 check: install  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -7,10 +7,12 @@ import torch
 
 from kdbench.config import EXPERIMENTS_DIR, register
 from kdbench.models import create_model, save_weights
-from kdbench.report.grid import cells, found, load_table
+from kdbench.report.grid import cells, found, load_table, tables
 from kdbench.report.published import Published, Value, published_for
 from kdbench.report.rows import columns, value_beside
 from kdbench.report.table import main, markdown, summarise
+from kdbench.strict import compose_checked
+from kdbench.teacher.names import chosen_by
 
 register()
 
@@ -279,6 +281,34 @@ def test_published_values_are_of_cells_of_their_table(file):
         assert value.pair in table.pairs
         assert value.loss in table.losses
         assert 0 < value.mean < 100
+
+
+@pytest.mark.parametrize("name", tables())
+def test_every_table_has_cells_that_compose(name):
+    table = load_table(name, [])
+    for pair in (table.pairs[0], table.pairs[-1]):
+        teacher, _, student = pair.partition(":")
+        choice = [*chosen_by(teacher), f"student={student}", f"loss={table.losses[-1]}"]
+        variant = next(iter(table.variants.values()), [])
+        compose_checked("train", [*table.overrides, *variant, *choice])
+
+
+def test_a_printed_grid_is_its_values(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdbench.report.published.EXPERIMENTS_DIR", tmp_path)
+    (tmp_path / "t").mkdir()
+    about = "source: s\nstatus: verified\nselection: last epoch\nepochs: 240\ngrid:\n  dataset: cifar100\n"
+    rows = "  mean: {kd: [70.5, null], at: [70.0, 71.0]}\n  std: {kd: [0.2, null]}\n  trials: {kd: 5}\n"
+    file = tmp_path / "t" / "published.yaml"
+    file.write_text(f"{about}  pairs: ['a:b', 'a:c']\n{rows}  selections: {{at: best epoch}}\n")
+    values = published_for("t").values
+    assert [(value.pair, value.loss, value.text) for value in values] == [
+        ("a:b", "kd", "70.50 ± 0.20 (n = 5)"),
+        ("a:b", "at", "70.00 (best epoch)"),
+        ("a:c", "at", "71.00 (best epoch)"),
+    ]
+    file.write_text(f"{about}  pairs: ['a:b']\n{rows}")
+    with pytest.raises(ValueError, match=r"t/published.yaml, grid: kd has 2 numbers for 1 pairs"):
+        published_for("t")
 
 
 def test_variants_and_ensembles_are_pairs(tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ from kdbench.config import EXPERIMENTS_DIR
 class Value:
     """A published accuracy in per cent, with the setting it holds for; std as the source has it, over the trials.
 
-    weights: those of the loss, where they are others than the recipe's here.
+    weights: those of the loss, where they are others than the recipe's here; selection: how the epoch was chosen, where
+    not all values of the source have it in common.
     """
 
     dataset: str = MISSING
@@ -26,13 +27,51 @@ class Value:
     std: float | None = None
     trials: int | None = None
     weights: str = ""
+    selection: str = ""
 
     @property
     def text(self) -> str:
         """The value as a table shows it."""
         std = f" ± {self.std:.2f}" if self.std is not None and self.trials != 1 else ""
-        about = [*([f"n = {self.trials}"] if self.trials else []), *([self.weights] if self.weights else [])]
+        about = [f"n = {self.trials}"] if self.trials else []
+        about += [word for word in (self.weights, self.selection) if word]
         return f"{self.mean:.2f}{std}" + (f" ({'; '.join(about)})" if about else "")
+
+
+@dataclass
+class Grid:
+    """Values as a source prints them, losses by pairs, of the plain data set: mean, and where there are any std,
+    by loss a number (or null) for each of `pairs`; trials and selection by loss."""
+
+    dataset: str = MISSING
+    pairs: list[str] = field(default_factory=list)
+    mean: dict[str, list[float | None]] = field(default_factory=dict)
+    std: dict[str, list[float | None]] = field(default_factory=dict)
+    trials: dict[str, int] = field(default_factory=dict)
+    selections: dict[str, str] = field(default_factory=dict)
+
+    def values(self) -> list[Value]:
+        """One for each number; ValueError where a row is not as long as there are pairs, or its mean is not there."""
+        for loss, row in [*self.mean.items(), *self.std.items()]:
+            if len(row) != len(self.pairs) or loss not in self.mean:
+                raise ValueError(
+                    f"grid: {loss} has {len(row)} numbers for {len(self.pairs)} pairs, or no mean"
+                )
+        return [
+            Value(
+                self.dataset,
+                pair,
+                loss,
+                "",
+                mean,
+                self.std.get(loss, [None] * len(row))[place],
+                self.trials.get(loss),
+                selection=self.selections.get(loss, ""),
+            )
+            for loss, row in self.mean.items()
+            for place, (pair, mean) in enumerate(zip(self.pairs, row, strict=True))
+            if mean is not None
+        ]
 
 
 @dataclass
@@ -40,6 +79,7 @@ class Published:
     """The values of one source.
 
     selection: how the epoch was chosen, of how many; status: `verified` numbers were read, `derived` ones computed.
+    values and grid: two ways to write the same, of which a file may have both; read, `values` holds all.
     """
 
     source: str = MISSING
@@ -48,6 +88,7 @@ class Published:
     epochs: int = MISSING
     note: str = ""
     values: list[Value] = field(default_factory=list)
+    grid: Grid | None = None
 
     @property
     def about(self) -> str:
@@ -66,4 +107,9 @@ def published_for(table: str) -> Published | None:
     except OmegaConfBaseException as error:
         raise ValueError(f"{file}, {error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(found, Published)
+    if found.grid is not None:
+        try:
+            found.values += found.grid.values()
+        except ValueError as error:
+            raise ValueError(f"{file}, {error}") from error
     return found
