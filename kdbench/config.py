@@ -80,6 +80,7 @@ class EvaluateConfig:
     precision: str = MISSING
     threads: int | None = MISSING
     json: bool = MISSING
+    store: str | None = MISSING
 
 
 @dataclass
