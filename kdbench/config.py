@@ -114,7 +114,7 @@ SUPPLIED = {
     "model": ("num_classes", "checkpoint"),
     "student": ("num_classes", "checkpoint"),
     "teacher": ("num_classes", "bf16"),
-    "logger": ("folder", "name", "default_group", "tags", "run_config"),
+    "logger": ("folder", "name", "default_group", "seed", "tags", "run_config"),
 }
 """Arguments that code gives to a section's target: no key of a configuration may have their names."""
 

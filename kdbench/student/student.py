@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Facts, Outputs, Probes, RunError
+from kdbench.loggers import RunLogger
 from kdbench.loss import CROSS_ENTROPY, Loss
 from kdbench.models import answer_batch, classifier, save_weights, tap_names
 from kdbench.results import RunFolder
@@ -64,7 +65,7 @@ class Student(nn.Module):
         self.schedule, self.folder, self.about = schedule, folder, dict(about)
         self.model = model.to(memory_format=torch.channels_last)
         self.loss = loss
-        self.logger: Any = None
+        self.logger: RunLogger | None = None
         """Where else metrics go, of this run alone, while it trains; or None."""
         self.stored: CachedTeacher | None = None
         """Who answers training batches in place of the live teacher, or None."""
