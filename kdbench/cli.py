@@ -15,6 +15,7 @@ USAGE = """kdbench: dataset x teacher x student x loss, on a schedule, with a se
   kdbench table demo                               a table: run what is missing, then print it
   kdbench cache fill dataset=cifar100 teacher=resnet56 loss=kd,wttm seed=0,1   its answers, computed once
   kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE [--json]
+  kdbench export RUN_FOLDER [--onnx]               a student for others: what timm loads, a card, ONNX
   kdbench analyze RUN_FOLDER [split=train] [--json]          calibration, entropies, CMI, CKA, pictures, ...
   kdbench analyze dataset=cifar100 model=resnet56 checkpoint=FILE [against=OTHER]
   kdbench bench [--quick] [--json FILE]            the speed of a step, beside a plain loop of the literature
@@ -29,6 +30,7 @@ COMMANDS = {
     "bench": "kdbench.bench.command",
     "cache": "kdbench.caching",
     "evaluate": "kdbench.evaluate",
+    "export": "kdbench.export",
     "list": "kdbench.listing",
     "table": "kdbench.report.table",
     "wandb": "kdbench.tracking",

@@ -14,6 +14,7 @@ from torch import nn
 from kdbench.config import build, register
 from kdbench.data.module import ImageData
 from kdbench.metrics import class_spread, evaluate, in_groups
+from kdbench.onnx import OnnxNetwork
 from kdbench.plan import check_settings
 from kdbench.results import file_hash, provenance
 from kdbench.run import exact_float32
@@ -36,8 +37,7 @@ def main(arguments: list[str]) -> int:
         data.setup("test")
         if cfg.split not in data.eval_splits:
             raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(data.eval_splits)}")
-        network: nn.Module = build(cfg.model, num_classes=data.num_classes)
-        model, about = load_student(network, Path(cfg.checkpoint), data)
+        model, about = _load(cfg, data)
         if cfg.store:
             _check_store(cfg, model, data)
     except ValueError as error:
@@ -76,6 +76,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _load(cfg: DictConfig, data: ImageData) -> tuple[nn.Module, dict[str, Any]]:
+    """The network in a checkpoint, or in an ONNX file, and what the file says of it."""
+    if cfg.checkpoint.endswith(".onnx"):
+        return OnnxNetwork(Path(cfg.checkpoint)), {}
+    network: nn.Module = build(cfg.model, num_classes=data.num_classes)
+    return load_student(network, Path(cfg.checkpoint), data)
+
+
 def _check_store(cfg: DictConfig, model: nn.Module, data: ImageData) -> None:
     """A teacher has the name of its network, was measured on test, and takes nobody's place."""
     if network_of(cfg.store) != cfg.model.name:
@@ -86,9 +94,9 @@ def _check_store(cfg: DictConfig, model: nn.Module, data: ImageData) -> None:
         raise ValueError(
             f"store={cfg.store} wants split=test: the card of a teacher has its accuracy on test"
         )
-    if isinstance(model, Headed):
+    if isinstance(model, Headed | OnnxNetwork):
         raise ValueError(
-            f"{cfg.checkpoint} answers with a head of its loss, without which it cannot be a teacher"
+            f"{cfg.checkpoint} is an ONNX file or answers with a head of its loss: it cannot be a teacher"
         )
     check_free(data.label_space, cfg.store, _hashes(cfg))
 
