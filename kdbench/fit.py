@@ -65,7 +65,7 @@ def fit(
             if any(member.error is None for member in working.values()):
                 raise
         for member in working.values():
-            _conclude(member, module.teacher_scores)
+            _conclude(member, module)
     return module.teacher_scores
 
 
@@ -111,16 +111,23 @@ def _logger(member: Member) -> RunLogger | None:
     return logger
 
 
-def _conclude(member: Member, teacher_scores: Mapping[str, float]) -> None:
+def _conclude(member: Member, module: StudentModule) -> None:
     """Tell the logger of a run that was trained to its end what it came to."""
     student = member.student
     if student is None or student.logger is None or member.error is not None:
         return
     results, progress = student.results(), student.progress
     summary: dict[str, Any] = {"seconds": progress.seconds, "parameters": student.parameter_counts["at_test"]}
-    for name, scores in {**results, "teacher": teacher_scores}.items():
+    for name, scores in {**results, "teacher": module.teacher_scores}.items():
         if isinstance(scores, Mapping):
             summary |= {f"{name}/{key}": value for key, value in scores.items()}
-    recall = zip(member.planned.data.classes, results.get("recall", ()), strict=False)
-    shares = {name: share for name, share in recall if share is not None}
-    student.logger.conclude(Conclusion(summary, shares))
+    data = member.planned.data
+    names = data.about.get("classes", ())
+    recall = {
+        name: share
+        for name, share in zip(names, results.get("recall", ()), strict=False)
+        if share is not None
+    }
+    confusion = module.scoring.meter(student, "test").confusion if names else None
+    counts = None if confusion is None else confusion.tolist()
+    student.logger.conclude(Conclusion(summary, recall, names, counts))

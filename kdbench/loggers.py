@@ -33,12 +33,13 @@ class RunLogger(Protocol):
 class Conclusion:
     """What a finished run came to.
 
-    summary: numbers by name. recall: of each class on test, in per cent, by its name, where there are classes.
-    confusion: images of class i taken for class j on test, int [C, C]; None where there are no classes.
+    summary: numbers by name. Where there are classes, on test: recall of each one, in per cent, by its name; confusion,
+    samples of class i taken for class j, int [C, C].
     """
 
     summary: Mapping[str, Any]
     recall: Mapping[str, float]
+    classes: Sequence[str] = ()
     confusion: Sequence[Sequence[int]] | None = None
 
 
@@ -134,9 +135,8 @@ class WeightsAndBiases:
             tables["recall"] = self._wandb.Table(["class", "recall %"], data=rows)
         if conclusion.confusion is not None and len(conclusion.confusion) <= _MOST_CLASSES:
             target, predicted = _one_by_one(conclusion.confusion)
-            names = list(conclusion.recall)
             tables["confusion"] = self._wandb.plot.confusion_matrix(
-                y_true=target, preds=predicted, class_names=names, title="test"
+                y_true=target, preds=predicted, class_names=list(conclusion.classes), title="test"
             )
         if tables:
             self._run.log(tables)

@@ -59,6 +59,11 @@ def test_a_run_is_logged_offline_and_can_be_looked_at_and_waits_for_its_upload(t
     (top1,) = re.findall(r'"last/top1": *"?([0-9.]+)', seen.stdout)
     assert float(top1) == record["results"]["last"]["top1"]
     assert list(log.parent.glob("files/media/table/recall_*.table.json"))
+    (counted,) = log.parent.glob("files/media/table/confusion_*.table.json")
+    cells = json.loads(counted.read_text())["data"]
+    images = sum(count for *_, count in cells)
+    hits = sum(count for label, guess, count in cells if label == guess)
+    assert 100 * hits / images == pytest.approx(record["results"]["last"]["top1"], abs=1e-3)
     assert offline_runs(tmp_path / "runs") == [log.parent]
     assert main(["sync", "mine", "--output", str(tmp_path / "runs")]) == 1
     assert "not uploaded: no API key" in capsys.readouterr().err
