@@ -14,6 +14,7 @@ from torch import nn
 from kdbench.config import build, register
 from kdbench.data.module import ImageData
 from kdbench.metrics import class_spread, evaluate, in_groups
+from kdbench.models import pretrained
 from kdbench.onnx import OnnxNetwork
 from kdbench.plan import check_settings
 from kdbench.results import file_hash, provenance
@@ -22,6 +23,9 @@ from kdbench.strict import compose_checked
 from kdbench.student.stored import Headed, load_student
 from kdbench.teacher.names import network_of
 from kdbench.teacher.store import check_free, put
+
+HUB = "hub"
+"""For a checkpoint: the weights that timm has for a network of its own."""
 
 
 def main(arguments: list[str]) -> int:
@@ -80,6 +84,8 @@ def _load(cfg: DictConfig, data: ImageData) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a checkpoint, or in an ONNX file, and what the file says of it."""
     if cfg.checkpoint.endswith(".onnx"):
         return OnnxNetwork(Path(cfg.checkpoint)), {}
+    if cfg.checkpoint == HUB:
+        return pretrained(cfg.model.name, data.num_classes), {}
     network: nn.Module = build(cfg.model, num_classes=data.num_classes)
     return load_student(network, Path(cfg.checkpoint), data)
 
@@ -112,4 +118,4 @@ def _store(cfg: DictConfig, model: nn.Module, data: ImageData, about: Mapping[st
 
 
 def _hashes(cfg: DictConfig) -> dict[str, str]:
-    return {"file": file_hash(Path(cfg.checkpoint))}
+    return {"file": HUB if cfg.checkpoint == HUB else file_hash(Path(cfg.checkpoint))}

@@ -52,8 +52,8 @@ class Plan:
     @property
     def asks_for_logits(self) -> bool:
         """Whether all that the loss wants of the teacher are logits for views, so that stored ones can serve it."""
-        images = isinstance(self.data, ImageData)
-        return images and self.loss.needs_teacher and obstacle(self.loss) is None
+        counted = isinstance(self.data, ImageData) and self.data.counts_views
+        return counted and self.loss.needs_teacher and obstacle(self.loss) is None
 
     @property
     def network(self) -> dict[str, Any]:
@@ -144,6 +144,10 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
         raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")
     _check_teacher(planned)
     data.check_network(planned.network["name"])
+    if cfg.teacher.get("cache") == "require" and not (isinstance(data, ImageData) and data.counts_views):
+        raise ValueError(
+            f"teacher.cache=require: the views of {data.name} cannot be stored; teacher.cache=auto"
+        )
     if cfg.teacher.get("cache") == "require" and (reason := obstacle(loss)):
         raise ValueError(
             f"teacher.cache=require, but {reason}, and only logits are stored; teacher.cache=auto"

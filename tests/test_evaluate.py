@@ -33,6 +33,7 @@ def test_the_shipped_teacher_has_the_accuracy_of_its_card_on_the_mini_test_image
         (["model=resnet8", "checkpoint=x", "split=train"], "split=train; cifar100_mini has test"),
         (["model=resnet8"], "checkpoint has no value"),
         (["model=resnet88", "checkpoint=x"], "no model=resnet88"),
+        (["model=resnet8", "checkpoint=hub"], "resnet8 has no weights on the hub: only timm/<name> has"),
     ],
 )
 def test_mistakes_are_said(arguments, words, capsys):

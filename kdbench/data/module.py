@@ -61,6 +61,9 @@ class ImageData(TaskData):
 
     task = TASKS["images"]
 
+    counts_views = True
+    """Whether an image has a number of views that can be counted, so that a teacher's answers to them can be stored."""
+
     def __init__(
         self,
         load: Callable[[], Splits],
@@ -101,23 +104,24 @@ class ImageData(TaskData):
             return
         splits = self._load()
         train, test = splits.train, splits.test
-        self.classes = train.classes
-        self.num_classes = len(train.classes)
         self.fingerprint = fingerprint(splits)
-        kept, self._held_out = validation_cut(
-            train.labels, train.classes, self.validation, self.validation_seed
-        )
-        training = self._protocol.apply(train.labels, train.classes, kept)
-        self.protocol = self._protocol.title(train.classes, splits.authors_order)
-        self.groups = training.groups
+        self._test_labels = test.labels
+        self._cut(train.labels, train.classes, splits.authors_order)
+        self._size = (train.images.shape[2], train.images.shape[3])
+        self._train, self._test = zero_pad(train.images, self.padding), zero_pad(test.images, 0)
+        self._ready = True
+
+    def _cut(self, labels: Tensor, classes: Sequence[str], authors_order: bool) -> None:
+        """Hold images out for selection, and let the protocol say which of the rest an epoch shows."""
+        self.classes, self.num_classes = tuple(classes), len(classes)
+        kept, self._held_out = validation_cut(labels, classes, self.validation, self.validation_seed)
+        training = self._protocol.apply(labels, classes, kept)
+        self.protocol = self._protocol.title(classes, authors_order)
+        self.groups, self._train_labels = training.groups, training.labels
         self._index, self._occurrence, self._shown = training.index, training.occurrence, training.shown
         self._subset = training.trained
         self.train_size = len(self._subset)
         self.steps_per_epoch = -(-len(self._index) // self.batch_size)
-        self._size = (train.images.shape[2], train.images.shape[3])
-        self._train, self._train_labels = zero_pad(train.images, self.padding), training.labels
-        self._test, self._test_labels = zero_pad(test.images, 0), test.labels
-        self._ready = True
 
     @property
     def facts(self) -> Facts:
@@ -142,7 +146,7 @@ class ImageData(TaskData):
     @property
     def device(self) -> torch.device:
         """Where the images are."""
-        return self._train.device
+        return self._train_labels.device
 
     def to(self, device: torch.device | str) -> "ImageData":
         """Move everything resident to the device."""
