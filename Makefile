@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow check table bench docs format reproduce-demo reproduce-cifar100-same reproduce-cifar100-diff \
-        reproduce-cifar100-crd reproduce-cifar100-lskd reproduce-mcmi-lambda reproduce-mcmi-fewshot
+        reproduce-cifar100-crd reproduce-cifar100-lskd reproduce-imagenet reproduce-mcmi-lambda reproduce-mcmi-fewshot
 
 help:  ## show this list
 	@awk -F ':.*##' '/^[a-z0-9-]+:.*##/ {printf "  make %-26s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ reproduce-cifar100-crd: install  ## the CRD benchmark (RepDistiller), both table
 
 reproduce-cifar100-lskd: install  ## logit standardisation and MLKD, both families
 	@for T in same-lskd diff-lskd same-mlkd diff-mlkd; do $(BIN)/kdbench table cifar100-$$T; done
+
+reproduce-imagenet: install  ## WTTM's table on ImageNet-1k: 20 runs of 100 epochs
+	@$(BIN)/kdbench table imagenet
 
 reproduce-mcmi-lambda: install  ## students of MCMI teachers for each lambda
 	@$(BIN)/kdbench table mcmi-lambda

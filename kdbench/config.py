@@ -141,6 +141,7 @@ def register() -> None:
     Plugins.instance().register(_OutsideConf)
     launchers.register()
     OmegaConf.register_new_resolver("by_network", _by_network, replace=True)
+    OmegaConf.register_new_resolver("by_dataset", _by_dataset, replace=True)
     OmegaConf.register_new_resolver("published_pair", _published_pair, replace=True)
     OmegaConf.register_new_resolver("published", _published, replace=True)
     OmegaConf.register_new_resolver("of_run", _of_run, replace=True)
@@ -188,6 +189,12 @@ def _by_network(default: float, exceptions: DictConfig, *, _root_: DictConfig) -
     """The value for the network in training: an exception by name, else the default."""
     trained = _root_["student"] if "student" in _root_ else _root_["teacher"]
     return float(exceptions.get(trained.name, default))
+
+
+def _by_dataset(default: float | int, exceptions: DictConfig, *, _root_: DictConfig) -> float | int:
+    """The value for the data set: an exception by its label space, else the default."""
+    value: float | int = exceptions.get(_root_["dataset"].get("label_space"), default)
+    return value
 
 
 @cache

@@ -100,7 +100,9 @@ def test_every_table_is_a_grid_of_checked_runs(name, tmp_path):
     (tmp_path / "teacher.pth").write_bytes(b"")  # its weights are not read before a run starts
     pairs = load_table(name, []).pairs
     some = ",".join(dict.fromkeys((pairs[0], pairs[-1])))
-    grid = cells(load_table(name, [f"pairs={some}", f"teacher.checkpoint={tmp_path / 'teacher.pth'}"]))
+    grid = cells(
+        load_table(name, [f"pairs={some}", "seeds=0", f"teacher.checkpoint={tmp_path / 'teacher.pth'}"])
+    )
     assert len({cell.key for cell in grid}) == len(grid)
     assert {cell.pair for cell in grid} == {pairs[0], pairs[-1]}
 
@@ -117,6 +119,24 @@ def test_published_values_come_by_pair(loss, pair, gamma, weight):
     teacher, student = pair.split(":")
     cfg = compose_checked("train", [f"loss={loss}", f"teacher={teacher}", f"student={student}"])
     assert (cfg.loss.objectives[loss].gamma, cfg.loss.weights[loss], cfg.loss.pair) == (gamma, weight, pair)
+
+
+@pytest.mark.parametrize(
+    ("loss", "cifar", "imagenet"),
+    [
+        ("kd", (4, 0.1, 0.9), (1, 0.5, 0.5)),
+        ("dist", (4, 1, 2), (1, 1, 2)),
+        ("dkd", (4, 1, 1), (1, 1, 1)),
+        ("nkd", (3, 1, 1), (1, 1, 1)),
+        ("wsld", (4, 1, 2.25), (2, 1, 2.5)),
+    ],
+)
+def test_published_values_come_by_data_set(loss, cifar, imagenet):
+    students = {"cifar100": ["student=resnet20"], "imagenet": ["student=timm", "student.name=timm/resnet18"]}
+    for dataset, expected in (("cifar100", cifar), ("imagenet", imagenet)):
+        cfg = compose_checked("train", [f"dataset={dataset}", f"loss={loss}", *students[dataset]])
+        of = cfg.loss.objectives[loss]
+        assert (of.temperature, cfg.loss.weights.ce, cfg.loss.weights[loss]) == expected
 
 
 def test_an_unpublished_pair_takes_those_of_a_named_one_and_says_so():

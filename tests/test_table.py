@@ -7,12 +7,10 @@ import torch
 
 from kdbench.config import EXPERIMENTS_DIR, register
 from kdbench.models import create_model, save_weights
-from kdbench.report.grid import cells, found, load_table, tables
+from kdbench.report.grid import cells, found, load_table
 from kdbench.report.published import Published, Value, published_for
 from kdbench.report.rows import columns, value_beside
 from kdbench.report.table import main, markdown, summarise
-from kdbench.strict import compose_checked
-from kdbench.teacher.names import chosen_by
 
 register()
 
@@ -281,16 +279,6 @@ def test_published_values_are_of_cells_of_their_table(file):
         assert value.pair in table.pairs
         assert value.loss in table.losses
         assert 0 < value.mean < 100
-
-
-@pytest.mark.parametrize("name", tables())
-def test_every_table_has_cells_that_compose(name):
-    table = load_table(name, [])
-    for pair in (table.pairs[0], table.pairs[-1]):
-        teacher, _, student = pair.partition(":")
-        choice = [*chosen_by(teacher), f"student={student}", f"loss={table.losses[-1]}"]
-        variant = next(iter(table.variants.values()), [])
-        compose_checked("train", [*table.overrides, *variant, *choice])
 
 
 def test_a_printed_grid_is_its_values(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from kdbench.config import CONF_DIR
 from kdbench.plan import Plan, plan, recipe_hash
 from kdbench.results import digest, file_hash, records
 from kdbench.strict import compose_checked, unknown
-from kdbench.teacher.names import chosen_by
+from kdbench.teacher.names import chosen_by, network_chosen
 from kdbench.weights import teacher_files
 
 
@@ -136,7 +136,7 @@ def cells(table: Table) -> list[Cell]:
             *table.overrides,
             *variants[variant],
             *chosen_by(teacher),
-            f"student={student}",
+            *network_chosen("student", student),
             f"loss={loss}",
             f"seed={seed}",
         ]

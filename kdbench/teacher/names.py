@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-VARIANT, TOGETHER = "@", "+"
+VARIANT, TOGETHER, TIMM = "@", "+", "timm/"
 
 
 def full_name(network: str, variant: str | None) -> str:
@@ -30,15 +30,20 @@ def chosen_by(name: str) -> list[str]:
     if TOGETHER in name:
         return ["teacher=ensemble", f"teacher.members=[{name.replace(TOGETHER, ',')}]"]
     network, _, variant = name.partition(VARIANT)
-    return [f"teacher={network}", *([f"teacher.variant={variant}"] if variant else [])]
+    return [*network_chosen("teacher", network), *([f"teacher.variant={variant}"] if variant else [])]
+
+
+def network_chosen(side: str, network: str) -> list[str]:
+    """The overrides that choose the network of a side, `teacher` or `student`."""
+    if network.startswith(TIMM):
+        return [f"{side}=timm", f"{side}.name={network}"]
+    return [f"{side}={network}"]
 
 
 def trained_by(name: str, init: str) -> list[str]:
     """The overrides with which `kdbench train-teacher` makes the teacher of that name; a variant starts from `init`."""
     network, _, variant = name.partition(VARIANT)
-    words = (
-        ["teacher=timm", f"teacher.name={network}"] if network.startswith("timm/") else [f"teacher={network}"]
-    )
+    words = network_chosen("teacher", network)
     kind, _, weight = variant.partition("-")
     if not variant:
         return [*words, "schedule=cifar240"]
