@@ -23,7 +23,8 @@ class Row:
     pair: str
     loss: str
     top1: list[float]
-    agreement: float
+    agreement: float | None
+    """None where there was no teacher."""
     best_on_test: float
     seconds: float
     dataset: str = ""
@@ -65,7 +66,9 @@ def _row(
         pair,
         loss,
         [row["top1"] for row in last],
-        agreement=statistics.fmean(row["agreement"] for row in last),
+        agreement=statistics.fmean(row["agreement"] for row in last)
+        if all("agreement" in row for row in last)
+        else None,
         best_on_test=statistics.fmean(run["results"]["best_on_test"]["top1"] for run in runs),
         seconds=statistics.fmean(run["seconds"] + run.get("stage", {}).get("seconds", 0) for run in runs),
         dataset=dataset,
@@ -104,7 +107,7 @@ def columns(rows: Sequence[Row], published: Published | None = None) -> list[Col
     shown.append(Column("best_on_test %", lambda row: f"{row.best_on_test:.2f}"))
     if published is not None and any(value_beside(row, published) for row in rows):
         shown.append(Column(f"published % ({published.selection})", lambda row: _published(row, published)))
-    shown.append(Column("agreement %", lambda row: f"{row.agreement:.1f}"))
+    shown.append(Column("agreement %", lambda row: "" if row.agreement is None else f"{row.agreement:.1f}"))
     shown.append(Column("training s", lambda row: f"{row.seconds:.0f}"))
     return shown
 
