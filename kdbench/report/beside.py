@@ -11,33 +11,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config import EXPERIMENTS_DIR
 from kdbench.metrics import GROUPS
-from kdbench.report.inference import z_score
-from kdbench.report.published import Published, Value, published_for
+from kdbench.report.delta import Beside, compare
+from kdbench.report.published import Published, published_for
 from kdbench.report.rows import value_beside
 from kdbench.report.series import Series
 
 SHOWN = ("verified", "derived", "secondary")
 """Numbers from memory are never shown as a reference."""
-
-
-@dataclass(frozen=True)
-class Beside:
-    """A published value and what it says of a row. delta, in points, and z are None where `why` says so.
-
-    compared: the accuracy of the row that the value is compared with, `last` or `best_on_test`.
-    """
-
-    value: Value
-    source: Published
-    compared: str
-    delta: float | None
-    z: float | None
-    why: str
-
-    @property
-    def selection(self) -> str:
-        """How the source chose the epoch."""
-        return self.value.selection or self.source.selection
 
 
 def sources(tables: Sequence[str]) -> list[Published]:
@@ -51,35 +31,9 @@ def beside(series: Series, published: Sequence[Published]) -> Beside | None:
     """The value of the first source that has one for the row's data set, pair, loss and protocol."""
     for source in published:
         if (value := value_beside(series.row, source)) is not None:
-            return compare(series, value, source)
+            row = series.row
+            return compare(row.top1, row.best, row.epochs, value, source)
     return None
-
-
-def compare(series: Series, value: Value, source: Published) -> Beside:
-    """The difference to a published value, and z, where epochs and weights are the same."""
-    selection = value.selection or source.selection
-    compared = "best_on_test" if selection.startswith("best") else "last"
-    why = _incomparable(series, value, source)
-    if why:
-        return Beside(value, source, compared, None, None, why)
-    values = list(series.scores("top1", compared).values())
-    delta = sum(values) / len(values) - value.mean
-    z = z_score(values, value.mean, value.std, value.trials)
-    return Beside(value, source, compared, delta, z, "" if z is not None else _no_z(values, value))
-
-
-def _incomparable(series: Series, value: Value, source: Published) -> str:
-    if source.status == "secondary":
-        return "the number is quoted by others"
-    if series.row.epochs != source.epochs:
-        return f"{series.row.epochs} epochs here, {source.epochs} there"
-    return f"other weights there: {value.weights}" if value.weights else ""
-
-
-def _no_z(values: Sequence[float], value: Value) -> str:
-    if value.std is None or not value.trials or value.trials < 2:
-        return "z: no published deviation"
-    return "z: one seed here" if len(values) < 2 else "z: no deviation on either side"
 
 
 @dataclass
@@ -141,14 +95,18 @@ class Teacher:
 
 
 def teachers(series: Sequence[Series]) -> list[Teacher]:
-    """Every teacher, once for each file of weights."""
+    """Every teacher, once for its weights."""
     found: dict[tuple[str, str, str], Teacher] = {}
     for one in series:
         for run in one.runs:
-            scores, dataset = run.record.get("teacher"), one.row.dataset
+            scores = run.record.get("teacher")
             if scores and "top1" in scores:
-                published = networks(dataset)
-                top1 = published.top1.get(scores["name"]) if published else None
-                key = dataset, scores["name"], scores.get("hash") or scores.get("file_hash", "")
-                found.setdefault(key, Teacher(scores["name"], dataset, key[2], scores, top1))
+                key = one.row.dataset, scores["name"], scores.get("hash") or scores.get("file_hash", "")
+                if key not in found:
+                    found[key] = _teacher(*key, scores)
     return list(found.values())
+
+
+def _teacher(dataset: str, name: str, weights: str, scores: Mapping[str, Any]) -> Teacher:
+    published = networks(dataset)
+    return Teacher(name, dataset, weights, scores, published.top1.get(name) if published else None)

@@ -56,13 +56,19 @@ def write(report: Report, folder: Path, formats: tuple[str, ...] = FORMATS, bold
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="kdbench report", description=__doc__)
-    parser.add_argument("what", nargs="+", help="tables by name, run folders (all runs below), results.jsonl files")
+    parser.add_argument(
+        "what", nargs="+", help="tables by name, run folders (all runs below), results.jsonl files"
+    )
     parser.add_argument("--output", help="folder to write to; default runs/reports/NAME")
     parser.add_argument("--formats", default=",".join(FORMATS), help=f"some of {','.join(FORMATS)}")
     parser.add_argument(
-        "--against", default=REFERENCE, help="the loss that others are compared with within seeds; all: every two"
+        "--against",
+        default=REFERENCE,
+        help="the loss that others are compared with within seeds; all: every two",
     )
-    parser.add_argument("--bold", action="store_true", help="LaTeX: the highest accuracy of each pair in bold")
+    parser.add_argument(
+        "--bold", action="store_true", help="LaTeX: the highest accuracy of each pair in bold"
+    )
     parser.add_argument("--print", action="store_true", help="print the Markdown")
     return parser.parse_args(arguments)
 

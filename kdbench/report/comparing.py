@@ -34,7 +34,8 @@ class Comparison:
 
 
 def comparisons(series: Sequence[Series], against: str = REFERENCE) -> list[Comparison]:
-    """Every loss with `against` (`all`: with every other; the first where it is not there), every teacher with every other.
+    """Every loss with `against` (`all`: with every other; where it is not there, with the first), and every teacher
+    with every other.
 
     Only what shares data set, student, protocol and schedule is compared, on the seeds that both have.
     """
@@ -62,7 +63,7 @@ class _Family:
 
     def compare(self, measure: str, first: str, second: str) -> Comparison | None:
         result = paired(*(self.members[name].scores(measure) for name in (first, second)))
-        return result and Comparison(self.title, MEASURES[measure], first, second, result)
+        return None if result is None else Comparison(self.title, MEASURES[measure], first, second, result)
 
 
 def _same_pair(series: Sequence[Series]) -> list[_Family]:
@@ -111,6 +112,4 @@ def _named(group: Sequence[Series], by_loss: bool = False) -> dict[str, Series]:
 def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
     t = holm([one.result.t for one in found])
     wilcoxon = holm([one.result.wilcoxon for one in found])
-    return [
-        replace(one, t_holm=t[place], wilcoxon_holm=wilcoxon[place]) for place, one in enumerate(found)
-    ]
+    return [replace(one, t_holm=t[place], wilcoxon_holm=wilcoxon[place]) for place, one in enumerate(found)]

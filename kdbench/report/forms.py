@@ -77,9 +77,9 @@ def comparison_words(shown: Sequence[Comparison]) -> str:
     """What the numbers of these comparisons are."""
     fewest = min(one.result.n for one in shown)
     return (
-        "Differences within seeds, in points, with Student's 95 % interval (not corrected); p of the paired t test and of "
-        "Wilcoxon's signed ranks, two-sided, and both corrected by Holm's method over the comparisons of one family and "
-        f"measure. With {fewest} pairs Wilcoxon's p cannot fall below {2 / 2**fewest:.2g}."
+        "Differences within seeds, in points, with Student's 95 % interval (not corrected); p of the paired t test and "
+        "of Wilcoxon's signed ranks, two-sided, and both corrected by Holm's method over the comparisons of one family "
+        f"and measure. With {fewest} pairs Wilcoxon's p cannot fall below {2 / 2**fewest:.2g}."
     )
 
 
@@ -105,7 +105,8 @@ def tex(text: str) -> str:
     """Text as LaTeX shows it."""
     parts = re.split("(->)", text)
     return "".join(
-        r"$\rightarrow$" if part == "->" else "".join(_ESCAPED.get(sign, sign) for sign in part) for part in parts
+        r"$\rightarrow$" if part == "->" else "".join(_ESCAPED.get(sign, sign) for sign in part)
+        for part in parts
     )
 
 
@@ -149,7 +150,9 @@ def _highest(lines: Sequence[Line]) -> set[int]:
     for key, (series, _) in zip(keys, lines, strict=True):
         best[key] = max(best.get(key, series.row.mean), series.row.mean)
     return {
-        place for place, (key, (series, _)) in enumerate(zip(keys, lines, strict=True)) if series.row.mean == best[key]
+        place
+        for place, (key, (series, _)) in enumerate(zip(keys, lines, strict=True))
+        if series.row.mean == best[key]
     }
 
 

@@ -28,7 +28,11 @@ CONSTANT = (*NAMES, "epochs", "n")
 def html(report: Report) -> str:
     """The page."""
     environment = Environment(
-        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(PAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     common, shown = _split(report.lines)
     return environment.get_template("page.html").render(
@@ -56,11 +60,11 @@ def embedded(data: Any) -> Markup:
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)  # noqa: S704 - what could be markup was taken out in the line above
+    return Markup(text)
 
 
 def _own(name: str) -> Markup:
-    return Markup((PAGE / name).read_text())  # noqa: S704 - a file of ours
+    return Markup((PAGE / name).read_text())
 
 
 def _split(lines: Sequence[Line]) -> tuple[list[tuple[str, str]], list[Field]]:
@@ -87,7 +91,14 @@ def _row(place: int, line: Line, shown: Sequence[Field]) -> dict[str, Any]:
         for number, field in enumerate(shown)
     ]
     below = " \u00b7 ".join(str(cell["text"]) for cell in cells if cell["told"] and cell["text"])
-    return {"place": place, "cells": cells, "below": below, "pair": row.pair, "loss": row.loss, "data": row.dataset}
+    return {
+        "place": place,
+        "cells": cells,
+        "below": below,
+        "pair": row.pair,
+        "loss": row.loss,
+        "data": row.dataset,
+    }
 
 
 def _choices(lines: Sequence[Line]) -> list[tuple[str, str, list[str]]]:

@@ -47,8 +47,8 @@ class Paired:
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired | None:
     """What the seeds that both have say of the difference; None where they share none.
 
-    The interval and t are Student's with n - 1 degrees of freedom; Wilcoxon's signed ranks are exact where scipy has them
-    exact (few pairs without ties and zeros), and cannot fall below 2 / 2^n.
+    The interval and t are Student's with n - 1 degrees of freedom; Wilcoxon's signed ranks are as scipy has them (exact
+    for few pairs without ties and zeros), and cannot fall below 2 / 2^n.
     """
     differences = [second[seed] - first[seed] for seed in sorted(first.keys() & second.keys())]
     if not differences:

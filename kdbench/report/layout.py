@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kdbench.metrics import GROUPS
-from kdbench.report.beside import Beside
 from kdbench.report.comparing import Comparison
+from kdbench.report.delta import Beside
 from kdbench.report.inference import mean_and_deviation
 from kdbench.report.rows import mean_and_std
 from kdbench.report.summary import Line, Report
@@ -47,7 +47,7 @@ def fields(lines: Sequence[Line]) -> list[Field]:
         *[_group(name) for name in GROUPS if any(name in series.row.groups for series, _ in lines)],
         Field(
             "best_on_test %",
-            lambda line: mean_and_std(list(line[0].scores("top1", "best_on_test").values())),
+            lambda line: mean_and_std(line[0].row.best),
             lambda line: line[0].row.best_on_test,
             "the same at the epoch best on test: chosen on test, to compare with sources that did so",
         ),
@@ -56,8 +56,12 @@ def fields(lines: Sequence[Line]) -> list[Field]:
         shown += PUBLISHED
     shown.append(_number("epochs", lambda line: line[0].row.epochs, "d", "the epoch that `last` is of"))
     if any(series.row.agreement is not None for series, _ in lines):
-        shown.append(_number("agreement %", lambda line: line[0].row.agreement, ".1f", "with the teacher, on test"))
-    shown.append(_number("training s", lambda line: line[0].row.seconds, ".0f", "without start and evaluation"))
+        shown.append(
+            _number("agreement %", lambda line: line[0].row.agreement, ".1f", "with the teacher, on test")
+        )
+    shown.append(
+        _number("training s", lambda line: line[0].row.seconds, ".0f", "without start and evaluation")
+    )
     if any(series.notes or (beside and beside.why) for series, beside in lines):
         shown.append(_name("notes", _notes))
     return shown
@@ -100,7 +104,9 @@ PUBLISHED = [
 
 def _published(found: Beside) -> str:
     value = found.value
-    return f"{value.mean:.2f}" + (f" ± {value.std:.2f}" if value.std is not None and value.trials != 1 else "")
+    return f"{value.mean:.2f}" + (
+        f" ± {value.std:.2f}" if value.std is not None and value.trials != 1 else ""
+    )
 
 
 def _vary(lines: Sequence[Line], name: str) -> bool:
@@ -132,7 +138,17 @@ def _notes(line: Line) -> str:
     return "; ".join([*([beside.why] if beside and beside.why else []), *series.notes])
 
 
-COMPARED = ("compared", "measure", "n", "mean difference", "95 % interval", "t", "t, Holm", "Wilcoxon", "Wilcoxon, Holm")
+COMPARED = (
+    "compared",
+    "measure",
+    "n",
+    "mean difference",
+    "95 % interval",
+    "t",
+    "t, Holm",
+    "Wilcoxon",
+    "Wilcoxon, Holm",
+)
 """The headings of paired comparisons; the last four are p values."""
 
 
@@ -163,11 +179,13 @@ def _row_data(line: Line) -> dict[str, Datum]:
     teacher, _, student = row.pair.partition(":")
     names = {"dataset": row.dataset, "teacher": teacher, "student": student, "loss": row.loss}
     mean, std = mean_and_deviation(row.top1)
-    best, best_std = mean_and_deviation(list(series.scores("top1", "best_on_test").values()))
+    best, best_std = mean_and_deviation(row.best)
     groups: dict[str, Datum] = {}
     for name in GROUPS:
         recalls = row.groups.get(name)
-        groups[f"{name}_mean"], groups[f"{name}_std"] = mean_and_deviation(recalls) if recalls else (None, None)
+        groups[f"{name}_mean"], groups[f"{name}_std"] = (
+            mean_and_deviation(recalls) if recalls else (None, None)
+        )
     return {
         **names,
         "protocol": row.protocol,
@@ -201,11 +219,17 @@ def run_data(report: Report) -> list[dict[str, Datum]]:
         for run in series.runs:
             last, names = run.record["results"]["last"], run.record["names"]
             best = run.record["results"]["best_on_test"]
-            row: dict[str, Datum] = {"row": place, **{key: names[key] for key in ("dataset", "teacher", "student", "loss")}}
+            row: dict[str, Datum] = {
+                "row": place,
+                **{key: names[key] for key in ("dataset", "teacher", "student", "loss")},
+            }
             row |= {"setting": series.setting, "seed": run.seed, "epochs": last["epoch"]}
             row |= {f"last_{name}": last.get(name) for name in scores}
             row |= {"best_on_test_epoch": best["epoch"], "best_on_test_top1": best["top1"]}
-            row |= {"teacher_top1": (run.record.get("teacher") or {}).get("top1"), "seconds": run.record["seconds"]}
+            row |= {
+                "teacher_top1": (run.record.get("teacher") or {}).get("top1"),
+                "seconds": run.record["seconds"],
+            }
             row |= {"recipe": run.record["hashes"].get("recipe"), "commit": run.record.get("commit")}
             made.append(row | {"found": run.where})
     return made

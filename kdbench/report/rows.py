@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdbench.metrics import GROUPS
+from kdbench.report.delta import Beside, compare
 from kdbench.report.published import Published, Value
 
 PLAIN = "the data as they are"
@@ -17,6 +18,7 @@ PLAIN = "the data as they are"
 class Row:
     """One loss on one pair, data set, variant and protocol over the seeds: accuracies in per cent, of the last epoch.
 
+    best: top-1 at the epoch that is best on test.
     groups: the mean recall of each group of classes, for each seed.
     """
 
@@ -25,7 +27,7 @@ class Row:
     top1: list[float]
     agreement: float | None
     """None where there was no teacher."""
-    best_on_test: float
+    best: list[float]
     seconds: float
     dataset: str = ""
     variant: str = ""
@@ -37,6 +39,11 @@ class Row:
     def mean(self) -> float:
         """Of top-1 at the last epoch."""
         return statistics.fmean(self.top1)
+
+    @property
+    def best_on_test(self) -> float:
+        """The mean of top-1 at the epoch that is best on test."""
+        return statistics.fmean(self.best)
 
     @property
     def std(self) -> float | None:
@@ -69,7 +76,7 @@ def _row(
         agreement=statistics.fmean(row["agreement"] for row in last)
         if all("agreement" in row for row in last)
         else None,
-        best_on_test=statistics.fmean(run["results"]["best_on_test"]["top1"] for run in runs),
+        best=[run["results"]["best_on_test"]["top1"] for run in runs],
         seconds=statistics.fmean(run["seconds"] + run.get("stage", {}).get("seconds", 0) for run in runs),
         dataset=dataset,
         variant=variant,
@@ -107,6 +114,11 @@ def columns(rows: Sequence[Row], published: Published | None = None) -> list[Col
     shown.append(Column("best_on_test %", lambda row: f"{row.best_on_test:.2f}"))
     if published is not None and any(value_beside(row, published) for row in rows):
         shown.append(Column(f"published % ({published.selection})", lambda row: _published(row, published)))
+        if any((found := _beside(row, published)) and found.delta is not None for row in rows):
+            shown += [
+                Column("delta", lambda row: _signed(row, published, "delta", ".2f")),
+                Column("z", lambda row: _signed(row, published, "z", ".1f")),
+            ]
     shown.append(Column("agreement %", lambda row: "" if row.agreement is None else f"{row.agreement:.1f}"))
     shown.append(Column("training s", lambda row: f"{row.seconds:.0f}"))
     return shown
@@ -133,6 +145,17 @@ def value_beside(row: Row, published: Published) -> Value | None:
         if (value.dataset, value.pair, value.loss, value.protocol) == of_row:
             return value
     return None
+
+
+def _beside(row: Row, published: Published) -> Beside | None:
+    value = value_beside(row, published)
+    return None if value is None else compare(row.top1, row.best, row.epochs, value, published)
+
+
+def _signed(row: Row, published: Published, name: str, form: str) -> str:
+    found = _beside(row, published)
+    number = getattr(found, name) if found else None
+    return format(number, f"+{form}") if number is not None else "-" if found else ""
 
 
 def _published(row: Row, published: Published) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from kdbench.objectives import available
@@ -125,9 +126,7 @@ def _notes(records: Sequence[Record]) -> list[str]:
     ]
     counts = records[0].get("parameters") or {"student": 0, "at_test": 0}
     if counts["at_test"] > counts["student"]:
-        notes.append(
-            f"answers with {counts['at_test']:,} parameters, the student has {counts['student']:,}"
-        )
+        notes.append(f"answers with {counts['at_test']:,} parameters, the student has {counts['student']:,}")
     if _several_views(records[0]):
         notes.append("trains on two views")
     if "config" not in records[0]:
@@ -135,11 +134,16 @@ def _notes(records: Sequence[Record]) -> list[str]:
     return notes
 
 
+@cache
+def _with_views() -> frozenset[str]:
+    """The objectives of ours that ask for a second view of each image."""
+    return frozenset(entry.name for entry in available() if "views" in entry.needs)
+
+
 def _several_views(record: Record) -> bool:
-    """Whether an objective of ours that the loss has asks for a second view of each image."""
     terms = ((record.get("config") or {}).get("loss") or {}).get("objectives") or {}
-    named = {str(term.get("_target_", "")).removeprefix("kdbench.objectives.").partition(".")[0] for term in terms.values()}
-    return any("views" in entry.needs for entry in available() if entry.name in named)
+    targets = [str(term.get("_target_", "")).removeprefix("kdbench.objectives.") for term in terms.values()]
+    return not _with_views().isdisjoint(target.partition(".")[0] for target in targets)
 
 
 def _different(values: Iterable[Any]) -> list[str]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdbench.report.beside import Beside, Teacher, beside, sources, teachers
+from kdbench.report.beside import Teacher, beside, sources, teachers
 from kdbench.report.comparing import REFERENCE, Comparison, comparisons
+from kdbench.report.delta import Beside
 from kdbench.report.grid import Table, load_table, tables
 from kdbench.report.reading import NotCounted, Record, Run, read
 from kdbench.report.series import Flat, Series, flat, gather
@@ -47,7 +48,9 @@ def report_on(what: Sequence[str], command: str, against: str = REFERENCE) -> Re
     left += twice
     losses = {one.row.loss for one in series}
     if against not in {"all", REFERENCE, *losses}:
-        raise ValueError(f"--against={against}: no run has that loss; possible: all, {', '.join(sorted(losses))}")
+        raise ValueError(
+            f"--against={against}: no run has that loss; possible: all, {', '.join(sorted(losses))}"
+        )
     if not series:
         said = "".join(f"\n  {one.where}: {one.reason}" for one in left[:10])
         raise ValueError(f"no finished run of a student in {', '.join(what)}{said}")

@@ -16,10 +16,14 @@ from kdbench.config import register
 from kdbench.files import write_atomically
 from kdbench.metrics import in_groups
 from kdbench.report.ahead import store_ahead
+from kdbench.report.comparing import comparisons
+from kdbench.report.forms import ENOUGH, comparison_section
 from kdbench.report.grid import Cell, Table, cells, found, load_table, tables
 from kdbench.report.published import published_for
+from kdbench.report.reading import Run
 from kdbench.report.rows import PLAIN, Row, columns, summarise, value_beside
 from kdbench.report.running import Outcome, batches, run_missing
+from kdbench.report.series import gather
 
 
 def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
@@ -30,10 +34,16 @@ def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
     lines.append(f"| {' | '.join(column.heading for column in shown)} |")
     lines.append(f"|{'|'.join('---' if column.is_name else '--:' for column in shown)}|")
     lines += [f"| {' | '.join(column.text(row) for column in shown)} |" for row in rows]
+    series, _ = gather([Run(record, "") for record in records if record["state"] == "done"])
+    differences = "\n\n".join(comparison_section(comparisons(series), ENOUGH))
     compares = published and (not published.values or any(value_beside(row, published) for row in rows))
     about = [published.about, ""] if published and compares else []
     return "\n".join(
-        [*lines, "", *_larger(records), *about, _footer(records, command), "", "![chart](table.png)", ""]
+        [
+            *[*lines, "", *_larger(records), *about, _footer(records, command), ""],
+            *([differences, ""] if differences else []),
+            *["![chart](table.png)", ""],
+        ]
     )
 
 
@@ -211,16 +221,21 @@ def _write(console: Console, table: Table, records: list[dict[str, Any]], comman
     """The page, the picture, and the records that both are made from."""
     folder = Path(table.output)
     kept = (
+        "schema",
         "names",
+        "table",
         "variant",
         "protocol",
         "seed",
         "state",
         "results",
+        "parameters",
         "seconds",
+        "stage",
         "cohort",
         "teacher",
         "hashes",
+        "config",
         "threads",
         "machine",
         "versions",

@@ -6,17 +6,25 @@ from typing import Any
 
 
 def record(loss: str = "kd", seed: int = 0, top1: float = 70.0, **changes: Any) -> dict[str, Any]:
-    """A finished run of resnet56 -> resnet20; `changes` replace what a record has, `epochs`, `best` and `curve` beside."""
+    """A finished run of resnet56 -> resnet20; `changes` replace what a record has, or say `epochs`, `best`, `curve`."""
     teacher, student = changes.pop("teacher", "resnet56"), changes.pop("student", "resnet20")
     dataset, epochs = changes.pop("dataset", "cifar100"), changes.pop("epochs", 240)
     best = changes.pop("best", top1)
     curve = changes.pop("curve", [[epochs, top1]])
     last = {"epoch": epochs, "top1": top1, "top5": 90.0, "agreement": 75.0, **changes.pop("scores", {})}
     terms = {} if loss == "ce" else {loss: {"_target_": f"kdbench.objectives.{loss}.{loss.upper()}"}}
-    weights = changes.pop("weights", {"ce": 1.0, **{name: 1.0 for name in terms}})
+    weights = changes.pop("weights", {"ce": 1.0, **dict.fromkeys(terms, 1.0)})
     config = {
-        "dataset": {"_target_": f"kdbench.data.{dataset}", "validation": 0, "path": changes.pop("path", None)},
-        "schedule": {"_target_": "kdbench.schedule.Schedule", "epochs": epochs, "lr": changes.pop("lr", 0.05)},
+        "dataset": {
+            "_target_": f"kdbench.data.{dataset}",
+            "validation": 0,
+            "path": changes.pop("path", None),
+        },
+        "schedule": {
+            "_target_": "kdbench.schedule.Schedule",
+            "epochs": epochs,
+            "lr": changes.pop("lr", 0.05),
+        },
         "trainer": {"_target_": "lightning.Trainer", "accelerator": "cpu", "max_epochs": epochs},
         "teacher": {"_target_": "kdbench.teacher.live_teacher", "name": teacher},
         "student": {"_target_": "kdbench.models.create_model", "name": student},

@@ -217,10 +217,9 @@ function scatter(rows, width) {
 function forest(table) {
   const rows = [...table.tBodies[0].rows].map((row) => ({ row, ...row.dataset }));
   const ends = rows.flatMap(({ mean, low, high }) => [mean, low || mean, high || mean].map(Number));
-  const reach = Math.max(...ends.map(Math.abs)) * 1.1 || 1;
-  const x = scale(-reach, reach, 0, 150);
+  const x = scale(Math.min(0, ...ends), Math.max(0, ...ends), 6, 144);
   for (const { row, mean, low, high } of rows) {
-    const picture = svg("svg", { viewBox: "0 0 150 22", "aria-hidden": "true" }, svg("line", { class: "zero", x1: 75, x2: 75, y1: 0, y2: 22 }));
+    const picture = svg("svg", { viewBox: "0 0 150 22", "aria-hidden": "true" }, svg("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: 22 }));
     if (low !== "") picture.append(svg("line", { class: "span", x1: x(+low), x2: x(+high), y1: 11, y2: 11 }));
     picture.append(svg("circle", { class: "dot", cx: x(+mean), cy: 11, r: 3.5 }));
     row.querySelector(".forest").append(picture);

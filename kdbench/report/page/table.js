@@ -86,7 +86,7 @@ function toggle(row) {
 const peek = document.getElementById("peek");
 
 function showPeek(row) {
-  if (details.has(row) || !matchMedia("(hover: hover)").matches) return;
+  if (details.has(row)) return;
   peek.replaceChildren(curves(dataOf(row), 330, 180).picture);
   peek.hidden = false;
   const button = row.querySelector("button.curve").getBoundingClientRect();
@@ -104,8 +104,8 @@ for (const row of rows) {
   const button = row.querySelector("button.curve");
   button.append(sparkline(dataOf(row)));
   button.addEventListener("click", () => toggle(row));
-  button.addEventListener("mouseenter", () => showPeek(row));
-  button.addEventListener("mouseleave", hidePeek);
+  button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && showPeek(row));
+  button.addEventListener("pointerleave", hidePeek);
 }
 document.getElementById("filters").addEventListener("input", filter);
 document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
