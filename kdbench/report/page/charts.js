@@ -96,7 +96,7 @@ function curves(row, width, height) {
   picture.setAttribute("aria-label", `Test top-1 by epoch of ${row.loss}; last epoch ${percent(row.mean)} per cent on average`);
   picture.append(svg("text", { x: 0, y: 11 }, "test top-1 %"));
   for (const [, curve] of others) picture.append(svg("path", { class: "line other", d: path(curve, x, y, area.low) }));
-  if (row.teacher !== null) teacherLine(picture, row.teacher, onScale && row.teacher >= area.low, { width, box, y });
+  if (row.teacher !== null) teacherLine(picture, row.teacher, onScale && row.teacher >= area.low, row.teacher > area.high, { width, box, y });
   for (const run of row.runs) {
     picture.append(svg("path", { class: "line", d: path(run.curve, x, y, area.low) }));
     const [epoch, value] = run.curve[run.curve.length - 1];
@@ -121,8 +121,9 @@ function nameOthers(picture, others, taken, x, y) {
   }
 }
 
-function teacherLine(picture, top1, onScale, { width, box, y }) {
-  const words = `teacher ${percent(top1)}${onScale ? "" : ", above this scale"}`;
+// The teacher as a line, or with an arrow where it is off the scale.
+function teacherLine(picture, top1, onScale, isAbove, { width, box, y }) {
+  const words = `${onScale ? "" : isAbove ? "↑ " : "↓ "}teacher ${percent(top1)}`;
   const height = onScale ? y(top1) : box.top - 2;
   if (onScale) picture.append(svg("line", { class: "line teacher", x1: box.left, x2: width - box.right, y1: height, y2: height }));
   picture.append(svg("text", { class: "teacher", x: width - box.right, y: onScale ? height - 5 : 11, "text-anchor": "end" }, words));
