@@ -80,6 +80,7 @@ class EvaluateConfig:
     precision: str = MISSING
     threads: int | None = MISSING
     json: bool = MISSING
+    store: str | None = MISSING
 
 
 @dataclass
@@ -112,8 +113,8 @@ SUPPLIED = {
     "dataset": ("seed", "batch_size"),
     "model": ("num_classes", "checkpoint"),
     "student": ("num_classes", "checkpoint"),
-    "teacher": ("num_classes", "bf16"),
-    "logger": ("folder", "name", "default_group", "tags", "run_config"),
+    "teacher": ("num_classes", "bf16", "network"),
+    "logger": ("folder", "name", "default_group", "seed", "tags", "run_config"),
 }
 """Arguments that code gives to a section's target: no key of a configuration may have their names."""
 

@@ -1,19 +1,31 @@
-"""`kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE`: the accuracy of a checkpoint."""
+"""`kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE`: the accuracy of a checkpoint, and, with
+`store=NAME`, the network as a teacher in the store."""
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
 from kdbench.config import build, register
 from kdbench.data.module import ImageData
-from kdbench.metrics import evaluate, in_groups
+from kdbench.metrics import class_spread, evaluate, in_groups
+from kdbench.models import pretrained
+from kdbench.onnx import OnnxNetwork
 from kdbench.plan import check_settings
+from kdbench.results import file_hash, provenance
 from kdbench.run import exact_float32
 from kdbench.strict import compose_checked
-from kdbench.student.stored import load_student
+from kdbench.student.stored import Headed, load_student
+from kdbench.teacher.names import network_of
+from kdbench.teacher.store import check_free, put
+
+HUB = "hub"
+"""For a checkpoint: the weights that timm has for a network of its own."""
 
 
 def main(arguments: list[str]) -> int:
@@ -29,8 +41,9 @@ def main(arguments: list[str]) -> int:
         data.setup("test")
         if cfg.split not in data.eval_splits:
             raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(data.eval_splits)}")
-        network: nn.Module = build(cfg.model, num_classes=data.num_classes)
-        model, _ = load_student(network, Path(cfg.checkpoint), data)
+        model, about = _load(cfg, data)
+        if cfg.store:
+            _check_store(cfg, model, data)
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         return 2
@@ -51,6 +64,9 @@ def main(arguments: list[str]) -> int:
         "top1": scores["top1"],
         **{key: scores[key] for key in ("top5", "nll", "ece", *data.groups) if key in scores},
     }
+    if cfg.store:
+        spread = class_spread(model, data, "train", bf16=cfg.precision != "fp32")
+        result["stored"] = str(_store(cfg, model, data, {**about, **result, "cmi": spread["cmi"]}))
     if cfg.json:
         print(json.dumps(result))
     else:
@@ -59,4 +75,47 @@ def main(arguments: list[str]) -> int:
             f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %, NLL {scores['nll']:.4f}, "
             f"ECE {scores['ece']:.2f} %{in_groups(scores)}"
         )
+        if cfg.store:
+            print(f"stored as the teacher {cfg.store}: {result['stored']}")
     return 0
+
+
+def _load(cfg: DictConfig, data: ImageData) -> tuple[nn.Module, dict[str, Any]]:
+    """The network in a checkpoint, or in an ONNX file, and what the file says of it."""
+    if cfg.checkpoint.endswith(".onnx"):
+        return OnnxNetwork(Path(cfg.checkpoint)), {}
+    if cfg.checkpoint == HUB:
+        return pretrained(cfg.model.name, data.num_classes), {}
+    network: nn.Module = build(cfg.model, num_classes=data.num_classes)
+    return load_student(network, Path(cfg.checkpoint), data)
+
+
+def _check_store(cfg: DictConfig, model: nn.Module, data: ImageData) -> None:
+    """A teacher has the name of its network, was measured on test, and takes nobody's place."""
+    if network_of(cfg.store) != cfg.model.name:
+        raise ValueError(
+            f"store={cfg.store}: a teacher is named after its network, {cfg.model.name}[@VARIANT]"
+        )
+    if cfg.split != "test":
+        raise ValueError(
+            f"store={cfg.store} wants split=test: the card of a teacher has its accuracy on test"
+        )
+    if isinstance(model, Headed | OnnxNetwork):
+        raise ValueError(
+            f"{cfg.checkpoint} is an ONNX file or answers with a head of its loss: it cannot be a teacher"
+        )
+    check_free(data.label_space, cfg.store, _hashes(cfg))
+
+
+def _store(cfg: DictConfig, model: nn.Module, data: ImageData, about: Mapping[str, Any]) -> Path:
+    """Put the network into the teacher store, with a card that says where it came from and what it scored here."""
+    kept = ("epoch", "top1", "top5", "nll", "cmi")
+    card = {key: about[key] for key in kept if key in about}
+    card |= {"model": cfg.model.name, "num_classes": data.num_classes, "label_space": data.label_space}
+    card |= {"classes": list(data.classes), "teacher": cfg.store, "hashes": _hashes(cfg), **provenance()}
+    card["imported"] = Path(cfg.checkpoint).name
+    return put(model, data.label_space, cfg.store, card)
+
+
+def _hashes(cfg: DictConfig) -> dict[str, str]:
+    return {"file": HUB if cfg.checkpoint == HUB else file_hash(Path(cfg.checkpoint))}

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 
 from kdbench.config import build
 from kdbench.core import RunError
-from kdbench.loggers import close
+from kdbench.loggers import Conclusion, RunLogger, close
 from kdbench.member import Member
 from kdbench.plan import Plan
 from kdbench.progress import ProgressLine, StopOnSignal
@@ -64,6 +64,8 @@ def fit(
         except (RunError, ValueError):
             if any(member.error is None for member in working.values()):
                 raise
+        for member in working.values():
+            _conclude(member, module)
     return module.teacher_scores
 
 
@@ -90,16 +92,42 @@ def _title(planned: Plan, students: int) -> str:
     return f"{planned.names['dataset']}-{planned.names['teacher']}-s{planned.cfg.seed}, {students} students,"
 
 
-def _logger(member: Member) -> Any:
+def _logger(member: Member) -> RunLogger | None:
     planned = member.planned
     cfg, names = planned.cfg, planned.names
     alone = "a first stage" if planned.is_stage else "itself"
     pair = f"{names['teacher']} -> {names.get('student', alone)}"
-    return build(
+    group = ", ".join(filter(None, (pair, names.get("loss"))))
+    about = {"table": cfg.table_name, "pair": pair, "loss_name": names.get("loss")}
+    logger: RunLogger | None = build(
         cfg.logger,
         folder=member.folder.path,
         name=member.name,
-        default_group=f"{cfg.table_name}: {pair}" if cfg.table_name else pair,
+        default_group=f"{cfg.table_name}: {group}" if cfg.table_name else group,
+        seed=cfg.seed,
         tags=[*cfg.tags, *filter(None, names.values()), f"seed {cfg.seed}"],
-        run_config=planned.config,
+        run_config={**planned.config, **about, "hashes": member.hashes},
     )
+    return logger
+
+
+def _conclude(member: Member, module: StudentModule) -> None:
+    """Tell the logger of a run that was trained to its end what it came to."""
+    student = member.student
+    if student is None or student.logger is None or member.error is not None:
+        return
+    results, progress = student.results(), student.progress
+    summary: dict[str, Any] = {"seconds": progress.seconds, "parameters": student.parameter_counts["at_test"]}
+    for name, scores in {**results, "teacher": module.teacher_scores}.items():
+        if isinstance(scores, Mapping):
+            summary |= {f"{name}/{key}": value for key, value in scores.items()}
+    data = member.planned.data
+    names = data.about.get("classes", ())
+    recall = {
+        name: share
+        for name, share in zip(names, results.get("recall", ()), strict=False)
+        if share is not None
+    }
+    confusion = module.scoring.meter(student, "test").confusion if names else None
+    counts = None if confusion is None else confusion.tolist()
+    student.logger.conclude(Conclusion(summary, recall, names, counts))

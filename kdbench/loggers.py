@@ -1,4 +1,4 @@
-"""Where else metrics go, beside the run folder: nowhere, or Weights & Biases."""
+"""Where else a run goes, beside its folder: nowhere, Weights & Biases, TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,66 +6,176 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlparse
 
 from kdbench.files import write_atomically
+
+
+class RunLogger(Protocol):
+    """Where one run goes, beside its folder."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """A line of the run, at an optimiser step counted over the epochs."""
+
+    def conclude(self, conclusion: Conclusion) -> None:
+        """What it came to, said once."""
+
+    def close(self) -> None:
+        """End it: the next run in this process must not continue it."""
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a finished run came to.
+
+    summary: numbers by name. Where there are classes, on test: recall of each one, in per cent, by its name; confusion,
+    samples of class i taken for class j, int [C, C].
+    """
+
+    summary: Mapping[str, Any]
+    recall: Mapping[str, float]
+    classes: Sequence[str] = ()
+    confusion: Sequence[Sequence[int]] | None = None
 
 
 def no_logger(**_: Any) -> None:
     """Nothing beside the run folder."""
 
 
-def wandb_logger(
-    project: str,
-    folder: Path,
-    name: str,
-    default_group: str,
-    tags: Sequence[str],
-    run_config: dict[str, Any],
-    group: str | None = None,
-    offline: bool | None = None,
-) -> Any:
-    """A WandbLogger for a run in `folder`; offline where there is no key or no network, decided in 3 seconds.
+class TensorBoard:
+    """logger=tensorboard: Lightning's TensorBoardLogger, in the run folder; look with `tensorboard --logdir runs`."""
 
-    An offline run is looked at with `wandb leet run FOLDER` and uploaded with `wandb sync FOLDER`.
+    def __init__(self, folder: Path, run_config: dict[str, Any], **_: Any) -> None:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        try:
+            self._logger = TensorBoardLogger(str(folder), name="", version="tensorboard")
+            self._logger.log_hyperparams(flattened(run_config))
+        except ModuleNotFoundError as error:
+            raise ValueError(f"logger=tensorboard: pip install 'kdbench[tensorboard]' ({error})") from error
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Scalars."""
+        self._logger.log_metrics(dict(metrics), step)
+
+    def conclude(self, conclusion: Conclusion) -> None:
+        """The summary as a text: TensorBoard has no place of its own for results."""
+        lines = "\n".join(f"    {key}: {value}" for key, value in conclusion.summary.items())
+        self._logger.experiment.add_text("summary", lines)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._logger.finalize("success")
+
+
+class WeightsAndBiases:
+    """logger=wandb: one W&B run per run folder, however often it is resumed; offline where there is no key or no
+    network, decided in 3 seconds.
+
+    An offline run is looked at with `wandb leet run FOLDER`; `kdbench wandb sync TABLE` uploads those of a table.
     """
-    try:
+
+    def __init__(
+        self,
+        project: str,
+        folder: Path,
+        name: str,
+        default_group: str,
+        seed: int,
+        tags: Sequence[str],
+        run_config: dict[str, Any],
+        group: str | None = None,
+        offline: bool | None = None,
+    ) -> None:
         import wandb
-        from lightning.pytorch.loggers import WandbLogger
-    except ImportError as error:
-        raise ValueError("logger=wandb needs the package wandb: pip install wandb") from error
-    reason = None if offline is False else why_offline()
-    offline = bool(reason) if offline is None else offline
-    if offline:
-        print(
-            f"W&B offline ({reason or 'as asked'}); look: wandb leet {folder / 'wandb'}; upload: wandb sync"
+
+        self._wandb = wandb
+        reason = None if offline is False else why_offline()
+        offline = bool(reason) if offline is None else offline
+        arguments: dict[str, Any] = {
+            "project": project,
+            "name": name,
+            "id": _run_id(folder),
+            "resume": "allow",
+        }
+        arguments |= {"group": (group or default_group)[:_LONGEST_GROUP], "job_type": f"seed {seed}"}
+        arguments |= {"tags": [tag[:_LONGEST_TAG] for tag in tags], "config": flattened(run_config)}
+        # the students of a cohort each have a run, all open at once
+        arguments["settings"] = wandb.Settings(
+            silent=True, init_timeout=3, console="off", reinit="create_new"
         )
-    arguments: dict[str, Any] = {"project": project, "name": name, "id": _run_id(folder), "resume": "allow"}
-    arguments |= {
-        "group": group or default_group,
-        "tags": list(tags),
-        "config": run_config,
-        "save_dir": str(folder),
-    }
-    # the students of a cohort each have a run, all open at once
-    arguments["settings"] = wandb.Settings(silent=True, init_timeout=3, console="off", reinit="create_new")
-    try:
-        logger = WandbLogger(**arguments, offline=offline)
-        _ = logger.experiment  # connects now, not in the middle of the first epoch
-    except wandb.errors.Error as error:
-        print(f"W&B offline ({error})")
-        logger = WandbLogger(**arguments, offline=True)
-    return logger
+        try:
+            self._run = wandb.init(dir=str(folder), mode="offline" if offline else "online", **arguments)
+        except wandb.errors.Error as error:
+            offline, reason = True, str(error)
+            self._run = wandb.init(dir=str(folder), mode="offline", **arguments)
+        self._run.define_metric("*", step_metric="step")
+        if offline:
+            where = folder / "wandb"
+            print(
+                f"W&B offline ({reason or 'as asked'}); look: wandb leet run {where}; upload: kdbench wandb sync"
+            )
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Over our own step: W&B's counts calls, and may not go back where a run is resumed."""
+        self._run.log({**metrics, "step": step})
+
+    def conclude(self, conclusion: Conclusion) -> None:
+        """The summary, and once the recall of each class and the confusion matrix (of at most 100 classes: W&B takes
+        10,000 cells)."""
+        self._run.summary.update(dict(conclusion.summary))
+        tables: dict[str, Any] = {}
+        if conclusion.recall:
+            rows = [list(item) for item in conclusion.recall.items()]
+            tables["recall"] = self._wandb.Table(["class", "recall %"], data=rows)
+        if conclusion.confusion is not None and len(conclusion.confusion) <= _MOST_CLASSES:
+            target, predicted = _one_by_one(conclusion.confusion)
+            tables["confusion"] = self._wandb.plot.confusion_matrix(
+                y_true=target, preds=predicted, class_names=list(conclusion.classes), title="test"
+            )
+        if tables:
+            self._run.log(tables)
+
+    def close(self) -> None:
+        """Finish the W&B run."""
+        self._run.finish()
 
 
-def close(logger: Any) -> None:
-    """End a logger's run: the next one in this process must not continue it."""
+_LONGEST_GROUP, _LONGEST_TAG, _MOST_CLASSES = 128, 64, 100
+"""What W&B takes, in letters; and classes in a confusion matrix."""
+
+
+def flattened(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """A nested configuration as one level: `loss.weights.ce`."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{before}{key}.")
+        else:
+            flat[f"{before}{key}"] = value
+    return flat
+
+
+def _one_by_one(confusion: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """(label, prediction) of each image that a confusion matrix counts, as two lists."""
+    pairs = [
+        (label, guess)
+        for label, row in enumerate(confusion)
+        for guess, count in enumerate(row)
+        for _ in range(count)
+    ]
+    return [label for label, _ in pairs], [guess for _, guess in pairs]
+
+
+def close(logger: RunLogger | None) -> None:
+    """End a run's logger, where it has one."""
     if logger is not None:
-        logger.experiment.finish()
+        logger.close()
 
 
 def _run_id(folder: Path) -> str:

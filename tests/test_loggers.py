@@ -1,11 +1,15 @@
+import json
 import os
+import re
 import subprocess
 import sys
 import time
+from unittest.mock import MagicMock
 
 import pytest
 
-from kdbench.loggers import why_offline
+from kdbench.loggers import WeightsAndBiases, why_offline
+from kdbench.tracking import dashboard, main, offline_runs
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +32,8 @@ def test_with_a_key_and_no_network_it_is_offline_within_three_seconds(monkeypatc
     assert time.monotonic() - started < 3.5
 
 
-def test_a_run_is_logged_offline_and_can_be_looked_at(tmp_path):
-    run = [
+def run(tmp_path, *more: str) -> subprocess.CompletedProcess:
+    words = [
         sys.executable,
         "-m",
         "kdbench.train",
@@ -38,18 +42,67 @@ def test_a_run_is_logged_offline_and_can_be_looked_at(tmp_path):
         "loss=ce",
         "student=resnet8",
     ]
-    run += [
-        "schedule=quick",
-        "schedule.epochs=2",
-        "logger=wandb",
-        f"output={tmp_path / 'runs'}",
-        "trainer=cpu",
-    ]
+    words += ["schedule=quick", "schedule.epochs=2", f"output={tmp_path / 'runs'}", "trainer=cpu", *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(run, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
+    ended = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert ended.returncode == 0, ended.stderr
+    return ended
+
+
+def test_a_run_is_logged_offline_and_can_be_looked_at_and_waits_for_its_upload(tmp_path, capsys):
+    ended = run(tmp_path, "logger=wandb", "table_name=mine")
     assert "W&B offline (no API key)" in ended.stdout
     (log,) = tmp_path.glob("runs/*/wandb/offline-run-*/run-*.wandb")
     leet = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(log.parent)]
     seen = subprocess.run(leet, capture_output=True, text=True, timeout=60)
-    assert "test/top1" in seen.stdout, seen.stderr
+    record = json.loads(next(tmp_path.glob("runs/*/record.json")).read_text())
+    (top1,) = re.findall(r'"last/top1": *"?([0-9.]+)', seen.stdout)
+    assert float(top1) == record["results"]["last"]["top1"]
+    assert list(log.parent.glob("files/media/table/recall_*.table.json"))
+    (counted,) = log.parent.glob("files/media/table/confusion_*.table.json")
+    cells = json.loads(counted.read_text())["data"]
+    images = sum(count for *_, count in cells)
+    hits = sum(count for label, guess, count in cells if label == guess)
+    assert 100 * hits / images == pytest.approx(record["results"]["last"]["top1"], abs=1e-3)
+    assert offline_runs(tmp_path / "runs") == [log.parent]
+    assert main(["sync", "mine", "--output", str(tmp_path / "runs")]) == 1
+    assert "not uploaded: no API key" in capsys.readouterr().err
+    log.with_name(log.name + ".synced").touch()
+    assert offline_runs(tmp_path / "runs") == []
+    assert main(["sync", "nothing"]) == 2
+
+
+def test_what_wandb_is_told(monkeypatch, tmp_path):
+    told = {}
+    monkeypatch.setattr("wandb.init", lambda **given: told.update(given) or MagicMock())
+    config = {"loss": {"weights": {"ce": 0.1}}, "seed": 3}
+    WeightsAndBiases("p", tmp_path, "name", "g" * 200, 3, ["t" * 70], config)
+    assert told["mode"] == "offline"
+    assert told["job_type"] == "seed 3"
+    assert told["config"] == {"loss.weights.ce": 0.1, "seed": 3}
+    assert (len(told["group"]), len(told["tags"][0])) == (128, 64)
+    first = told["id"]
+    WeightsAndBiases("p", tmp_path, "name", "g", 3, [], {})
+    assert told["id"] == first, "a resumed run goes on in the same one"
+
+
+def test_a_dashboard_compares_the_losses_of_one_table():
+    pytest.importorskip("wandb_workspaces", reason="the extra `dashboard` is not installed")
+    page = dashboard("demo", "me", "kdbench")
+    assert next(section.name for section in page.sections) == "Losses compared"
+    spec = page._to_model().spec.model_dump_json()
+    assert "last/top1" in spec
+    assert '"demo"' in spec
+
+
+def test_a_run_is_written_for_tensorboard(tmp_path):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="no tensorboard here"
+    )
+    run(tmp_path, "logger=tensorboard")
+    (file,) = tmp_path.glob("runs/*/tensorboard/events.*")
+    events = accumulator.EventAccumulator(str(file))
+    events.Reload()
+    record = json.loads(next(tmp_path.glob("runs/*/record.json")).read_text())
+    assert events.Scalars("test/top1")[-1].value == pytest.approx(record["results"]["last"]["top1"])
+    assert "last/top1" in str(events.Tensors("summary/text_summary")[0])

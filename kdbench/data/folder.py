@@ -46,7 +46,7 @@ def load_folder(path: str, size: int) -> Splits:
         raise DataError(
             f"{root}: no folder {' or '.join(missing)}; expected train/<class>/* and test/<class>/*"
         )
-    train, test = _tree(root / "train"), _tree(root / "test")
+    train, test = image_tree(root / "train"), image_tree(root / "test")
     if list(train) != list(test):
         raise DataError(f"{root}: train and test differ in the classes {sorted(set(train) ^ set(test))}")
     check_fits(sum(map(len, [*train.values(), *test.values()])), size)
@@ -57,7 +57,7 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _tree(split: Path) -> dict[str, list[Path]]:
+def image_tree(split: Path) -> dict[str, list[Path]]:
     """The image files of each class folder; hidden ones are ignored, strays refused by name."""
     readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     tree = {}

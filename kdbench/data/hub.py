@@ -61,20 +61,21 @@ def load_hub(
 
     DataError within about ten seconds if the hub is out of reach and the data set is not in its cache.
     """
-    parts = _fetch(name, config_name)
-    train = _split(parts, name, (train_split,))
-    test = _split(parts, name, (test_split,) if test_split else _TEST_NAMES)
-    image = image_column or _find_column(train, name, "Image", "image_column")
-    label = label_column or _find_column(train, name, "ClassLabel", "label_column")
+    parts = fetch_parts(name, config_name)
+    train = find_split(parts, name, (train_split,))
+    test = find_split(parts, name, (test_split,) if test_split else _TEST_NAMES)
+    image = image_column or find_column(train, name, "Image", "image_column")
+    label = label_column or find_column(train, name, "ClassLabel", "label_column")
     if unknown := {image, label} - set(train.column_names):
         raise DataError(f"{name} has no column {', '.join(unknown)}; it has {', '.join(train.column_names)}")
-    classes = _class_names(train, label)
+    classes = class_names(train, label)
     check_fits(len(train) + len(test), size)
     whole = (image, label, classes, size, name)
     return Splits(_decoded(train, *whole), _decoded(test, *whole))
 
 
-def _fetch(name: str, config_name: str | None) -> DatasetDict:
+def fetch_parts(name: str, config_name: str | None = None) -> DatasetDict:
+    """All splits of a data set of the hub, or of a local folder. DataError where neither is to be had."""
     from datasets import load_dataset, load_from_disk  # slow to import, and most data sets need it not
 
     local = Path(name).expanduser()
@@ -129,24 +130,27 @@ def _offline() -> Iterator[None]:
         config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
-def _split(parts: DatasetDict, name: str, wanted: Sequence[str]) -> Dataset:
+def find_split(parts: DatasetDict, name: str, wanted: Sequence[str]) -> Dataset:
+    """The first of the wanted splits that is there; DataError where none is."""
     for split in wanted:
         if split in parts:
             return parts[split]
     raise DataError(f"{name} has no split {' or '.join(wanted)}; it has {', '.join(map(str, parts))}")
 
 
-def _find_column(part: Dataset, name: str, kind: str, option: str) -> str:
+def find_column(part: Dataset, name: str, kind: str, option: str = "") -> str:
+    """The only column of a type of features; DataError, with the option that chooses one, where there is no such."""
     found = [column for column, feature in part.features.items() if type(feature).__name__ == kind]
     if len(found) != 1:
         raise DataError(
             f"{name} has {len(found)} columns of type {kind} ({', '.join(found)}); "
-            f"choose one of {', '.join(part.column_names)} by {option}=..."
+            f"the columns are {', '.join(part.column_names)}"
+            + (f"; choose one by {option}=..." if option else "")
         )
     return str(found[0])
 
 
-def _class_names(part: Dataset, label: str) -> tuple[str, ...]:
+def class_names(part: Dataset, label: str) -> tuple[str, ...]:
     """The names of a ClassLabel; for a plain integer column its numbers from 0 to the largest."""
     feature = part.features[label]
     if hasattr(feature, "names"):
@@ -164,12 +168,16 @@ def _decoded(
     where = f"{name}, {part.split}"
     column = part.cast_column(image, Image(decode=False))[image]
 
-    def content(cell: dict[str, Any]) -> bytes:
-        return cell["bytes"] or Path(cell["path"]).read_bytes()
-
     def fetch(rows: slice) -> list[Encoded]:
-        return [(f"{where}, row {row}", content(cell)) for row, cell in enumerate(column[rows], rows.start)]
+        return [
+            (f"{where}, row {row}", cell_bytes(cell)) for row, cell in enumerate(column[rows], rows.start)
+        ]
 
     images = decode(fetch, len(part), size, resize=True)
     labels = torch.tensor(list(part[label]), dtype=torch.int64)
     return check_set(ImageSet(images, labels, classes), where)
+
+
+def cell_bytes(cell: dict[str, Any]) -> bytes:
+    """The bytes of an image cell, or of the file that it names."""
+    return cell["bytes"] or Path(cell["path"]).read_bytes()

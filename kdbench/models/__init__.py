@@ -9,7 +9,7 @@ import pkgutil
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-from kdbench.models.catalog import check_name, create_model  # noqa: E402
+from kdbench.models.catalog import check_name, create_model, pretrained  # noqa: E402
 from kdbench.models.checkpoints import load_weights, save_weights, weights_hash  # noqa: E402
 from kdbench.models.network import available  # noqa: E402
 from kdbench.models.taps import answer, answer_batch, classifier, tap_names  # noqa: E402
@@ -22,6 +22,7 @@ __all__ = [
     "classifier",
     "create_model",
     "load_weights",
+    "pretrained",
     "save_weights",
     "tap_names",
     "weights_hash",

@@ -54,3 +54,20 @@ def create_model(
     if checkpoint is not None:
         load_weights(model, checkpoint)
     return model
+
+
+def pretrained(name: str, num_classes: int) -> nn.Module:
+    """A network of timm's, `timm/<name>`, with the weights that timm has for it, from the hub or its cache.
+
+    ValueError where they are not to be had, or have another number of classes.
+    """
+    check_name(name)
+    if not name.startswith(TIMM):
+        raise ValueError(f"{name} has no weights on the hub: only timm/<name> has")
+    try:
+        model: nn.Module = timm.create_model(name.removeprefix(TIMM), pretrained=True)
+    except Exception as error:  # whatever hub, network and disk raise
+        raise ValueError(f"the weights of {name} are not to be had from the hub: {error}") from error
+    if (found := model.num_classes) != num_classes:
+        raise ValueError(f"the weights of {name} are for {found} classes, the data have {num_classes}")
+    return model

@@ -1,12 +1,14 @@
 """What every CIFAR network shares: named taps, a classifier, and a place in timm's own registry."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import timm
 import torch.nn.functional as F
-from timm.models import register_model
+from timm.models import load_pretrained, register_model
 from torch import Tensor, nn
+
+from kdbench.core import Batch, Outputs
 
 PREFIX = "kdbench_"
 
@@ -23,6 +25,20 @@ def rectified_taps(stages: int) -> tuple[str, ...]:
     """The taps, in order of depth, of a family whose stages end with a ReLU behind their `.pre`."""
     pairs = (f"stage{number}{twin}" for number in range(1, stages + 1) for twin in (".pre", ""))
     return ("stem", *pairs, "unpooled", "pooled")
+
+
+@runtime_checkable
+class TextNetwork(Protocol):
+    """A network that answers texts: it is given batches, not inputs.
+
+    taps: names, in order of depth, of what it can report.
+    """
+
+    taps: tuple[str, ...]
+
+    def answer_batch(self, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
+        """Logits [N, V] of the rows of the batch's first text; each text's own answer [B, T, V] in `parts`, with
+        the taps asked for."""
 
 
 class Network(nn.Module):
@@ -56,15 +72,23 @@ class Network(nn.Module):
 def register(name: str, build: Callable[..., Network]) -> None:
     """Make `build(num_classes=...)` available as `name` here and as `kdbench_<name>` in timm's registry."""
 
-    def entrypoint(pretrained: bool = False, num_classes: int = 100, **options: Any) -> Network:
-        if pretrained:
-            raise ValueError(f"{name} has no pretrained weights; give the path of a checkpoint instead")
-        # timm passes its own plumbing (pretrained_cfg, cache_dir, ...) as None where nobody set it
+    def entrypoint(
+        pretrained: bool = False, num_classes: int | None = None, pretrained_cfg: Any = None, **options: Any
+    ) -> Network:
+        about = dict(getattr(pretrained_cfg, "__dict__", pretrained_cfg or {}))
+        if pretrained and not about:
+            raise ValueError(
+                f"{name} has no pretrained weights; give the path of a checkpoint, or `local-dir:FOLDER` or "
+                f"`hf-hub:REPOSITORY` of one that `kdbench export` made"
+            )
+        # timm passes its own plumbing (cache_dir, ...) as None where nobody set it
         given = sorted(option for option, value in options.items() if value is not None)
         if given:
             raise ValueError(f"{name} takes num_classes and no further options; given: {', '.join(given)}")
-        network = build(num_classes=num_classes)
+        network = build(num_classes=num_classes or about.get("num_classes") or 100)
         network.name = name
+        if pretrained:
+            load_pretrained(network, about, num_classes=network.get_classifier().out_features)
         return network
 
     entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + name

@@ -72,8 +72,10 @@ class SimKD(Objective):
             raise ValueError(
                 f"SimKD: factor {self.factor} leaves nothing of the teacher's {channels} channels"
             )
+        height, width = theirs.shape[2:]
+        self._size = height, width
         # in the state, so that a stored predictor says it
-        self.register_buffer("size", torch.tensor(theirs.shape[2:]))
+        self.register_buffer("size", torch.tensor(self._size))
         self.projector = _projector(ours.shape[1], channels, self.factor)
         self.head = nn.Linear(channels, weight.shape[0], bias=bias is not None).requires_grad_(False)
         self.head.weight.copy_(weight)
@@ -83,8 +85,7 @@ class SimKD(Objective):
     def predict(self, student: Outputs) -> Tensor:
         """The teacher's classifier on the mean of the projected map: logits [N, C]."""
         (ours,) = student.tapped(self.student_taps)
-        height, width = self.size.tolist()
-        smaller = ours if ours.shape[2] <= height else F.adaptive_avg_pool2d(ours, (height, width))
+        smaller = ours if ours.shape[2] <= self._size[0] else F.adaptive_avg_pool2d(ours, self._size)
         logits: Tensor = self.head(self.projector(smaller).mean(dim=(2, 3)))
         return logits
 

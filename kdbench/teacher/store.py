@@ -51,7 +51,7 @@ def locate(
     raise ValueError(
         f"no teacher {name} for {label_space}: looked for {looked}. Train it with\n"
         f"  {command}\n"
-        f"or give a checkpoint of your own: {key}=FILE"
+        f"or give a checkpoint of your own: {key}=FILE, or store it: kdbench evaluate checkpoint=FILE store={name} ..."
     )
 
 
