@@ -13,6 +13,7 @@ from kdbench.config import EXPERIMENTS_DIR
 from kdbench.metrics import GROUPS
 from kdbench.report.delta import Beside, compare
 from kdbench.report.published import Published, published_for
+from kdbench.report.reading import task_of
 from kdbench.report.rows import value_beside
 from kdbench.report.series import Series
 
@@ -32,7 +33,7 @@ def beside(series: Series, published: Sequence[Published]) -> Beside | None:
     for source in published:
         if (value := value_beside(series.row, source)) is not None:
             row = series.row
-            return compare(row.top1, row.best, row.epochs, value, source)
+            return compare(row.scores, row.best_on_test, row.epochs, value, source)
     return None
 
 
@@ -71,18 +72,19 @@ class Teacher:
     name: str
     dataset: str
     hash: str
+    metric: str
     scores: Mapping[str, Any]
     published: float | None
 
     @property
-    def top1(self) -> float:
-        """On the test set, in per cent."""
-        return float(self.scores["top1"])
+    def score(self) -> float:
+        """The task's main score on the test set, in per cent."""
+        return float(self.scores[self.metric])
 
     @property
     def gap(self) -> float | None:
         """Measured less published."""
-        return None if self.published is None else self.top1 - self.published
+        return None if self.published is None else self.score - self.published
 
     @property
     def about(self) -> str:
@@ -100,13 +102,14 @@ def teachers(series: Sequence[Series]) -> list[Teacher]:
     for one in series:
         for run in one.runs:
             scores = run.record.get("teacher")
-            if scores and "top1" in scores:
+            metric = task_of(run.record).metric
+            if scores and metric in scores:
                 key = one.row.dataset, scores["name"], scores.get("hash") or scores.get("file_hash", "")
                 if key not in found:
-                    found[key] = _teacher(*key, scores)
+                    found[key] = _teacher(*key, metric, scores)
     return list(found.values())
 
 
-def _teacher(dataset: str, name: str, weights: str, scores: Mapping[str, Any]) -> Teacher:
+def _teacher(dataset: str, name: str, weights: str, metric: str, scores: Mapping[str, Any]) -> Teacher:
     published = networks(dataset)
-    return Teacher(name, dataset, weights, scores, published.top1.get(name) if published else None)
+    return Teacher(name, dataset, weights, metric, scores, published.top1.get(name) if published else None)

@@ -10,9 +10,6 @@ from kdbench.report.inference import Paired, holm, paired
 from kdbench.report.series import Series, setting_key
 from kdbench.results import digest
 
-MEASURES = {"top1": "last top-1", "omitted": "recall of omitted classes"}
-"""What is compared, at the last epoch."""
-
 REFERENCE = "ce"
 """The loss that others are compared with, unless told."""
 
@@ -41,8 +38,8 @@ def comparisons(series: Sequence[Series], against: str = REFERENCE) -> list[Comp
     """
     made = []
     for family in (*_same_pair(series), *_same_loss(series)):
-        for measure in MEASURES:
-            found = [one for pair in family.pairs(against) if (one := family.compare(measure, *pair))]
+        for score, measure in family.measures.items():
+            found = [one for pair in family.pairs(against) if (one := family.compare(score, measure, *pair))]
             made += _corrected(found)
     return made
 
@@ -53,6 +50,12 @@ class _Family:
     members: dict[str, Series]
     of_losses: bool
 
+    @property
+    def measures(self) -> dict[str, str]:
+        """The scores that are compared, at the last epoch, and what they are called."""
+        task = next(iter(self.members.values())).row.task
+        return {task.metric: f"last {task.title}", "omitted": "recall of omitted classes"}
+
     def pairs(self, against: str) -> Iterator[tuple[str, str]]:
         names = list(self.members)
         if against == "all" or not self.of_losses:
@@ -61,9 +64,9 @@ class _Family:
         reference = next((name for name in names if self.members[name].row.loss == against), names[0])
         yield from ((reference, name) for name in names if name != reference)
 
-    def compare(self, measure: str, first: str, second: str) -> Comparison | None:
-        result = paired(*(self.members[name].scores(measure) for name in (first, second)))
-        return None if result is None else Comparison(self.title, MEASURES[measure], first, second, result)
+    def compare(self, score: str, measure: str, first: str, second: str) -> Comparison | None:
+        result = paired(*(self.members[name].scores(score) for name in (first, second)))
+        return None if result is None else Comparison(self.title, measure, first, second, result)
 
 
 def _same_pair(series: Sequence[Series]) -> list[_Family]:

@@ -39,7 +39,7 @@ def compare(
     """
     selection = value.selection or source.selection
     values, compared = (best, "best_on_test") if selection.startswith("best") else (last, "last")
-    why = _incomparable(epochs, value, source)
+    why = _incomparable(epochs, value, source) or ("" if values else "no best epoch on test here")
     if why:
         return Beside(value, source, compared, None, None, why)
     delta = statistics.fmean(values) - value.mean

@@ -50,7 +50,7 @@ def _teachers(report: Report) -> list[str]:
         {
             "teacher": teacher.name,
             "data": teacher.dataset,
-            "top-1 %": f"{teacher.top1:.2f}",
+            "test %": f"{teacher.score:.2f}",
             "published %": "" if teacher.published is None else f"{teacher.published:.2f}",
             "gap": "" if teacher.gap is None else f"{teacher.gap:+.2f}",
             "weights": teacher.hash[:8],
@@ -111,7 +111,7 @@ def tex(text: str) -> str:
 
 
 def latex(report: Report, bold: bool = False) -> str:
-    """The rows as a booktabs table; `bold` marks the highest last top-1 of each pair and setting."""
+    """The rows as a booktabs table; `bold` marks the highest score at the last epoch of each pair and setting."""
     shown = [field for field in fields(report.lines) if field.heading != "notes"]
     best = _highest(report.lines) if bold else set()
     spec = "".join("l" if field.is_name else "r" for field in shown)
@@ -141,7 +141,7 @@ def latex(report: Report, bold: bool = False) -> str:
 
 def _tex_cell(field: Field, line: Line, is_best: bool) -> str:
     text = tex(field.text(line))
-    return f"\\textbf{{{text}}}" if is_best and field.heading == "last top-1 %" else text
+    return f"\\textbf{{{text}}}" if is_best and field.is_main else text
 
 
 def _highest(lines: Sequence[Line]) -> set[int]:

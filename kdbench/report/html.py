@@ -14,6 +14,7 @@ from kdbench.report.comparing import Comparison
 from kdbench.report.forms import comparison_words
 from kdbench.report.layout import COMPARED, Field, compared, fields
 from kdbench.report.reading import Run
+from kdbench.report.rows import Row
 from kdbench.report.series import Series
 from kdbench.report.summary import Line, Report, configuration, differing, origin, origins
 
@@ -160,7 +161,7 @@ def _run_title(run: Run, series: Series) -> str:
 
 def _series(series: Series) -> dict[str, Any]:
     row = series.row
-    teacher = (series.first.get("teacher") or {}).get("top1")
+    teacher = (series.first.get("teacher") or {}).get(row.task.metric)
     return {
         "pair": row.pair.replace(":", " \u2192 "),
         "loss": row.loss,
@@ -170,21 +171,22 @@ def _series(series: Series) -> dict[str, Any]:
         "mean": row.mean,
         "seconds": row.seconds,
         "teacher": teacher,
-        "runs": [_run(run) for run in series.runs],
+        "score": row.task.title,
+        "runs": [_run(run, row) for run in series.runs],
     }
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: Run, row: Row) -> dict[str, Any]:
     results = run.record["results"]
-    points = [(point.get("epoch"), point.get("test/top1")) for point in results.get("curve") or []]
-    last, best = results["last"], results["best_on_test"]
-    curve = [point for point in points if None not in point] or [(last["epoch"], last["top1"])]
+    metric, last, best = row.task.metric, results["last"], results.get(row.best_key)
+    points = [(point.get("epoch"), point.get(f"test/{metric}")) for point in results.get("curve") or []]
+    curve = [point for point in points if None not in point] or [(last["epoch"], last[metric])]
     return {
         "seed": run.seed,
         "curve": curve,
-        "last": last["top1"],
-        "best": best["top1"],
-        "bestEpoch": best["epoch"],
+        "last": last[metric],
+        "best": best[metric] if best else None,
+        "bestEpoch": best["epoch"] if best else None,
         "seconds": run.record["seconds"] + (run.record.get("stage") or {}).get("seconds", 0),
         "where": run.where,
     }

@@ -10,7 +10,7 @@ from kdbench.metrics import GROUPS
 from kdbench.report.comparing import Comparison
 from kdbench.report.delta import Beside
 from kdbench.report.inference import mean_and_deviation
-from kdbench.report.rows import mean_and_std
+from kdbench.report.rows import mean_and_std, title
 from kdbench.report.summary import Line, Report
 
 Datum = float | int | str | None
@@ -28,6 +28,8 @@ class Field:
     sort: Callable[[Line], Datum]
     about: str = ""
     is_name: bool = False
+    is_main: bool = False
+    """What rows are judged by."""
 
 
 def fields(lines: Sequence[Line]) -> list[Field]:
@@ -38,19 +40,15 @@ def fields(lines: Sequence[Line]) -> list[Field]:
         *([_name("setting", lambda line: line[0].setting)] if any(s.setting for s, _ in lines) else []),
         _name("loss", lambda line: line[0].row.loss),
         Field(
-            "last top-1 %",
-            lambda line: mean_and_std(line[0].row.top1),
+            f"last {title([series.row for series, _ in lines])} %",
+            lambda line: mean_and_std(line[0].row.scores),
             lambda line: line[0].row.mean,
-            "test accuracy at the last epoch: mean ± sample standard deviation over the seeds",
+            "on test at the last epoch: mean ± sample standard deviation over the seeds",
+            is_main=True,
         ),
-        _number("n", lambda line: len(line[0].row.top1), "d", "seeds"),
+        _number("n", lambda line: len(line[0].row.scores), "d", "seeds"),
         *[_group(name) for name in GROUPS if any(name in series.row.groups for series, _ in lines)],
-        Field(
-            "best_on_test %",
-            lambda line: mean_and_std(line[0].row.best),
-            lambda line: line[0].row.best_on_test,
-            "the same at the epoch best on test: chosen on test, to compare with sources that did so",
-        ),
+        *[_best(key) for key in dict.fromkeys(series.row.best_key for series, _ in lines if series.row.best)],
     ]
     if any(beside for _, beside in lines):
         shown += PUBLISHED
@@ -124,6 +122,18 @@ def _number(heading: str, value: Callable[[Line], Datum], form: str, about: str 
     return Field(heading, text, value, about)
 
 
+def _best(key: str) -> Field:
+    def found(line: Line) -> list[float]:
+        return line[0].row.best if line[0].row.best_key == key else []
+
+    return Field(
+        f"{key} %",
+        lambda line: mean_and_std(found(line)) if found(line) else "",
+        lambda line: statistics.fmean(found(line)) if found(line) else None,
+        "the same at the epoch best there: chosen on test, to compare with sources that did so, or on held-out images",
+    )
+
+
 def _group(name: str) -> Field:
     return Field(
         f"{name} %",
@@ -178,8 +188,8 @@ def _row_data(line: Line) -> dict[str, Datum]:
     row = series.row
     teacher, _, student = row.pair.partition(":")
     names = {"dataset": row.dataset, "teacher": teacher, "student": student, "loss": row.loss}
-    mean, std = mean_and_deviation(row.top1)
-    best, best_std = mean_and_deviation(row.best)
+    mean, std = mean_and_deviation(row.scores)
+    best, best_std = mean_and_deviation(row.best) if row.best else (None, None)
     groups: dict[str, Datum] = {}
     for name in GROUPS:
         recalls = row.groups.get(name)
@@ -191,10 +201,11 @@ def _row_data(line: Line) -> dict[str, Datum]:
         "protocol": row.protocol,
         "setting": series.setting,
         "epochs": row.epochs,
-        "n": len(row.top1),
+        "n": len(row.scores),
         "seeds": " ".join(str(run.seed) for run in series.runs),
-        **{"last_top1_mean": mean, "last_top1_std": std},
-        **{"best_on_test_top1_mean": best, "best_on_test_top1_std": best_std},
+        "metric": row.task.metric,
+        **{"last_mean": mean, "last_std": std},
+        **{"best_chosen": row.best_key, "best_mean": best, "best_std": best_std},
         **groups,
         "agreement": row.agreement,
         "seconds": row.seconds,
@@ -213,21 +224,22 @@ def _row_data(line: Line) -> dict[str, Datum]:
 
 def run_data(report: Report) -> list[dict[str, Datum]]:
     """The runs as plain data, one row each."""
-    scores = ("top1", "top5", "agreement", "nll", "ece", *GROUPS)
+    scores = ("top1", "top5", "accuracy", "token_accuracy", "agreement", "nll", "ece", *GROUPS)
     made: list[dict[str, Datum]] = []
     for place, series in enumerate(report.series):
         for run in series.runs:
             last, names = run.record["results"]["last"], run.record["names"]
-            best = run.record["results"]["best_on_test"]
+            best = run.record["results"].get(series.row.best_key) or {}
             row: dict[str, Datum] = {
                 "row": place,
                 **{key: names[key] for key in ("dataset", "teacher", "student", "loss")},
             }
             row |= {"setting": series.setting, "seed": run.seed, "epochs": last["epoch"]}
             row |= {f"last_{name}": last.get(name) for name in scores}
-            row |= {"best_on_test_epoch": best["epoch"], "best_on_test_top1": best["top1"]}
+            row |= {"best_chosen": series.row.best_key, "best_epoch": best.get("epoch")}
+            row |= {"best_score": best.get(series.row.task.metric)}
             row |= {
-                "teacher_top1": (run.record.get("teacher") or {}).get("top1"),
+                "teacher_score": (run.record.get("teacher") or {}).get(series.row.task.metric),
                 "seconds": run.record["seconds"],
             }
             row |= {"recipe": run.record["hashes"].get("recipe"), "commit": run.record.get("commit")}

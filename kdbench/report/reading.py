@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdbench.core import TASKS, Task
 from kdbench.results import SCHEMA, digest
 
 Record = dict[str, Any]
@@ -138,6 +139,8 @@ def _defect(record: Record) -> str:
         return "trained a teacher"
     if not isinstance(names, Mapping) or {"dataset", "teacher", "student", "loss"} - names.keys():
         return "the record lacks names"
+    if record.get("task", "images") not in TASKS:
+        return f"task {record['task']}; this kdbench knows {', '.join(TASKS)}"
     for key, kind in (("seed", int), ("state", str), ("hashes", dict)):
         if not isinstance(record.get(key), kind):
             return f"the record lacks {key}"
@@ -145,13 +148,19 @@ def _defect(record: Record) -> str:
 
 
 def _without_results(record: Record) -> str:
-    for key in ("last", "best_on_test"):
-        scores = (record.get("results") or {}).get(key) or {}
-        if not isinstance(scores.get("top1"), int | float) or "epoch" not in scores:
+    results, metric = record.get("results") or {}, task_of(record).metric
+    for key in ("last", *(key for key in ("best_on_test", "best_validation") if key in results)):
+        scores = results.get(key) or {}
+        if not isinstance(scores.get(metric), int | float) or "epoch" not in scores:
             return f"done, but the record lacks results.{key}"
-        if not math.isfinite(scores["top1"]):
-            return f"done, but results.{key}.top1 is {scores['top1']}"
+        if not math.isfinite(scores[metric]):
+            return f"done, but results.{key}.{metric} is {scores[metric]}"
     return "" if isinstance(record.get("seconds"), int | float) else "done, but the record lacks seconds"
+
+
+def task_of(record: Record) -> Task:
+    """Images, where the record says nothing."""
+    return TASKS[record.get("task", "images")]
 
 
 def _is_summary(where: str, first: Run) -> bool:
@@ -161,8 +170,9 @@ def _is_summary(where: str, first: Run) -> bool:
 
 
 def _differs(record: Record, first: Run) -> str:
-    here, there = record["results"]["last"]["top1"], first.record["results"]["last"]["top1"]
-    return "" if here == there else f"; top-1 is {here:.2f} % here and {there:.2f} % there"
+    task = task_of(record)
+    here, there = (one["results"]["last"][task.metric] for one in (record, first.record))
+    return "" if here == there else f"; {task.title} is {here:.2f} % here and {there:.2f} % there"
 
 
 def _again(record: Record, first: Run) -> str:
@@ -182,7 +192,7 @@ def _together(left: Sequence[NotCounted]) -> list[NotCounted]:
     others: list[NotCounted] = []
     for one in left:
         file, _, line = one.where.rpartition(":")
-        if line.isdigit() and one.reason.startswith("the same run") and "top-1" not in one.reason:
+        if line.isdigit() and one.reason.endswith(", which is counted"):
             repeats.setdefault(file, []).append(one)
         else:
             others.append(one)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kdbench.core import TASKS, Task
 from kdbench.metrics import GROUPS
 from kdbench.report.delta import Beside, compare
 from kdbench.report.published import Published, Value
@@ -16,15 +17,15 @@ PLAIN = "the data as they are"
 
 @dataclass(frozen=True)
 class Row:
-    """One loss on one pair, data set, variant and protocol over the seeds: accuracies in per cent, of the last epoch.
+    """One loss on one pair, data set, variant and protocol over the seeds: the task's main score in per cent, of the
+    last epoch, and of the best one where there is one (`best_key`), for each seed.
 
-    best: top-1 at the epoch that is best on test.
     groups: the mean recall of each group of classes, for each seed.
     """
 
     pair: str
     loss: str
-    top1: list[float]
+    scores: list[float]
     agreement: float | None
     """None where there was no teacher."""
     best: list[float]
@@ -34,21 +35,27 @@ class Row:
     protocol: str = ""
     groups: dict[str, list[float]] = field(default_factory=dict)
     epochs: int | None = None
+    task: Task = TASKS["images"]
+
+    @property
+    def best_key(self) -> str:
+        """How the best epoch was chosen: on test where every epoch was tested, else on the validation part."""
+        return _selected(self.task)
+
+    @property
+    def best_on_test(self) -> list[float]:
+        """`best` where it was chosen on test, else nothing."""
+        return self.best if self.best_key == "best_on_test" else []
 
     @property
     def mean(self) -> float:
-        """Of top-1 at the last epoch."""
-        return statistics.fmean(self.top1)
-
-    @property
-    def best_on_test(self) -> float:
-        """The mean of top-1 at the epoch that is best on test."""
-        return statistics.fmean(self.best)
+        """Of the main score at the last epoch."""
+        return statistics.fmean(self.scores)
 
     @property
     def std(self) -> float | None:
         """The sample standard deviation (n - 1); None for a single run."""
-        return statistics.stdev(self.top1) if len(self.top1) > 1 else None
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> list[Row]:
@@ -69,14 +76,17 @@ def _row(
     pair: str, loss: str, dataset: str, variant: str, protocol: str, runs: Sequence[dict[str, Any]]
 ) -> Row:
     last = [run["results"]["last"] for run in runs]
+    task = TASKS[runs[0].get("task", "images")]
+    key = _selected(task)
+    best = [run["results"][key][task.metric] for run in runs if key in run["results"]]
+    agreement = [row["agreement"] for row in last if "agreement" in row]
     return Row(
         pair,
         loss,
-        [row["top1"] for row in last],
-        agreement=statistics.fmean(row["agreement"] for row in last)
-        if all("agreement" in row for row in last)
-        else None,
-        best=[run["results"]["best_on_test"]["top1"] for run in runs],
+        [row[task.metric] for row in last],
+        agreement=statistics.fmean(agreement) if agreement else None,
+        best=best,
+        task=task,
         seconds=statistics.fmean(run["seconds"] + run.get("stage", {}).get("seconds", 0) for run in runs),
         dataset=dataset,
         variant=variant,
@@ -84,6 +94,10 @@ def _row(
         epochs=last[0].get("epoch"),
         groups={name: [row[name] for row in last] for name in GROUPS if all(name in row for row in last)},
     )
+
+
+def _selected(task: Task) -> str:
+    return "best_on_test" if task.name == "images" else "best_validation"
 
 
 @dataclass(frozen=True)
@@ -108,10 +122,11 @@ def columns(rows: Sequence[Row], published: Published | None = None) -> list[Col
     if len(protocols) > 1:
         shown.append(Column("protocol", lambda row: row.protocol or PLAIN, is_name=True))
     shown.append(Column("loss", lambda row: row.loss, is_name=True))
-    shown.append(Column("last top-1 %", lambda row: mean_and_std(row.top1)))
-    shown.append(Column("n", lambda row: str(len(row.top1))))
+    shown.append(Column(f"last {title(rows)} %", lambda row: mean_and_std(row.scores)))
+    shown.append(Column("n", lambda row: str(len(row.scores))))
     shown += [_of_group(name) for name in GROUPS if any(name in row.groups for row in rows)]
-    shown.append(Column("best_on_test %", lambda row: f"{row.best_on_test:.2f}"))
+    for key in dict.fromkeys(row.best_key for row in rows if row.best):
+        shown.append(Column(f"{key} %", _of_best(key)))
     if published is not None and any(value_beside(row, published) for row in rows):
         shown.append(Column(f"published % ({published.selection})", lambda row: _published(row, published)))
         if any((found := _beside(row, published)) and found.delta is not None for row in rows):
@@ -119,9 +134,23 @@ def columns(rows: Sequence[Row], published: Published | None = None) -> list[Col
                 Column("delta", lambda row: _signed(row, published, "delta", ".2f")),
                 Column("z", lambda row: _signed(row, published, "z", ".1f")),
             ]
-    shown.append(Column("agreement %", lambda row: "" if row.agreement is None else f"{row.agreement:.1f}"))
+    if any(row.agreement is not None for row in rows):
+        shown.append(Column("agreement %", lambda row: _one_place(row.agreement)))
     shown.append(Column("training s", lambda row: f"{row.seconds:.0f}"))
     return shown
+
+
+def title(rows: Sequence[Row]) -> str:
+    """What the main score of these rows is called."""
+    return " or ".join(dict.fromkeys(row.task.title for row in rows))
+
+
+def _of_best(key: str) -> Callable[[Row], str]:
+    return lambda row: f"{statistics.fmean(row.best):.2f}" if row.best and row.best_key == key else ""
+
+
+def _one_place(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _of_group(name: str) -> Column:
@@ -149,7 +178,7 @@ def value_beside(row: Row, published: Published) -> Value | None:
 
 def _beside(row: Row, published: Published) -> Beside | None:
     value = value_beside(row, published)
-    return None if value is None else compare(row.top1, row.best, row.epochs, value, published)
+    return None if value is None else compare(row.scores, row.best_on_test, row.epochs, value, published)
 
 
 def _signed(row: Row, published: Published, name: str, form: str) -> str:

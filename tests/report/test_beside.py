@@ -92,7 +92,7 @@ def test_numbers_from_memory_are_never_shown(tmp_path, monkeypatch):
 
 def test_a_teacher_beside_the_published_network_of_its_name():
     (one,) = teachers(series(record(seed=0), record(seed=1)))
-    assert (one.name, one.top1, one.published, one.gap) == ("resnet56", 72.5, 72.34, pytest.approx(0.16))
+    assert (one.name, one.score, one.published, one.gap) == ("resnet56", 72.5, 72.34, pytest.approx(0.16))
     (variant,) = teachers(series(record(teacher="resnet56@mcmi-0.15")))
     assert (variant.published, variant.gap) == (None, None)
     (other,) = teachers(series(record(dataset="cifar10")))
@@ -102,7 +102,7 @@ def test_a_teacher_beside_the_published_network_of_its_name():
 def test_two_files_of_one_name_are_two_teachers():
     another = record("wttm")
     another["teacher"] = {**another["teacher"], "hash": "b" * 64, "top1": 70.0}
-    assert [one.top1 for one in teachers(series(record(), another))] == [72.5, 70.0]
+    assert [one.score for one in teachers(series(record(), another))] == [72.5, 70.0]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_csv_and_parquet_hold_the_same_numbers(runs, tmp_path, capsys):
     table = parquet.read_table(tmp_path / "out" / "rows.parquet").to_pylist()
     assert [row["loss"] for row in rows] == [row["loss"] for row in table] == ["ce", "kd", "wttm"]
     for text, row in zip(rows, table, strict=True):
-        assert float(text["last_top1_mean"]) == row["last_top1_mean"]
+        assert float(text["last_mean"]) == row["last_mean"]
         assert text["n"] == str(row["n"]) == "3"
     assert table[1]["delta"] == pytest.approx(70.7 - 70.66)
     assert table[1]["omitted_mean"] is None
@@ -139,3 +139,14 @@ def test_a_page_of_one_row_and_of_runs_without_teacher_or_configuration(tmp_path
     made = report(write(tmp_path / "runs", alone))
     assert "its configuration is not at hand" in html(made)
     assert "agreement" not in markdown(made)
+
+
+def test_a_run_on_text_is_told_by_its_own_score(tmp_path):
+    made = record("ce", teacher="none", dataset="svamp", task="rationale", scores={"accuracy": 40.0})
+    del made["teacher"], made["results"]["best_on_test"]
+    made["results"]["best_validation"] = {"epoch": 3, "accuracy": 41.0}
+    found = report(write(tmp_path / "runs", made))
+    page = markdown(found)
+    assert "| last accuracy % | n | best_validation % |" in page
+    assert "| 40.00 | 1 | 41.00 |" in page
+    assert "last accuracy %" in html(found)

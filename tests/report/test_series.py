@@ -14,7 +14,7 @@ def rows(*records: dict) -> list:
 
 def test_seeds_are_one_row():
     (one,) = rows(record(seed=2, top1=72.0), record(seed=0, top1=70.0), record(seed=1, top1=71.0))
-    assert (one.row.top1, one.setting, one.notes) == ([70.0, 71.0, 72.0], "", [])
+    assert (one.row.scores, one.setting, one.notes) == ([70.0, 71.0, 72.0], "", [])
     assert one.scores("top1") == {0: 70.0, 1: 71.0, 2: 72.0}
 
 

@@ -93,8 +93,8 @@ function curves(row, width, height) {
   const y = scale(area.low, area.high, height - box.bottom, box.top);
   const epochs = ticks(area.first, area.last, 6).filter(Number.isInteger);
   const picture = frame(width, height, box, area.first === area.last ? [area.first] : epochs, ticks(area.low, area.high, 5), x, y, "epoch");
-  picture.setAttribute("aria-label", `Test top-1 by epoch of ${row.loss}; last epoch ${percent(row.mean)} per cent on average`);
-  picture.append(svg("text", { x: 0, y: 11 }, "test top-1 %"));
+  picture.setAttribute("aria-label", `Test ${row.score} by epoch of ${row.loss}; last epoch ${percent(row.mean)} per cent on average`);
+  picture.append(svg("text", { x: 0, y: 11 }, `test ${row.score} %`));
   for (const [, curve] of others) picture.append(svg("path", { class: "line other", d: path(curve, x, y, area.low) }));
   if (row.teacher !== null) teacherLine(picture, row.teacher, onScale && row.teacher >= area.low, row.teacher > area.high, { width, box, y });
   for (const run of row.runs) {
@@ -122,9 +122,9 @@ function nameOthers(picture, others, taken, x, y) {
 }
 
 // The teacher as a line, or with an arrow where it is off the scale.
-function teacherLine(picture, top1, onScale, isAbove, { width, box, y }) {
-  const words = `${onScale ? "" : isAbove ? "↑ " : "↓ "}teacher ${percent(top1)}`;
-  const height = onScale ? y(top1) : box.top - 2;
+function teacherLine(picture, score, onScale, isAbove, { width, box, y }) {
+  const words = `${onScale ? "" : isAbove ? "↑ " : "↓ "}teacher ${percent(score)}`;
+  const height = onScale ? y(score) : box.top - 2;
   if (onScale) picture.append(svg("line", { class: "line teacher", x1: box.left, x2: width - box.right, y1: height, y2: height }));
   picture.append(svg("text", { class: "teacher", x: width - box.right, y: onScale ? height - 5 : 11, "text-anchor": "end" }, words));
 }
@@ -195,8 +195,8 @@ function scatter(rows, width) {
   const x = scale(0, slow * 1.08, box.left, width - box.right);
   const y = scale(Math.max(0, low - margin), Math.min(100, high + margin), height - box.bottom, box.top);
   const picture = frame(width, height, box, ticks(0, slow * 1.08, width < 500 ? 4 : 8), ticks(Math.max(0, low - margin), Math.min(100, high + margin), 5), x, y, `training time, ${unit}`);
-  picture.setAttribute("aria-label", "Test top-1 at the last epoch against training time");
-  picture.append(svg("text", { x: 0, y: 11 }, "last test top-1 %"));
+  picture.setAttribute("aria-label", "Test score at the last epoch against training time");
+  picture.append(svg("text", { x: 0, y: 11 }, `last test ${rows[0].score} %`));
   for (const row of rows) {
     for (const run of row.runs) {
       const [px, py] = [x(run.seconds / one), y(run.last)];

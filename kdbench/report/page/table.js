@@ -58,7 +58,7 @@ function drawScatter() {
 function seeds(row) {
   const head = ["seed", "last %", "best % (epoch)", "s"].map((text) => element("th", { scope: "col", class: "number" }, text));
   const lines = row.runs.flatMap((run) => {
-    const texts = [run.seed, percent(run.last), `${percent(run.best)} (${run.bestEpoch})`, run.seconds.toFixed(0)];
+    const texts = [run.seed, percent(run.last), run.best === null ? "–" : `${percent(run.best)} (${run.bestEpoch})`, run.seconds.toFixed(0)];
     const cells = texts.map((text) => element("td", { class: "number" }, String(text)));
     return [element("tr", {}, ...cells), element("tr", {}, element("td", { class: "where", colspan: "4" }, run.where))];
   });
