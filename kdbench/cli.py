@@ -19,6 +19,7 @@ USAGE = """kdbench: dataset x teacher x student x loss, on a schedule, with a se
   kdbench analyze RUN_FOLDER [split=train] [--json]          calibration, entropies, CMI, CKA, pictures, ...
   kdbench analyze dataset=cifar100 model=resnet56 checkpoint=FILE [against=OTHER]
   kdbench bench [--quick] [--json FILE]            the speed of a step, beside a plain loop of the literature
+  kdbench report demo runs/a other-machine/runs   runs beside the published numbers: HTML, Markdown, LaTeX, CSV, Parquet
   kdbench wandb sync TABLE                         upload its offline runs to W&B (dashboard: a page that compares)
   kdbench list losses|models|datasets|teachers|tables [--json|--markdown]
 """
@@ -32,6 +33,7 @@ COMMANDS = {
     "evaluate": "kdbench.evaluate",
     "export": "kdbench.export",
     "list": "kdbench.listing",
+    "report": "kdbench.report.command",
     "table": "kdbench.report.table",
     "wandb": "kdbench.tracking",
 }

@@ -36,6 +36,7 @@ def test_the_wheel_is_small_and_holds_what_it_needs(installed):
     names = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     assert {"kdbench/_conf/train.yaml", "kdbench/_experiments/mini.yaml"} <= names
     assert "kdbench/_benchmarks/reference.py" in names
+    assert {"kdbench/report/page/page.html", "kdbench/_experiments/networks/cifar100.yaml"} <= names
     assert any(name.endswith("cifar100_mini.parquet") for name in names)
     assert any(name.endswith("resnet20.safetensors") for name in names)
     assert sum(path.stat().st_size for path in installed.rglob("*")) < 10e6

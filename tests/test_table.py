@@ -15,11 +15,16 @@ from kdbench.report.table import main, markdown, summarise
 register()
 
 
-def record(loss: str, top1: float, state: str = "done") -> dict:
+def record(loss: str, top1: float, state: str = "done", seed: int = 0) -> dict:
     return {
-        "names": {"teacher": "a", "student": "b", "loss": loss},
+        "names": {"dataset": "", "teacher": "a", "student": "b", "loss": loss},
+        "seed": seed,
+        "hashes": {},
         "state": state,
-        "results": {"last": {"top1": top1, "agreement": 50.0}, "best_on_test": {"top1": top1 + 1}},
+        "results": {
+            "last": {"top1": top1, "agreement": 50.0, "epoch": None},
+            "best_on_test": {"top1": top1 + 1},
+        },
         "seconds": 10.0,
         "teacher": {"name": "a", "top1": 60.0},
         "machine": {"processor": "p", "cpus": 2},
@@ -32,8 +37,8 @@ def record(loss: str, top1: float, state: str = "done") -> dict:
 def test_mean_std_and_n_over_finished_seeds():
     records = [record("ce", 10), record("kd", 20), record("ce", 14), record("ce", 99, "failed")]
     ce, kd = summarise(records)
-    assert (ce.mean, ce.std, len(ce.top1), ce.best_on_test) == (12, pytest.approx(8**0.5), 2, 13)
-    assert (kd.mean, kd.std, len(kd.top1)) == (20, None, 1)
+    assert (ce.mean, ce.std, len(ce.scores), ce.best) == (12, pytest.approx(8**0.5), 2, [11, 15])
+    assert (kd.mean, kd.std, len(kd.scores)) == (20, None, 1)
     page = markdown(load_table("demo", []), records, "kdbench table demo")
     assert "| a -> b | ce | 12.00 ± 2.83 | 2 | 13.00 | 50.0 | 10 |" in page
     assert "| a -> b | kd | 20.00 | 1 |" in page
@@ -46,6 +51,25 @@ def test_a_loss_that_answers_with_more_than_the_student_is_said():
     page = markdown(load_table("demo", []), records, "kdbench table demo")
     assert "simkd answers with 1,500 parameters, the student has 1,000." in page
     assert "kd answers" not in page.replace("simkd answers", "")
+
+
+def test_paired_comparisons_from_three_seeds_on():
+    def page_of(seeds: int) -> str:
+        made = [
+            record(loss, top1 + seed**2, seed=seed)
+            for seed in range(seeds)
+            for loss, top1 in (("ce", 10), ("kd", 20))
+        ]
+        made = [
+            {**one, "results": {**one["results"], "last": {**one["results"]["last"], "top1": top1}}}
+            for one, top1 in zip(made, (10.0, 11.0, 10.0, 12.0, 10.0, 13.0), strict=False)
+        ]
+        return markdown(load_table("demo", []), made, "kdbench table demo")
+
+    assert "Paired comparisons" not in page_of(2)
+    assert "| kd - ce | last top-1 | 3 | +2.00 | -0.48 to +4.48 | 0.074 | 0.074 | 0.250 | 0.250 |" in page_of(
+        3
+    )
 
 
 def under(protocol: str, top1: float = 50.0, variant: str = "", **scores: float) -> dict:
@@ -120,10 +144,10 @@ def test_a_published_value_stands_beside_its_own_protocol_alone(monkeypatch):
     first = ("first-of-this-order 5 %, repeated", "first 1 %, repeated")
     records = [under(first[0], epoch=240), under(first[1], epoch=2), *map(under, others)]
     page, lines = table_of([*records, {**records[0], "names": {**records[0]["names"], "dataset": "cifar10"}}])
-    assert "| best_on_test % | published % (best epoch) | agreement % |" in lines[0]
-    assert "| 51.00 | 52.30 ± 0.23 (n = 5) |" in lines[2]
-    assert "| 51.00 | 17.53 (n = 1), 240 epochs |" in lines[3]
-    assert all("| 51.00 |  | 50.0 |" in line for line in lines[4:])
+    assert "| best_on_test % | published % (best epoch) | delta | z | agreement % |" in lines[0]
+    assert "| 51.00 | 52.30 ± 0.23 (n = 5) | -1.30 | - | 50.0 |" in lines[2]  # one seed: no z
+    assert "| 51.00 | 17.53 (n = 1), 240 epochs | - | - |" in lines[3]
+    assert all("| 51.00 |  |  |  | 50.0 |" in line for line in lines[4:])
     assert len(lines) == 7
     assert "Published (derived, 240 epochs): somebody's log. On another order." in page
 

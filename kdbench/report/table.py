@@ -13,13 +13,18 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from kdbench.config import register
+from kdbench.core import TASKS
 from kdbench.files import write_atomically
 from kdbench.metrics import in_groups
 from kdbench.report.ahead import store_ahead
+from kdbench.report.comparing import comparisons
+from kdbench.report.forms import ENOUGH, comparison_section
 from kdbench.report.grid import Cell, Table, cells, found, load_table, tables
 from kdbench.report.published import published_for
-from kdbench.report.rows import PLAIN, Row, columns, summarise, value_beside
+from kdbench.report.reading import Run
+from kdbench.report.rows import PLAIN, Row, columns, summarise, title, value_beside
 from kdbench.report.running import Outcome, batches, run_missing
+from kdbench.report.series import gather
 
 
 def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
@@ -30,10 +35,16 @@ def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
     lines.append(f"| {' | '.join(column.heading for column in shown)} |")
     lines.append(f"|{'|'.join('---' if column.is_name else '--:' for column in shown)}|")
     lines += [f"| {' | '.join(column.text(row) for column in shown)} |" for row in rows]
+    series, _ = gather([Run(record, "") for record in records if record["state"] == "done"])
+    differences = "\n\n".join(comparison_section(comparisons(series), ENOUGH))
     compares = published and (not published.values or any(value_beside(row, published) for row in rows))
     about = [published.about, ""] if published and compares else []
     return "\n".join(
-        [*lines, "", *_larger(records), *about, _footer(records, command), "", "![chart](table.png)", ""]
+        [
+            *[*lines, "", *_larger(records), *about, _footer(records, command), ""],
+            *([differences, ""] if differences else []),
+            *["![chart](table.png)", ""],
+        ]
     )
 
 
@@ -59,13 +70,14 @@ def _larger(records: list[dict[str, Any]]) -> list[str]:
 
 
 def _teachers(records: list[dict[str, Any]]) -> list[str]:
+    done = [record for record in records if record["state"] == "done" and "teacher" in record]
     teachers = {
-        record["teacher"]["name"]: record["teacher"] for record in records if record["state"] == "done"
+        record["teacher"]["name"]: (record["teacher"], TASKS[record.get("task", "images")]) for record in done
     }
     return [
-        f"Teacher {name}: {teacher['top1']:.2f} % test top-1{in_groups(teacher)}{_spread(teacher)}"
+        f"Teacher {name}: {teacher[task.metric]:.2f} % test {task.title}{in_groups(teacher)}{_spread(teacher)}"
         + (f"; trained under: {teacher['protocol']}." if teacher.get("protocol") else ".")
-        for name, teacher in teachers.items()
+        for name, (teacher, task) in teachers.items()
     ]
 
 
@@ -131,9 +143,9 @@ def picture(table: Table, rows: list[Row], path: Path) -> None:
     names = [", ".join(column.text(row) for column in shown) or row.loss for row in rows]
     axes.barh(names, [row.mean for row in rows], color="#b8cbe0")
     for name, row in zip(names, rows, strict=True):
-        axes.plot(row.top1, [name] * len(row.top1), "o", color="#1f3f66", markersize=4)
+        axes.plot(row.scores, [name] * len(row.scores), "o", color="#1f3f66", markersize=4)
     axes.invert_yaxis()
-    axes.set_xlabel("test top-1 % at the last epoch; bar: mean, dots: seeds")
+    axes.set_xlabel(f"test {title(rows)} % at the last epoch; bar: mean, dots: seeds")
     axes.set_title(_title(table, rows), loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
@@ -211,16 +223,22 @@ def _write(console: Console, table: Table, records: list[dict[str, Any]], comman
     """The page, the picture, and the records that both are made from."""
     folder = Path(table.output)
     kept = (
+        "schema",
         "names",
+        "table",
+        "task",
         "variant",
         "protocol",
         "seed",
         "state",
         "results",
+        "parameters",
         "seconds",
+        "stage",
         "cohort",
         "teacher",
         "hashes",
+        "config",
         "threads",
         "machine",
         "versions",

@@ -1,0 +1,115 @@
+"""What stands beside what was measured: the published value of a row, and that of its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdbench.config import EXPERIMENTS_DIR
+from kdbench.metrics import GROUPS
+from kdbench.report.delta import Beside, compare
+from kdbench.report.published import Published, published_for
+from kdbench.report.reading import task_of
+from kdbench.report.rows import value_beside
+from kdbench.report.series import Series
+
+SHOWN = ("verified", "derived", "secondary")
+"""Numbers from memory are never shown as a reference."""
+
+
+def sources(tables: Sequence[str]) -> list[Published]:
+    """All published values at hand, those of `tables` first."""
+    others = sorted(file.parent.name for file in EXPERIMENTS_DIR.glob("*/published.yaml"))
+    found = [published_for(name) for name in dict.fromkeys([*tables, *others])]
+    return [published for published in found if published is not None and published.status in SHOWN]
+
+
+def beside(series: Series, published: Sequence[Published]) -> Beside | None:
+    """The value of the first source that has one for the row's data set, pair, loss and protocol."""
+    for source in published:
+        if (value := value_beside(series.row, source)) is not None:
+            row = series.row
+            return compare(row.scores, row.best_on_test, row.epochs, value, source)
+    return None
+
+
+@dataclass
+class Networks:
+    """experiments/networks/DATASET.yaml: accuracies of networks trained on labels alone, in per cent."""
+
+    dataset: str = MISSING
+    source: str = MISSING
+    status: str = MISSING
+    epochs: int = MISSING
+    top1: dict[str, float] = field(default_factory=dict)
+
+
+def networks(dataset: str) -> Networks | None:
+    """What is published of networks on a data set, or None; ValueError where the file is not as it should be."""
+    file = EXPERIMENTS_DIR / "networks" / f"{dataset}.yaml"
+    if not file.is_file():
+        return None
+    try:
+        merged: Any = OmegaConf.merge(OmegaConf.structured(Networks), OmegaConf.load(file))
+        found = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{file}, {error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(found, Networks)
+    return found
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher of the report's runs: what it reached, beside the published network of its name.
+
+    published and gap (in points) are None for variants, ensembles and data sets of which nothing is published.
+    """
+
+    name: str
+    dataset: str
+    hash: str
+    metric: str
+    scores: Mapping[str, Any]
+    published: float | None
+
+    @property
+    def score(self) -> float:
+        """The task's main score on the test set, in per cent."""
+        return float(self.scores[self.metric])
+
+    @property
+    def gap(self) -> float | None:
+        """Measured less published."""
+        return None if self.published is None else self.score - self.published
+
+    @property
+    def about(self) -> str:
+        """The other things that records say of it."""
+        said = [f"{name} classes {self.scores[name]:.2f} %" for name in GROUPS if name in self.scores]
+        units = {"nll": "NLL on test", "cmi": "CMI on the training images"}
+        said += [f"{words} {self.scores[key]:.4f} nats" for key, words in units.items() if key in self.scores]
+        said += [f"trained under: {self.scores['protocol']}"] if self.scores.get("protocol") else []
+        return "; ".join(said)
+
+
+def teachers(series: Sequence[Series]) -> list[Teacher]:
+    """Every teacher, once for its weights."""
+    found: dict[tuple[str, str, str], Teacher] = {}
+    for one in series:
+        for run in one.runs:
+            scores = run.record.get("teacher")
+            metric = task_of(run.record).metric
+            if scores and metric in scores:
+                key = one.row.dataset, scores["name"], scores.get("hash") or scores.get("file_hash", "")
+                if key not in found:
+                    found[key] = _teacher(*key, metric, scores)
+    return list(found.values())
+
+
+def _teacher(dataset: str, name: str, weights: str, metric: str, scores: Mapping[str, Any]) -> Teacher:
+    published = networks(dataset)
+    return Teacher(name, dataset, weights, metric, scores, published.top1.get(name) if published else None)
