@@ -142,7 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for classes in CLASSES:
         pair = Pair(classes)
         pair.step()
-        for name in options.names or [entry.name for entry in objectives.available()]:
+        for name in options.names or [
+            entry.name for entry in objectives.available() if "images" in entry.tasks
+        ]:
             row = rows.setdefault(name, {"objective": name})
             row |= {f"{key}_{classes}": round(value, 2) for key, value in measure(name, pair).items()}
             print(json.dumps(row), flush=True)

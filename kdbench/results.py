@@ -187,6 +187,8 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, key in (
         ("dataset", "path"),
         ("dataset", "eval_batch_size"),
+        ("dataset", "tokenizer"),  # in the hash of the data, by what it does
+        ("dataset", "quality_samples"),
         ("teacher", "checkpoint"),
         ("teacher", "checkpoints"),
         ("teacher", "variant"),  # a name; its weights have a hash of their own, as those of `init`
@@ -196,6 +198,8 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
         ("teacher_loss", "pair"),
     ):
         recipe.get(section, {}).pop(key, None)
+    if (options := recipe.get("student", {}).get("options")) and "pretrained" in options:
+        recipe["student"]["options"] = {**options, "pretrained": True}  # its weights have a hash of their own
     for section in ("loss", "teacher_loss"):
         if section in recipe:
             recipe[section] = _without_later_keys(recipe[section])

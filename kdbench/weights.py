@@ -42,6 +42,11 @@ def init_file(planned: Plan) -> Path | None:
     return locate(name, planned.data.label_space, init, planned.training_command(name), "teacher.init")
 
 
+def is_pretrained(planned: Plan) -> bool:
+    """Whether the student starts from weights of a folder or of the hub: where they lie says nothing, they do."""
+    return bool((planned.network.get("options") or {}).get("pretrained"))
+
+
 def load_teacher(planned: Plan, files: dict[str, Path]) -> LiveTeacher | None:
     """The teacher of a run, from the files that `teacher_files` found; ValueError where one does not fit."""
     if not files:

@@ -1,4 +1,4 @@
-"""Rationale distillation: questions, labels, and a language model's rationales, for a student that predicts and explains."""
+"""Rationale distillation: questions, labels and a language model's rationales, for a student that does both tasks."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ Noise = Literal["exchange", "drop"]
 class RationaleData(TextData):
     """One of the sets of Distilling step-by-step (Hsieh et al. 2023, arXiv:2305.02301).
 
-    Views of a row: `predict` (prefix `predict: `, says the label), `explain` (prefix `explain: `, says the rationale) and
-    `raw` (no prefix, says the label).
+    Views of a row: `predict` (prefix `predict: `, says the label), `explain` (prefix `explain: `, says the rationale)
+    and `raw` (no prefix, says the label).
 
     path: see `read_split`. train_split: which of the files is trained on. validation: the share of it that is held out
     for selection, as the official loader cuts it (`datasets`' train_test_split, seed 0), where there is no valid split;
     0 for none. fraction: of what is left, drawn by subset_seed. label_source: `llm`, training labels are the language
     model's. rationale_noise: the share of training rationales that are exchanged with each other, or half of whose
     words are dropped, drawn by noise_seed.
-    tokenizer: of a pretrained network (hub or folder); None: one of `vocabulary` tokens is trained on the training texts.
+    tokenizer: of a pretrained network (hub or folder); None: one of `vocabulary` tokens is trained on the training
+    texts.
     max_input, max_target: tokens, the end included; max_answer: the most that is written at evaluation.
     quality_samples: how many test rationales are written and compared with the language model's at the end.
     """
@@ -134,7 +135,7 @@ class RationaleData(TextData):
         """An encoder-decoder of ours."""
         if name not in NAMES:
             raise ValueError(
-                f"{self.name} is text (task rationale), and {name} is no network for it: {', '.join(NAMES)}"
+                f"the task of {self.name} is rationale, and {name} is no network for it: {', '.join(NAMES)}"
             )
 
     def network(self, name: str, options: Mapping[str, Any] | None = None) -> nn.Module:

@@ -44,11 +44,11 @@ class RationaleScores(Meter):
     """accuracy in per cent: of labels that are written as they are (SVAMP: that have the value of the gold expression,
     within 1e-6), by greedy decoding, at most dataset.max_answer tokens.
 
-    exact_match; on SVAMP value_exact (the very same float) and unparsed (no expression), in per cent. nll: of the label's
-    tokens, teacher forced, in nats. ece, ece_mass: calibration error of the probability of the whole answer, in
-    per cent, in 15 bins of equal width and of equal mass (at least 20 rows each); ece_first, ece_first_mass: of the first
-    token's. On the splits that are scored at the end, of students that explain: rouge_l (F of stemmed words) and bleu, of
-    100, of their rationales against the language model's, over dataset.quality_samples rows.
+    exact_match; on SVAMP value_exact (the very same float) and unparsed (no expression), in per cent. nll: of the
+    label's tokens, teacher forced, in nats. ece, ece_mass: calibration error of the probability of the whole answer,
+    in per cent, in 15 bins of equal width and of equal mass (at least 20 rows each); ece_first, ece_first_mass: of the
+    first token's. On the splits that are scored at the end, of students that explain: rouge_l (F of stemmed words) and
+    bleu, of 100, of their rationales against the language model's, over dataset.quality_samples rows.
     """
 
     def __init__(self, data: RationaleData, split: str) -> None:
