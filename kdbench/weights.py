@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from kdbench.config import build
+from kdbench.data.base import check_fits
 from kdbench.models import load_weights
 from kdbench.plan import Plan
 from kdbench.seeding import drawn_from
@@ -67,12 +68,7 @@ def load_teacher(planned: Plan, files: dict[str, Path]) -> LiveTeacher | None:
 
 
 def _check_classes(planned: Plan, about: Mapping[str, Any], files: Iterable[Path]) -> None:
-    for key, own in planned.data.about.items():
-        if key in ("classes", "tokenizer") and about.get(key, own) != own:
-            other = "other classes, or in another order," if key == "classes" else "another tokenizer"
-            raise ValueError(
-                f"{' and '.join(map(str, files))} was trained on {other} than {planned.data.name} has"
-            )
+    check_fits(planned.data, about, " and ".join(map(str, files)))
 
 
 def network(planned: Plan, init: Path | None) -> nn.Module:

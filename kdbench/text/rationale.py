@@ -18,7 +18,14 @@ from kdbench.seeding import generator
 from kdbench.text.data import Side, TextData
 from kdbench.text.sources import ROWS, Row, read_split
 from kdbench.text.t5 import NAMES, t5
-from kdbench.text.tokens import encoded, pretrained_tokenizer, tokenizer_hash, trained_tokenizer
+from kdbench.text.tokens import (
+    PAD,
+    encoded,
+    pretrained_tokenizer,
+    token_id,
+    tokenizer_hash,
+    trained_tokenizer,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -107,7 +114,7 @@ class RationaleData(TextData):
         self.texts = {"train": self._as_told(train), "validation": held_out or [], "test": test}
         self.tokenizer = self._tokenizer(train)
         self.fingerprint += tokenizer_hash(self.tokenizer)
-        self.num_classes, self.pad_id = self.tokenizer.get_vocab_size(), self.tokenizer.token_to_id("<pad>")
+        self.num_classes, self.pad_id = self.tokenizer.get_vocab_size(), token_id(self.tokenizer, PAD)
         splits = dict.fromkeys(("train", *self.eval_splits, *self.final_splits))
         self.sides = {split: self._encoded(self.texts[split]) for split in splits}
         blank = sum(row.is_blank for row in self.texts["train"])
