@@ -21,7 +21,6 @@ from kdbench.student.position import Progress
 from kdbench.teacher.cache import CachedTeacher
 from kdbench.teacher.live import LiveTeacher
 
-
 _PREDICTOR = "predictor."
 
 
