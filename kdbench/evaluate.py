@@ -12,12 +12,14 @@ from omegaconf import DictConfig
 from torch import nn
 
 from kdbench.config import build, register
+from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
 from kdbench.metrics import class_spread, evaluate, in_groups
 from kdbench.models import pretrained
 from kdbench.onnx import OnnxNetwork
 from kdbench.plan import check_settings
-from kdbench.results import file_hash, provenance
+from kdbench.provenance import provenance
+from kdbench.results import file_hash
 from kdbench.run import exact_float32
 from kdbench.strict import compose_checked
 from kdbench.student.stored import Headed, load_student
@@ -37,10 +39,11 @@ def main(arguments: list[str]) -> int:
         check_settings(cfg)
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
-        data: ImageData = build(cfg.dataset, seed=0, batch_size=1)
+        data: TaskData = build(cfg.dataset, seed=0, batch_size=1)
         data.setup("test")
-        if cfg.split not in data.eval_splits:
-            raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(data.eval_splits)}")
+        if cfg.split not in (splits := (*data.eval_splits, *data.final_splits)):
+            raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(splits)}")
+        data.check_network(cfg.model.name)
         model, about = _load(cfg, data)
         if cfg.store:
             _check_store(cfg, model, data)
@@ -52,27 +55,30 @@ def main(arguments: list[str]) -> int:
     data.to(torch.device(device))
     model = model.to(device).to(memory_format=torch.channels_last)
     scores = evaluate(model, data, cfg.split, bf16=cfg.precision != "fp32")
+    task = data.task
     result = {
         "dataset": data.name,
         "split": cfg.split,
-        "images": data.eval_size(cfg.split),
+        task.unit: data.eval_size(cfg.split),
         "model": cfg.model.name,
     }
     result |= {
         "checkpoint": cfg.checkpoint,
         "precision": cfg.precision,
-        "top1": scores["top1"],
+        task.metric: scores[task.metric],
         **{key: scores[key] for key in ("top5", "nll", "ece", *data.groups) if key in scores},
     }
     if cfg.store:
+        assert isinstance(data, ImageData)
         spread = class_spread(model, data, "train", bf16=cfg.precision != "fp32")
         result["stored"] = str(_store(cfg, model, data, {**about, **result, "cmi": spread["cmi"]}))
+    top5 = f", top-5 {scores['top5']:.2f} %" if "top5" in scores else ""
     if cfg.json:
         print(json.dumps(result))
     else:
         print(
-            f"{result['model']} on {data.name} ({cfg.split}, {result['images']} images, {cfg.precision}): "
-            f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %, NLL {scores['nll']:.4f}, "
+            f"{result['model']} on {data.name} ({cfg.split}, {result[task.unit]} {task.unit}, {cfg.precision}): "
+            f"{task.title} {scores[task.metric]:.2f} %{top5}, NLL {scores['nll']:.4f}, "
             f"ECE {scores['ece']:.2f} %{in_groups(scores)}"
         )
         if cfg.store:
@@ -80,7 +86,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _load(cfg: DictConfig, data: ImageData) -> tuple[nn.Module, dict[str, Any]]:
+def _load(cfg: DictConfig, data: TaskData) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a checkpoint, or in an ONNX file, and what the file says of it."""
     if cfg.checkpoint.endswith(".onnx"):
         return OnnxNetwork(Path(cfg.checkpoint)), {}
@@ -90,7 +96,7 @@ def _load(cfg: DictConfig, data: ImageData) -> tuple[nn.Module, dict[str, Any]]:
     return load_student(network, Path(cfg.checkpoint), data)
 
 
-def _check_store(cfg: DictConfig, model: nn.Module, data: ImageData) -> None:
+def _check_store(cfg: DictConfig, model: nn.Module, data: TaskData) -> None:
     """A teacher has the name of its network, was measured on test, and takes nobody's place."""
     if network_of(cfg.store) != cfg.model.name:
         raise ValueError(
@@ -99,6 +105,10 @@ def _check_store(cfg: DictConfig, model: nn.Module, data: ImageData) -> None:
     if cfg.split != "test":
         raise ValueError(
             f"store={cfg.store} wants split=test: the card of a teacher has its accuracy on test"
+        )
+    if not isinstance(data, ImageData):
+        raise ValueError(
+            f"store={cfg.store}: only networks that classify images are measured for the store yet"
         )
     if isinstance(model, Headed | OnnxNetwork):
         raise ValueError(

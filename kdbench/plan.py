@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config import CONF_DIR, PRECISIONS, build
+from kdbench.core import tasks_of
 from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
 from kdbench.loss import Loss
@@ -139,6 +140,11 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     names |= {"student": cfg.student.name} if "student" in cfg else {}
     planned = Plan(cfg, names, data, loss, schedule)
     _check_task(data, loss)
+    if data.task.name == "rationale" and "student" in cfg and cfg.teacher.name != "none":
+        raise ValueError(
+            f"teacher={cfg.teacher.name}: the teacher of {data.name} is the language model whose texts are its "
+            f"data, and nobody else answers; give teacher=none"
+        )
     if planned.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
         terms = loss.terms or (loss.stage.loss.terms if loss.stage else {})
         raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")
@@ -159,9 +165,9 @@ def _check_task(data: TaskData, loss: Loss) -> None:
     """Every term must be made for what the rows of the data set are."""
     task = data.task
     for name, term in loss.terms.items():
-        if task.name not in term.serves:
+        if task.name not in tasks_of(term):
             raise ValueError(
-                f"the task of {data.name} is {task.name}, and {name} is for {' and '.join(term.serves)}; "
+                f"the task of {data.name} is {task.name}, and {name} is for {' and '.join(tasks_of(term))}; "
                 f"`kdbench list losses` says what each is for"
             )
     if loss.input is not None and loss.input not in task.views:

@@ -258,7 +258,7 @@ def test_cells_are_chosen_on_the_command_line():
         (["demo", "jobs=0"], ["jobs must be at least 1"]),
         (["mcmi-fewshot", "variants=6%"], ["there is no variant '6%'", "0.5%, 1%, 10%"]),
         (["demo", "variants=5%"], ["there is no variant '5%'"]),
-        (["demo", "pairs=none:resnet8"], ["TEACHER:STUDENT"]),
+        (["demo", "pairs=:resnet8"], ["TEACHER:STUDENT"]),
         ([], ["kdbench table NAME", "demo"]),
     ],
 )
