@@ -46,7 +46,9 @@ class View:
 class Batch:
     """What the students are shown: inputs [N, ...], target [N], index [N] (position in the training set),
     the view of each row, and our own position: epoch (from 1) and step (from 0, within the epoch).
-    views: inputs of further views of the same rows, by name, where an objective asks for them."""
+    views: inputs of further views of the same rows, by name, where an objective asks for them.
+    shares: how many rows of the step each rank has; nothing where one process has them all. A rank that has none is
+    shown one that counts for nothing, so that it takes the same way through student, loss and gradients."""
 
     inputs: Tensor
     target: Tensor
@@ -55,6 +57,7 @@ class Batch:
     epoch: int = 1
     step: int = 0
     views: Mapping[str, Tensor] = field(default_factory=dict)
+    shares: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from torchmetrics.classification import BinaryCalibrationError, MulticlassAccura
 
 from kdbench.data.module import ImageData
 from kdbench.objectives.mcmi import LEAST, class_sums, normalised
+from kdbench.ranks import any_rank, summed
 
 ECE_BINS = 15
 """Of equal width, as in Guo et al. 2017, arXiv:1706.04599."""
@@ -59,15 +60,17 @@ class Scores(nn.Module):
             self.agreement.update(logits, teacher.argmax(dim=-1))
 
     def compute(self) -> dict[str, float]:
-        """The scores so far, and start again."""
+        """The scores so far, under DDP of what all ranks have seen, and start again."""
         shares = {"top1": self.top1, "top5": self.top5, "agreement": self.agreement, "ece": self.ece}
+        # a rank may have seen nothing, and asks as the others do
+        seen, compared = any_rank(self.top1.update_count > 0, self.agreement.update_count > 0)
         # torchmetrics divides in float32; what that leaves beyond the fourth decimal is noise
         scores = {
             name: round(100 * float(meter.compute()), 4)
             for name, meter in shares.items()
-            if meter.update_count
+            if (compared if name == "agreement" else seen)
         }
-        if self.nll.update_count:
+        if seen:
             scores["nll"] = round(float(self.nll.compute()), 6)
         self.recall = _recall(self.by_class)
         for name, members in self.groups.items():
@@ -160,5 +163,9 @@ def class_spread(
             logits = model(batch.inputs).float()
         spread.update(logits, batch.target)
         cross_entropy += F.cross_entropy(logits, batch.target, reduction="sum").item()
-    scores = {"nll": cross_entropy / data.eval_size(split), "cmi": float(spread.compute())}
-    return scores if fixed is None else scores | {"cmi_fixed": float(spread.against(fixed))}
+    total = summed(torch.tensor(cross_entropy, dtype=torch.float64, device=data.device)).item()
+    scores = {"nll": total / data.eval_size(split), "cmi": float(spread.compute())}
+    if fixed is not None:
+        with spread.sync_context():
+            scores["cmi_fixed"] = float(spread.against(fixed))
+    return scores

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config import CONF_DIR, PRECISIONS, build
 from kdbench.data.module import ImageData
+from kdbench.devices import check_devices, world_of
 from kdbench.loss import Loss
 from kdbench.models import check_name
 from kdbench.results import digest, recipe_of
@@ -55,6 +56,11 @@ class Plan:
         return self.loss.needs_teacher and obstacle(self.loss) is None
 
     @property
+    def ranks(self) -> int:
+        """How many processes train it together."""
+        return world_of(self.cfg.trainer)
+
+    @property
     def network(self) -> dict[str, Any]:
         """The configuration of the network to be trained: its `name` and `options`."""
         node: dict[str, Any] = self.config["teacher" if self.trains_teacher else "student"]
@@ -91,6 +97,7 @@ class Plan:
 
 _WHICH_DATA = ("path", "name", "config_name", "image_column", "label_column", "size", "classes")
 _TRAINER_KEYS = ("_target_", "accelerator", "devices", "max_epochs", "profiler", "detect_anomaly")
+_DDP_KEYS = ("strategy", "num_nodes", "sync_batchnorm")
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -103,18 +110,15 @@ def check_settings(cfg: DictConfig) -> None:
 
 def _check_trainer(trainer: DictConfig, schedule: Schedule) -> None:
     """What else Lightning's trainer could do would change weights behind the recipe's back."""
-    if stray := [str(key) for key in trainer if key not in _TRAINER_KEYS]:
+    if stray := [str(key) for key in trainer if key not in (*_TRAINER_KEYS, *_DDP_KEYS)]:
         raise ValueError(
             f"trainer.{stray[0]} is not for a run of kdbench; possible: {', '.join(_TRAINER_KEYS[1:])}"
-        )
-    if trainer.devices not in (1, "1"):
-        raise ValueError(
-            f"trainer.devices={trainer.devices}: a run has one device yet; give trainer.devices=1"
         )
     if trainer.accelerator not in ("auto", "cpu", "gpu"):
         raise ValueError(f"trainer.accelerator={trainer.accelerator}; possible: auto, cpu, gpu")
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator=gpu, and torch finds no CUDA device here; give trainer=cpu")
+    check_devices(trainer)
     epochs = trainer.max_epochs
     if not isinstance(epochs, int) or not 1 <= epochs <= schedule.epochs:
         raise ValueError(f"trainer.max_epochs={epochs} must lie in 1 to schedule.epochs={schedule.epochs}")

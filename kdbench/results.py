@@ -19,7 +19,9 @@ import torch
 
 from kdbench.config import PACKAGE
 from kdbench.core import RunError
+from kdbench.devices import of_recipe
 from kdbench.files import write_atomically
+from kdbench.ranks import on_rank_0
 
 SCHEMA = 1
 PROVENANCE = ("versions", "commit", "machine", "threads", "started")
@@ -86,6 +88,7 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
+    @on_rank_0
     def clear(self) -> None:
         """Forget an earlier run."""
         for name in ("state.pt", "metrics.jsonl", "record.json", ".wandb-id"):
@@ -93,6 +96,7 @@ class RunFolder:
         for weights in self.path.glob("*.safetensors"):
             weights.unlink()
 
+    @on_rank_0
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Commit: from here on a resumed run starts at this state."""
         self._sync_metrics()
@@ -128,6 +132,7 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         return path.stat().st_size if path.is_file() else 0
 
+    @on_rank_0
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
         try:
@@ -145,6 +150,7 @@ class RunFolder:
             json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")
         ]
 
+    @on_rank_0
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Replace record.json."""
         write_atomically(self.path / "record.json", (json.dumps(record, indent=2) + "\n").encode())
@@ -197,7 +203,7 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     if "loss" in recipe and not (recipe["loss"].get("objectives") or recipe["loss"].get("stage")):
         recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
     recipe["epochs_run"] = config["trainer"]["max_epochs"]
-    return recipe
+    return recipe | of_recipe(config["trainer"])
 
 
 _LATER_KEYS: dict[str, Any] = {

@@ -120,10 +120,11 @@ def _check(root: str) -> None:
     """Find the mistakes of every job on the command line."""
     configurations = [compose_checked(root, overrides) for overrides in command_line_jobs(sys.argv[1:])]
     if not {"--cfg", "-c"} & set(sys.argv):
+        from kdbench.devices import check_sweep
         from kdbench.plan import plan
 
-        for cfg in configurations:
-            plan(cfg, {})
+        plans = [plan(cfg, {}) for cfg in configurations]
+        check_sweep(sys.argv[1:], [planned.cfg.trainer for planned in plans])
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from kdbench.data.options import check_options
 from kdbench.data.protocol import Protocol, ProtocolOptions
 from kdbench.data.split import validation_cut
 from kdbench.data.strong import randaugment_cutout
+from kdbench.ranks import own_rows, shares, world_size
 from kdbench.seeding import derive, generator
 
 _RESIDENT = (
@@ -147,18 +148,18 @@ class ImageData(LightningDataModule):
     def train_batch(self, epoch: int, step: int, views: Sequence[str] = ()) -> Batch:
         """The augmented batch of one optimiser step, with further views of its rows.
 
-        The last may be smaller; with omit=loop any may be, and may have no row at all.
+        The last may be smaller; with omit=loop any may be, and may have no row at all. Under DDP: this rank's rows.
         """
         if epoch < 1 or not 0 <= step < self.steps_per_epoch:
             last = self.steps_per_epoch - 1
             raise ValueError(f"epochs count from 1 and steps from 0 to {last}, got {epoch} and {step}")
         order = self._order(epoch)
-        rows = slice(order.starts[step], order.starts[step + 1])
+        rows, counts = _own(order.starts[step], order.starts[step + 1])
         view = View(order.view.dy[rows], order.view.dx[rows], order.view.flip[rows])
         index = order.index[rows]
         more = {name: self._more[name](epoch, index, order.occurrence[rows]) for name in views}
         return Batch(
-            self.train_inputs(index, view), self._train_labels[index], index, view, epoch, step, more
+            self.train_inputs(index, view), self._train_labels[index], index, view, epoch, step, more, counts
         )
 
     def rows(self, epoch: int, start: int, stop: int) -> int:
@@ -255,10 +256,10 @@ class ImageData(LightningDataModule):
             start = stop
 
     def eval_chunks(self, split: str) -> Iterator[EvalChunk]:
-        """A split in pieces of eval_batch_size rows."""
-        size = self.eval_size(split)
-        for start in range(0, size, self.eval_batch_size):
-            yield EvalChunk(split, start, min(start + self.eval_batch_size, size))
+        """A split, under DDP this rank's share of it, in pieces of eval_batch_size rows."""
+        own = own_rows(0, self.eval_size(split))
+        for start in range(own.start, own.stop, self.eval_batch_size):
+            yield EvalChunk(split, start, min(start + self.eval_batch_size, own.stop))
 
     def _order(self, epoch: int) -> _Epoch:
         """Drawn for a whole epoch at once, so that a step is a slice: fewer kernels, the same numbers."""
@@ -276,3 +277,11 @@ class ImageData(LightningDataModule):
     def _plain(self, index: Tensor) -> Tensor:
         centre = torch.full_like(index, self.padding)
         return self.train_inputs(index, View(centre, centre, torch.zeros_like(index)))
+
+
+def _own(start: int, stop: int) -> tuple[slice, tuple[int, ...]]:
+    """Which of a step's rows this rank is shown, and how many each rank has (see `Batch.shares`)."""
+    rows = own_rows(start, stop)
+    if world_size() == 1 or start == stop:
+        return rows, ()
+    return rows if rows.start < rows.stop else slice(stop - 1, stop), shares(stop - start)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdbench.core import Batch, Facts, Outputs, Probes, RunError
 from kdbench.loss import CROSS_ENTROPY, Loss
 from kdbench.models import answer_batch, classifier, save_weights, tap_names
+from kdbench.ranks import agreed, on_rank_0
 from kdbench.results import RunFolder
 from kdbench.schedule import Schedule
 from kdbench.teacher.cache import CachedTeacher
@@ -104,7 +105,7 @@ class Student(nn.Module):
     def start_from(self, stage: RunFolder) -> None:
         """Take over what a finished first stage left: the network where it was trained, and the parts that its
         objectives share with those of the same name here."""
-        state = stage.load_state()
+        state = agreed(stage.load_state)
         assert state is not None
         if state["needs_student"]:
             self.model.load_state_dict(state["model"])
@@ -122,6 +123,7 @@ class Student(nn.Module):
         replaced = 0 if own_head is None else _size(own_head)
         return {"student": trained, "at_test": trained - replaced + _size(self.loss.predictor)}
 
+    @on_rank_0
     def save_weights(self) -> None:
         """Write the network of the last epoch, and that of the best one, into the run folder; and the objective
         that replaces its head, where there is one."""
