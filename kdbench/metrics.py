@@ -13,7 +13,7 @@ from torchmetrics.classification import BinaryCalibrationError, MulticlassAccura
 
 from kdbench.data.module import ImageData
 from kdbench.objectives.mcmi import LEAST, class_sums, normalised
-from kdbench.ranks import any_rank, summed
+from kdbench.ranks import summed
 
 ECE_BINS = 15
 """Of equal width, as in Guo et al. 2017, arXiv:1706.04599."""
@@ -62,15 +62,13 @@ class Scores(nn.Module):
     def compute(self) -> dict[str, float]:
         """The scores so far, under DDP of what all ranks have seen, and start again."""
         shares = {"top1": self.top1, "top5": self.top5, "agreement": self.agreement, "ece": self.ece}
-        # a rank may have seen nothing, and asks as the others do
-        seen, compared = any_rank(self.top1.update_count > 0, self.agreement.update_count > 0)
         # torchmetrics divides in float32; what that leaves beyond the fourth decimal is noise
         scores = {
             name: round(100 * float(meter.compute()), 4)
             for name, meter in shares.items()
-            if (compared if name == "agreement" else seen)
+            if meter.update_count
         }
-        if seen:
+        if self.nll.update_count:
             scores["nll"] = round(float(self.nll.compute()), 6)
         self.recall = _recall(self.by_class)
         for name, members in self.groups.items():

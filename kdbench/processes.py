@@ -235,7 +235,7 @@ def _repeat(devices: int, nodes: int) -> list[subprocess.Popen[bytes]]:
         )
     threads = max(1, torch.get_num_threads() // devices)
     torch.set_num_threads(threads)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port())}
     os.environ |= {"WORLD_SIZE": str(devices), "NODE_RANK": "0", "LOCAL_RANK": "0"}
     return [

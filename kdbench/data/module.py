@@ -257,7 +257,10 @@ class ImageData(LightningDataModule):
 
     def eval_chunks(self, split: str) -> Iterator[EvalChunk]:
         """A split, under DDP this rank's share of it, in pieces of eval_batch_size rows."""
-        own = own_rows(0, self.eval_size(split))
+        size = self.eval_size(split)
+        if size < world_size():
+            raise ValueError(f"the split {split} has {size} images: too few for {world_size()} ranks")
+        own = own_rows(0, size)
         for start in range(own.start, own.stop, self.eval_batch_size):
             yield EvalChunk(split, start, min(start + self.eval_batch_size, own.stop))
 
