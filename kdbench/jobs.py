@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from kdbench.files import write_atomically
 from kdbench.machine import cuda_devices, free_cores
 
 JOURNAL = "jobs.jsonl"
@@ -30,13 +31,15 @@ JOURNAL = "jobs.jsonl"
 _GRACE = 60.0
 """Seconds that a job has for its checkpoint before it is killed."""
 
-_FOLLOWS = "KDBENCH_FOLLOWS_STDIN"
+# what the environment tells a job of its launcher: that it ends with its stdin, and where its result goes
+_FOLLOWS, _RECEIPT = "KDBENCH_FOLLOWS_STDIN", "KDBENCH_RECEIPT"
 
 
 @dataclass(frozen=True)
 class Job:
     """A command of this Python (`-m kdbench.train ...`), its log, and what tells whether it is to be run.
 
+    again: further words of later attempts.
     claims: files that are locked while the job is at hand, so that no two launchers start it; `needed` is asked
     once they are held: whoever had them may have done the work.
     """
@@ -44,6 +47,7 @@ class Job:
     title: str
     command: tuple[str, ...]
     log: Path
+    again: tuple[str, ...] = ()
     claims: tuple[Path, ...] = ()
     needed: Callable[[], bool] = field(default=lambda: True, compare=False)
 
@@ -63,13 +67,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended. state: done, failed, stopped (it was asked to), or elsewhere (nothing was left to do)."""
+    """How a job ended. state: done, failed, stopped (it was asked to), or elsewhere (nothing was left to do);
+    returned: the number that its task returned, if any."""
 
     job: Job
     state: str
     reason: str | None = None
     seconds: float = 0.0
     attempts: int = 0
+    returned: float | None = None
 
 
 @dataclass
@@ -185,14 +191,15 @@ class Crew:
 
     def _start(self, job: Job, attempt: int, slot: int) -> _Running:
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        words = [sys.executable, *job.command]
+        words = [sys.executable, *job.command, *(job.again if attempt > 1 else ())]
+        _receipt(job).unlink(missing_ok=True)
         with open(job.log, "ab") as log:
             log.write(f"== attempt {attempt}, {_now()}: {shlex.join(words)}\n".encode())
             log.flush()
             offset = log.tell()
             process = subprocess.Popen(
                 words,
-                env={**os.environ, **self._dealt(slot), _FOLLOWS: "1"},
+                env={**os.environ, **self._dealt(slot), _FOLLOWS: "1", _RECEIPT: str(_receipt(job))},
                 stdin=subprocess.PIPE,  # which ends with us: `follow_launcher`
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -247,7 +254,7 @@ class Crew:
             state, reason = "stopped", f"stopped by {signal.Signals(self.stopped_by).name}"
         else:
             state, reason = "failed", self._reason(running, code)
-        ended = Ended(job, state, reason, running.seconds, attempt)
+        ended = Ended(job, state, reason, running.seconds, attempt, _returned(job))
         self._write_down(ended, code)
         if state == "failed":
             self._failed(ended)
@@ -320,10 +327,26 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
+def _receipt(job: Job) -> Path:
+    return job.log.with_suffix(".json")
+
+
+def _returned(job: Job) -> float | None:
+    path = _receipt(job)
+    return float(path.read_text()) if path.is_file() else None
+
+
+def leave_receipt(value: float | None) -> None:
+    """Tell whoever started this job the number that its task returned; called by the job."""
+    if value is not None and (path := os.environ.get(_RECEIPT)):
+        write_atomically(Path(path), str(value).encode())
+
+
 def follow_launcher() -> None:
     """End as by SIGTERM, with a checkpoint, when whoever started this job is no more; called once, by the job."""
     if not os.environ.pop(_FOLLOWS, None):  # further processes of the job must not look at this stdin
         return
+    sys.stdin = open(os.devnull)  # noqa: SIM115 - so that nothing else reads what we watch
 
     def watch() -> None:
         while os.read(0, 1):

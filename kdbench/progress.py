@@ -2,7 +2,7 @@
 
 import signal
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 from lightning.pytorch.callbacks import Callback
@@ -81,6 +81,9 @@ class StopOnSignal(Callback):
     Lightning's own handlers, set before training starts, would lose what came since the last checkpoint.
     """
 
+    asked_by: ClassVar[int] = signal.SIGINT
+    """The signal that came last, in this process."""
+
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
 
@@ -89,8 +92,9 @@ class StopOnSignal(Callback):
         assert isinstance(module, StudentModule)
 
         def ask(number: int, frame: FrameType | None) -> None:
+            StopOnSignal.asked_by = number
             if module.stop_requested:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(number)
             module.stop_requested = True
 
         self._before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
