@@ -22,7 +22,6 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from kdbench.files import write_atomically
 from kdbench.machine import cuda_devices, free_cores
 
 JOURNAL = "jobs.jsonl"
@@ -187,7 +186,9 @@ class Crew:
             if not self._running and not self._said_waiting:
                 self._said_waiting = True
                 names = ", ".join(job.title for job, _ in list(self._waiting)[:3])
-                self._note(f"waiting for other processes at work on {len(self._waiting)} of the jobs: {names}")
+                self._note(
+                    f"waiting for other processes at work on {len(self._waiting)} of the jobs: {names}"
+                )
 
     def _start(self, job: Job, attempt: int, slot: int) -> _Running:
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -339,7 +340,7 @@ def _returned(job: Job) -> float | None:
 def leave_receipt(value: float | None) -> None:
     """Tell whoever started this job the number that its task returned; called by the job."""
     if value is not None and (path := os.environ.get(_RECEIPT)):
-        write_atomically(Path(path), str(value).encode())
+        Path(path).write_text(str(value))
 
 
 def follow_launcher() -> None:

@@ -18,8 +18,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from kdbench.core import RunError
-
 if TYPE_CHECKING:
     from kdbench.jobs import Ended, Limits
     from kdbench.jobs import Job as Process
@@ -114,8 +112,11 @@ class ProcessLauncher(Launcher):
         return Limits(min(at_once, made), self.threads, self.devices, timeout, self.retries, self.pin)
 
     def _returned(self, ended: Ended, overrides: Sequence[str]) -> JobReturn:
+        from kdbench.core import RunError
+
         code = 0 if ended.state == "done" else 1
-        self.task_function(code)  # type: ignore[arg-type] # as the cohort's, the task knows what it is given
+        as_the_cohorts: Any = self.task_function
+        as_the_cohorts(code)
         returned = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
         if not code:
             returned.return_value = ended.returned

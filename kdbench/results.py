@@ -183,7 +183,8 @@ def read_record(path: Path) -> dict[str, Any]:
 def records(
     folder: Path, left_out: Callable[[ValueError], None] = lambda _: None
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """(run folder, record) of every readable run below `folder`, oldest name first; `left_out` is told why of others."""
+    """(run folder, record) of every readable run below `folder`, oldest name first; `left_out` is told why others
+    are not there."""
     for path in sorted(folder.glob("**/record.json")):
         try:
             yield path.parent, read_record(path)

@@ -18,7 +18,9 @@ _BEST = "optimization_results.yaml"
 
 def searches(arguments: Sequence[str]) -> bool:
     """Whether a command line is a search, and not a grid or one of its trials."""
-    return bool({"-m", "--multirun"} & set(arguments)) and any(word.startswith(_SIGNS) and word not in ("hparams=null", "hydra/sweeper=basic") for word in arguments)
+    chosen = [word for word in arguments if word.startswith(_SIGNS)]
+    many = {"-m", "--multirun"} & set(arguments)
+    return bool(many and set(chosen) - {"hparams=null", "hydra/sweeper=basic"})
 
 
 def check_search(root: str, arguments: Sequence[str]) -> Path:
@@ -30,7 +32,9 @@ def check_search(root: str, arguments: Sequence[str]) -> Path:
 
     options = get_args_parser().parse_args(list(arguments))
     given = OverridesParser.create().parse_overrides(options.overrides)
-    common = [str(one.input_line) for one in given if not (one.is_sweep_override() or one.is_hydra_override())]
+    common = [
+        str(one.input_line) for one in given if not (one.is_sweep_override() or one.is_hydra_override())
+    ]
     planned = plan(compose_checked(root, common), {})
     if not planned.data.validation:
         raise ValueError(
@@ -45,4 +49,6 @@ def say_best(file: Path) -> None:
     if file.is_file():
         found = OmegaConf.load(file)
         words = " ".join(f"{key}={value}" for key, value in found.best_params.items())
-        print(f"best on the validation part, {found.best_value:.2f} % top-1 at the last epoch: {words} ({file})")
+        print(
+            f"best on the validation part, {found.best_value:.2f} % top-1 at the last epoch: {words} ({file})"
+        )

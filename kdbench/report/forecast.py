@@ -1,4 +1,4 @@
-"""What runs will take, before any is started: time, from what was measured, and room on the disk. Estimates, said so."""
+"""What runs will take before any is started, time and room on the disk: estimates, and said to be."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ class Forecast:
     def _words(self, plans: Sequence[Plan], seconds: Sequence[float], source: str) -> str:
         at_once = min(self.table.jobs, len(seconds))
         whole = max(max(seconds), sum(seconds) / at_once)
-        room = sum(12 * _parameters(planned) for planned in plans)  # weights, momentum, and weights to give away
+        room = sum(
+            12 * _parameters(planned) for planned in plans
+        )  # weights, momentum, and weights to give away
         return f"an estimate: {_time(whole)}, {_size(room)}; {source}, training alone"
 
     # ---- from records
@@ -156,7 +158,7 @@ def _core_seconds(gflop: float, measured: Sequence[tuple[float, float]]) -> floa
 def _images(planned: Plan) -> int | None:
     """That a run is trained on, over all its epochs; None where that is not known yet."""
     node = planned.config["dataset"]
-    size = node.get("train") or _IMAGES.get(planned.data.name)
+    size = node.get("train") or _IMAGES.get(planned.data.name or "")
     if not isinstance(size, int):
         return None
     subset = node.get("subset") or {}

@@ -173,16 +173,15 @@ def with_teachers(grid: Sequence[Cell]) -> tuple[list[Cell], dict[Cell, MissingT
     ValueError naming every file that a command line gives and that is not there.
     """
     hashes: dict[tuple[Path, ...], str] = {}
-    located, missing, mistakes = [], {}, {}
+    located, missing = [], {}
+    mistakes: dict[str, None] = {}
     for cell in grid:
         key = ""
         try:
             files = tuple(teacher_files(cell.planned).values())
             if files not in hashes:
                 hashes[files] = file_hash(*files)
-            key = _key(
-                cell.pair, recipe_hash(cell.planned), hashes[files], cell.planned.config["dataset"]
-            )
+            key = _key(cell.pair, recipe_hash(cell.planned), hashes[files], cell.planned.config["dataset"])
         except MissingTeacherError as error:
             missing[replace(cell, key="")] = error
         except ValueError as error:
@@ -197,9 +196,7 @@ def _key(pair: str, recipe: str, teacher: str, dataset: dict[str, Any]) -> str:
     return digest([pair, recipe, teacher, dataset.get("path")])
 
 
-def found(
-    table: Table, left_out: Callable[[ValueError], None] = lambda _: None
-) -> dict[str, dict[str, Any]]:
+def found(table: Table, left_out: Callable[[ValueError], None] = lambda _: None) -> dict[str, dict[str, Any]]:
     """The records of the table's folder by the key of their cell; a finished one before an unfinished one."""
     by_key: dict[str, dict[str, Any]] = {}
     for folder, record in records(Path(table.output) / "runs", left_out):

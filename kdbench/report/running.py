@@ -103,8 +103,11 @@ def job_for(table: Table, batch: Batch) -> Job:
     folder, overrides = Path(table.output), command(batch)
     title = batch[0].title + (f" and {len(batch) - 1} more" if len(batch) > 1 else "")
     words = ("-m", "kdbench.train", *overrides, "resume=true", "progress=false")
-    claims = tuple(folder / "claims" / f"{cell.key}.lock" for cell in sorted(batch, key=lambda cell: cell.key))
-    return Job(title, words, folder / "logs" / f"{digest(overrides)}.txt", claims, lambda: _unfinished(table, batch))
+    claims = tuple(
+        folder / "claims" / f"{cell.key}.lock" for cell in sorted(batch, key=lambda cell: cell.key)
+    )
+    log = folder / "logs" / f"{digest(overrides)}.txt"
+    return Job(title, words, log, claims=claims, needed=lambda: _unfinished(table, batch))
 
 
 def _unfinished(table: Table, batch: Batch) -> bool:

@@ -86,4 +86,5 @@ def job_for(teacher: Needed) -> Job:
     words = ("-m", "kdbench.train_teacher", *teacher.overrides, "resume=true", "progress=false")
     file = stored(teacher.label_space, teacher.name)
     log = home() / "runs" / "logs" / f"{teacher.label_space}-{file.stem}.txt"
-    return Job(teacher.title, words, log, (file.with_suffix(".lock"),), lambda: not teacher.is_there)
+    claims = (file.with_suffix(".lock"),)
+    return Job(teacher.title, words, log, claims=claims, needed=lambda: not teacher.is_there)

@@ -12,7 +12,7 @@ from kdbench.report.ahead import store_ahead
 from kdbench.report.forecast import Forecast
 from kdbench.report.grid import Cell, Table, found, with_teachers
 from kdbench.report.running import Outcome, batches, run_missing
-from kdbench.report.teachers import Needed, needed, train
+from kdbench.report.teachers import needed, train
 
 
 class Work:
@@ -72,7 +72,9 @@ class Work:
         if self.teachers:
             self.stopped_by = train(self.table, self.teachers, self._teacher_ended, self.say)
             self.grid, lacking = with_teachers(self.grid)
-            self.outcomes += [Outcome(cell, "left", f"no {error.name}", 0.0) for cell, error in lacking.items()]
+            self.outcomes += [
+                Outcome(cell, "left", f"no {error.name}", 0.0) for cell, error in lacking.items()
+            ]
         if self.stopped_by is not None:
             return
         todo = batches(self.table, [cell for cell in self._missing() if cell.key])
@@ -101,4 +103,6 @@ class Work:
         for reason in lacking:
             self.say(f"left: {reason} to learn from")
         again = "; the same command goes on" if failed or left else ""
-        self.say(f"{done} done, {len(failed)} failed, {left} left of {len(self.grid)}; {seconds:.0f} s{again}")
+        self.say(
+            f"{done} done, {len(failed)} failed, {left} left of {len(self.grid)}; {seconds:.0f} s{again}"
+        )
