@@ -30,7 +30,7 @@ from kdbench.config import CONF_DIR, load_yaml
 from kdbench.core import Batch, Facts, Outputs, Probes
 from kdbench.loss import Loss
 from kdbench.models import answer_batch, create_model, tap_names
-from kdbench.results import provenance
+from kdbench.provenance import provenance
 
 BATCH, CLASSES, TRAIN_SIZE = 64, (100, 1000), 50_000
 STEPS, REPEATS = 2, 5

@@ -53,9 +53,9 @@ def check_sweep(arguments: Sequence[str], trainers: Sequence[DictConfig]) -> Non
     if not {"-m", "--multirun"} & set(arguments) or all(world_of(trainer) == 1 for trainer in trainers):
         return
     chosen = [word.partition("=")[2] for word in arguments if word.startswith("hydra/launcher=")]
-    if (launcher := chosen[-1] if chosen else "basic") in IN_PROCESS:
+    if chosen and chosen[-1] in IN_PROCESS:
         words = " ".join(word for word in arguments if not word.startswith("hydra/launcher="))
         raise ValueError(
-            f"a sweep with trainer=ddp and hydra/launcher={launcher}: each job needs processes of its own; "
-            f"give hydra/launcher=process: kdbench train hydra/launcher=process {words}"
+            f"a sweep with trainer=ddp and hydra/launcher={chosen[-1]}: each job needs processes of its own, as "
+            f"hydra/launcher=process, the default, gives it: kdbench train {words}"
         )

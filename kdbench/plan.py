@@ -67,10 +67,17 @@ class Plan:
         return node
 
     def training_command(self, teacher: str) -> str:
-        """The command that trains a teacher for this run, on all classes it must know."""
-        words = ["kdbench train-teacher"]
+        """The command that trains a teacher for this run."""
+        return " ".join(["kdbench train-teacher", *self.teacher_overrides(teacher)])
+
+    def teacher_overrides(self, teacher: str) -> list[str]:
+        """The overrides with which `kdbench train-teacher` trains a teacher for this run, on all classes it must
+        know."""
+        words = []
         if (CONF_DIR / "dataset" / f"{self.data.label_space}.yaml").is_file():
             words.append(f"dataset={self.data.label_space}")
+            if self.data.name == self.data.label_space and (path := self.config["dataset"].get("path")):
+                words.append(f"dataset.path={path}")
         else:
             words.append(f"dataset={self.names['dataset']}")
             words += [
@@ -81,7 +88,7 @@ class Plan:
         plain = network_of(teacher)
         at_hand = not stored(self.data.label_space, plain).is_file()
         init = "shipped" if at_hand and shipped(self.data.label_space, plain).is_file() else "store"
-        return " ".join([*words, *trained_by(teacher, init)])
+        return [*words, *trained_by(teacher, init)]
 
     @property
     def title(self) -> str:

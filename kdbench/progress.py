@@ -3,7 +3,7 @@
 import signal
 import time
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 from lightning.pytorch.callbacks import Callback
@@ -83,6 +83,9 @@ class StopOnSignal(Callback):
     Lightning's own handlers, set before training starts, would lose what came since the last checkpoint.
     """
 
+    asked_by: ClassVar[int] = signal.SIGINT
+    """The signal that came last, in this process."""
+
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._asked = 0.0
@@ -92,8 +95,9 @@ class StopOnSignal(Callback):
         assert isinstance(module, StudentModule)
 
         def ask(number: int, frame: FrameType | None) -> None:
+            StopOnSignal.asked_by = number
             if module.stop_requested and time.monotonic() - self._asked > 1:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(number)
             self._asked = self._asked if module.stop_requested else time.monotonic()
             module.stop_requested = True
 

@@ -7,24 +7,19 @@ import hashlib
 import io
 import json
 import os
-import platform
-import subprocess
-import time
-from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+import pickle
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from kdbench.config import PACKAGE
 from kdbench.core import RunError
 from kdbench.devices import of_recipe
 from kdbench.files import write_atomically
 from kdbench.ranks import on_rank_0
 
 SCHEMA = 1
-PROVENANCE = ("versions", "commit", "machine", "threads", "started")
 
 
 def digest(value: Any) -> str:
@@ -117,7 +112,10 @@ class RunFolder:
         if not path.is_file():
             (self.path / "metrics.jsonl").unlink(missing_ok=True)
             return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise RunError(f"{path} cannot be read ({error}); overwrite=true begins the run anew") from error
         if self._metrics_size() > state["metrics_bytes"]:
             os.truncate(self.path / "metrics.jsonl", state["metrics_bytes"])
         return state
@@ -156,23 +154,48 @@ class RunFolder:
         write_atomically(self.path / "record.json", (json.dumps(record, indent=2) + "\n").encode())
 
     def record(self) -> dict[str, Any] | None:
-        """record.json, or None where there is none."""
+        """record.json, or None where there is none, or half of one: then the run writes it anew, from state.pt.
+
+        RunError where another version of kdbench wrote it: nothing there is to be lost.
+        """
         path = self.path / "record.json"
         if not path.is_file():
             return None
-        content: dict[str, Any] = json.loads(path.read_text())
-        return content
+        try:
+            return read_record(path)
+        except OtherVersionError as error:
+            raise RunError(f"{error}; move {self.path} away to train this run anew") from error
+        except ValueError as error:
+            print(f"{error}; it is written anew", flush=True)
+            return None
 
 
-def records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """(run folder, record) of every readable run below `folder`, oldest name first."""
+class OtherVersionError(ValueError):
+    """A record that another version of kdbench wrote."""
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record.json; ValueError where it is none, with the reason."""
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        schema = record.get("schema") if isinstance(record, dict) else None
+        raise OtherVersionError(f"{path} is of another version of kdbench (schema {schema}, here {SCHEMA})")
+    return record
+
+
+def records(
+    folder: Path, left_out: Callable[[ValueError], None] = lambda _: None
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(run folder, record) of every readable run below `folder`, oldest name first; `left_out` is told why others
+    are not there."""
     for path in sorted(folder.glob("**/record.json")):
         try:
-            record = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError):
-            continue
-        if record.get("schema") == SCHEMA:
-            yield path.parent, record
+            yield path.parent, read_record(path)
+        except ValueError as error:
+            left_out(error)
 
 
 def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,52 +266,3 @@ def _without_idle_protocol(dataset: Mapping[str, Any]) -> dict[str, Any]:
     if subset.get("mode") == "first":
         subset.pop("seed", None)
     return {**kept, "subset": subset} if subset.get("fraction", 1) < 1 else kept
-
-
-def provenance() -> dict[str, Any]:
-    """Versions, commit, machine and threads: what a number needs to be believed later."""
-    packages = ("torch", "lightning", "hydra-core", "timm", "kdbench")
-    return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
-        "commit": _commit(),
-        "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
-        "threads": torch.get_num_threads(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of this checkout, with `+changes` where files differ from it; None outside a checkout."""
-    command = [
-        "git",
-        "-C",
-        str(PACKAGE.parent),
-        "describe",
-        "--always",
-        "--abbrev=12",
-        "--dirty=+changes",
-        "--exclude=*",
-    ]
-    if not (PACKAGE.parent / ".git").exists():
-        return None
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _processor() -> str:
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

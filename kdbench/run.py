@@ -159,7 +159,8 @@ def _stored(plans: Sequence[Plan], teacher: LiveTeacher | None) -> CachedTeacher
 
 def _is_served(planned: Plan, teacher: LiveTeacher, folder: RunFolder) -> bool:
     """Whether stored answers take the live teacher's place; a run that began with it goes on with it."""
-    return planned.asks_for_logits and (teacher.cache == "require" or agreed(folder.record) is None)
+    begun = agreed((folder.path / "record.json").is_file)
+    return planned.asks_for_logits and (teacher.cache == "require" or not begun)
 
 
 def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str, str], Member]) -> None:

@@ -133,7 +133,7 @@ def kill_both(first: int, second: int) -> None:
         (lambda _, other: os.kill(other, signal.SIGKILL), 1, "failed", "rank 1 was killed by signal 9"),
         (lambda first, _: os.kill(first, signal.SIGKILL), -9, "running", None),
         (kill_both, -9, "running", None),
-        (lambda first, _: os.kill(first, signal.SIGTERM), 130, "interrupted", "stopped at epoch"),
+        (lambda first, _: os.kill(first, signal.SIGTERM), 143, "interrupted", "stopped at epoch"),
         (lambda _, other: os.kill(other, signal.SIGINT), 130, "interrupted", "stopped at epoch"),
     ],
     ids=["rank 1 killed", "rank 0 killed", "both killed", "rank 0 asked to stop", "rank 1 asked to stop"],
@@ -178,13 +178,27 @@ def test_a_rank_that_raises_ends_all_with_its_traceback(tmp_path, slow):
     assert time.monotonic() - began < 150  # most of it for the imports
 
 
+@pytest.mark.slow
+def test_a_sweep_of_four_jobs_has_a_tree_of_two_processes_for_each(tmp_path):
+    words = [*ALONE, *DDP, "schedule.epochs=1", "hydra.launcher.jobs=2", f"output={tmp_path}"]
+    command = [sys.executable, "-m", "kdbench.train", "-m", *words, "seed=0,1,2,3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = [json.loads(file.read_text()) for file in tmp_path.glob("*/record.json")]
+    assert sorted(record["seed"] for record in records) == [0, 1, 2, 3]
+    assert {(record["state"], record["config"]["trainer"]["devices"]) for record in records} == {("done", 2)}
+    assert done.stdout.count("done in") == 4
+    assert len(list(tmp_path.iterdir())) == 5  # the runs, and the sweep's own logs
+
+
 def test_a_sweep_in_one_process_is_refused_with_the_command_that_works():
     trainers = [compose_checked("train", [*ALONE, *DDP]).trainer]
     words = ["-m", "seed=0,1", *DDP]
-    for launcher in ([], ["hydra/launcher=basic"], ["hydra/launcher=cohort"]):
-        with pytest.raises(ValueError, match="kdbench train hydra/launcher=process -m seed=0,1 trainer=ddp"):
-            check_sweep([*words, *launcher], trainers)
+    for launcher in ("basic", "cohort"):
+        with pytest.raises(ValueError, match=r"the default, gives it: kdbench train -m seed=0,1 trainer=ddp"):
+            check_sweep([*words, f"hydra/launcher={launcher}"], trainers)
     check_sweep([*words, "hydra/launcher=process"], trainers)
+    check_sweep(words, trainers)
     check_sweep(words[1:], trainers)
     check_sweep(["-m"], [compose_checked("train", ALONE).trainer])
 

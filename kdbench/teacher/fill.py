@@ -20,7 +20,7 @@ from torch import Tensor
 from kdbench.core import Batch, RunError
 from kdbench.data.module import ImageData
 from kdbench.files import write_atomically
-from kdbench.results import provenance
+from kdbench.provenance import provenance
 from kdbench.teacher.cache import CARD, KEYS, LOGITS, STORAGES, Cache, checksum, place, sealed, subject
 from kdbench.teacher.live import LiveTeacher
 
@@ -171,6 +171,10 @@ class Filling:
 _NOTE = "filling.json"
 
 
+class BusyError(RunError):
+    """Another process is at work on the same cache."""
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     try:
@@ -179,7 +183,7 @@ def _locked(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RunError(f"another process fills {folder}") from error
+                raise BusyError(f"another process fills {folder}") from error
             yield
     except OSError as error:
         raise RunError(f"cannot fill {folder}: {error.strerror}") from error
