@@ -31,7 +31,7 @@ _GRACE = 60.0
 """Seconds that a job has for its checkpoint before it is killed."""
 
 # what the environment tells a job of its launcher: that it ends with its stdin, and where its result goes
-_FOLLOWS, _RECEIPT = "KDBENCH_FOLLOWS_STDIN", "KDBENCH_RECEIPT"
+FOLLOWS, _RECEIPT = "KDBENCH_FOLLOWS_STDIN", "KDBENCH_RECEIPT"
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class Crew:
             offset = log.tell()
             process = subprocess.Popen(
                 words,
-                env={**os.environ, **self._dealt(slot), _FOLLOWS: "1", _RECEIPT: str(_receipt(job))},
+                env={**os.environ, **self._dealt(slot), FOLLOWS: "1", _RECEIPT: str(_receipt(job))},
                 stdin=subprocess.PIPE,  # which ends with us: `follow_launcher`
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -345,7 +345,7 @@ def leave_receipt(value: float | None) -> None:
 
 def follow_launcher() -> None:
     """End as by SIGTERM, with a checkpoint, when whoever started this job is no more; called once, by the job."""
-    if not os.environ.pop(_FOLLOWS, None):  # further processes of the job must not look at this stdin
+    if not os.environ.pop(FOLLOWS, None):  # further processes of the job must not look at this stdin
         return
     sys.stdin = open(os.devnull)  # noqa: SIM115 - so that nothing else reads what we watch
 

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,100 +32,14 @@ from torch import Tensor
 
 from kdbench.core import RunError
 from kdbench.devices import world_of
+from kdbench.jobs import FOLLOWS
 from kdbench.ranks import rank, reduce_gradients, share_statistics, world_size
 from kdbench.student import Interrupted
+from kdbench.watch import GRACE, Watch, lost
 
-SILENCE = 20.0
-"""Seconds without a sign of life after which a rank is taken for lost."""
-GRACE = 10.0
-"""Seconds that a process has to end by itself once a rank is lost; it may wait for that rank for ever."""
 _PATIENCE = timedelta(days=7)
 """Of the process group: ranks may wait for rank 0 as long as that waits for a folder; who is lost, the watch finds."""
 INTERRUPTED = 130
-
-
-class Watch(threading.Thread):
-    """Every rank gives signs of life and looks for those of the others, in the store that torch's ranks meet in.
-
-    children: the ranks from 1 that this process has started.
-    """
-
-    def __init__(self, children: Sequence[subprocess.Popen[bytes]] = ()) -> None:
-        super().__init__(daemon=True, name="watch")
-        self.children = children
-        self.on_loss: Callable[[RunError], None] = lambda _: None
-        """What is to be written where a rank is lost and the main thread never comes back."""
-        self.reason: str | None = None
-        self._found, self._stopped = threading.Event(), threading.Event()
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        meeting = dist.TCPStore(host, port, timeout=timedelta(seconds=SILENCE))  # type: ignore[attr-defined]
-        self._store = dist.PrefixStore("kdbench", meeting)  # type: ignore[attr-defined]
-        self._heard: dict[int, tuple[bytes, float]] = {}
-
-    def run(self) -> None:
-        """Look once a second; where a rank is lost, let the process end, if need be by force."""
-        while self.reason is None and not self._stopped.wait(1):
-            try:
-                self.reason = self._look()
-            except RuntimeError:  # of the store, which rank 0 keeps
-                self.reason = "rank 0 has ended without a word"
-        if self._stopped.is_set():
-            return
-        self._found.set()
-        if not self._stopped.wait(GRACE):
-            self.on_loss(RunError(str(self.reason)))
-            self._say(f"kdbench: {self.reason}")
-            self.end_children()
-            os._exit(1)
-
-    def stop(self) -> None:
-        """Look no more: the ranks part."""
-        self._stopped.set()
-        self.join()
-
-    def tell(self, what: str) -> bool:
-        """Tell the others that this rank fails; whether it is the first to do so."""
-        mine = f"rank {rank()} failed: {what}"
-        try:
-            return self._store.compare_set("failure", "", mine).decode() == mine
-        except RuntimeError:
-            return False
-
-    def others(self, error: Exception) -> str | None:
-        """How another rank failed, where `error` may come from that; waits until it is known."""
-        if not isinstance(error, RuntimeError):
-            return None
-        of_the_group = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
-        self._found.wait(SILENCE + 5 if of_the_group else 2)
-        return self.reason
-
-    def end_children(self) -> None:
-        """Leave no process behind."""
-        for child in self.children:
-            child.kill()
-            child.wait()
-
-    def _look(self) -> str | None:
-        self._store.set(str(rank()), str(time.monotonic()))
-        if self._store.check(["failure"]):
-            return self._store.get("failure").decode()
-        for number, child in enumerate(self.children, 1):
-            if code := child.poll():
-                return f"rank {number} " + (
-                    f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-                )
-        return next(filter(None, map(self._silence, range(1, world_size()))), None) if rank() == 0 else None
-
-    def _silence(self, other: int) -> str | None:
-        beat = self._store.get(str(other)) if self._store.check([str(other)]) else b""
-        now = time.monotonic()
-        last, since = self._heard.get(other, (b"", now))
-        self._heard[other] = beat, (since := since if beat == last else now)
-        return f"rank {other} gave no sign of life for {SILENCE:g} s" if now - since > SILENCE else None
-
-    def _say(self, text: str) -> None:
-        if rank() == 0 or self.reason == "rank 0 has ended without a word":
-            print(text, file=sys.stderr, flush=True)
 
 
 _watch: Watch | None = None
@@ -155,7 +68,10 @@ def together(trainer: DictConfig) -> Iterator[None]:
             sys.exit(INTERRUPTED)
         raise
     except BaseException as error:
+        reason = _reason(watch, error)
         _fail(watch, error)
+        if reason is not None:
+            raise RunError(reason) from error
         raise
     _part(watch)
 
@@ -170,12 +86,16 @@ def explained(on_loss: Callable[[RunError], None]) -> Iterator[None]:
     _watch.on_loss = on_loss
     try:
         yield
-    except (RunError, ValueError):
-        raise
     except Exception as error:
-        if reason := _watch.others(error):
+        if (reason := _reason(_watch, error)) is not None:
             raise RunError(reason) from error
         raise
+
+
+def _reason(watch: Watch, error: BaseException) -> str | None:
+    """How another rank failed, where this one does for that."""
+    own = isinstance(error, (RunError, ValueError)) or not isinstance(error, Exception)
+    return None if own else watch.others(error)
 
 
 def _part(watch: Watch) -> None:
@@ -187,7 +107,7 @@ def _part(watch: Watch) -> None:
 
 
 def _fail(watch: Watch, error: BaseException) -> None:
-    """Say it to the others, and end quietly where it has been said already."""
+    """Say it to the others; end quietly where it has been said already."""
     expected = isinstance(error, (RunError, ValueError))
     first = watch.tell(str(error) if expected else f"{type(error).__name__}: {error}")
     watch.stop()
@@ -205,22 +125,34 @@ def _fail(watch: Watch, error: BaseException) -> None:
 
 def _meet(trainer: DictConfig) -> list[subprocess.Popen[bytes]]:
     """Start the further ranks, where nobody else has, and form the process group of all."""
-    environment, children = _environment(), []
+    environment, children, met = _environment(), [], threading.Event()
     if not environment.creates_processes_externally:
         children = _repeat(int(trainer.devices), int(trainer.num_nodes))
+        threading.Thread(target=_mind, args=(children, met), daemon=True).start()
     for name in ("lightning.fabric", "lightning.pytorch"):  # their notes on who is there
         logging.getLogger(name).setLevel(logging.ERROR)
     strategy = FabricDDPStrategy(cluster_environment=environment, timeout=_PATIENCE)
     devices: dict[str, Any] = {key: trainer[key] for key in ("accelerator", "devices", "num_nodes")}
     Fabric(**devices, strategy=strategy).launch()
+    met.set()
     return children
 
 
+def _mind(children: Sequence[subprocess.Popen[bytes]], met: threading.Event) -> None:
+    """End this process if one of the others does before all have met: it would wait for ever."""
+    while not met.wait(1):
+        if how := lost(children):
+            print(f"kdbench: {how} before all ranks had met", file=sys.stderr, flush=True)
+            for child in children:
+                child.kill()
+            os._exit(1)
+
+
 def _environment() -> ClusterEnvironment:
-    """Who started this process: torchrun, SLURM's srun with a task for each rank, or a command line."""
+    """Who started this process: torchrun, SLURM's srun (not sbatch alone), or a command line."""
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    if SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1:
+    if SLURMEnvironment.detect() and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         return SLURMEnvironment(auto_requeue=False)
     return LightningEnvironment()
 
@@ -239,7 +171,9 @@ def _repeat(devices: int, nodes: int) -> list[subprocess.Popen[bytes]]:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port())}
     os.environ |= {"WORLD_SIZE": str(devices), "NODE_RANK": "0", "LOCAL_RANK": "0"}
     return [
-        subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(number)}, stdin=subprocess.DEVNULL)
+        subprocess.Popen(
+            command, env={**os.environ, FOLLOWS: "1", "LOCAL_RANK": str(number)}, stdin=subprocess.PIPE
+        )
         for number in range(1, devices)
     ]
 

@@ -85,6 +85,12 @@ def child_of(pid: int) -> int:
     return int(ranks)
 
 
+def has_child(pid: int) -> bool:
+    with suppress(ValueError, OSError):
+        return bool(child_of(pid))
+    return False
+
+
 def until(there: Callable[[], bool], seconds: float = 300) -> None:
     limit = time.monotonic() + seconds
     while not there():
@@ -176,6 +182,16 @@ def test_a_rank_that_raises_ends_all_with_its_traceback(tmp_path, slow):
     record = record_in(tmp_path)
     assert (record["state"], record["reason"]) == ("failed", said.splitlines()[-1].removeprefix("kdbench: "))
     assert time.monotonic() - began < 150  # most of it for the imports
+
+
+@pytest.mark.slow
+def test_a_rank_that_never_comes_is_not_waited_for(tmp_path):
+    process = start(*ALONE, f"output={tmp_path}")
+    until(lambda: has_child(process.pid) or process.poll() is not None)
+    os.kill(child_of(process.pid), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == "kdbench: rank 1 was killed by signal 9 before all ranks had met"
 
 
 @pytest.mark.slow
