@@ -176,6 +176,7 @@ def build(node: DictConfig, **supplied: Any) -> Any:
     return deferred(**supplied)
 
 
+@cache
 def allowed_targets() -> tuple[str, ...]:
     """The prefixes that `_target_` may have: ours, Lightning's trainer, and packages that bring objectives."""
     outside = {point.module.split(".")[0] for point in entry_points(group="kdbench.objectives")}

@@ -97,6 +97,8 @@ class Batch:
     """What the students are shown: inputs [N, ...], target [N], index [N] (position in the training set),
     the view of each row, and our own position: epoch (from 1) and step (from 0, within the epoch).
     views: inputs of further views of the same rows, by name, where an objective asks for them.
+    shares: how many rows of the step each rank has; nothing where one process has them all. A rank that has none is
+    shown one that counts for nothing, so that it takes the same way through student, loss and gradients.
 
     A batch of text has its B texts in `texts`, by view, of which the first is answered in `Outputs.logits`. Rows are
     the N valid tokens of that one, sample by sample: target is their labels, index the sample of each row, inputs the
@@ -110,6 +112,7 @@ class Batch:
     step: int = 0
     views: Mapping[str, Tensor] = field(default_factory=dict)
     texts: Mapping[str, Tokens] = field(default_factory=dict)
+    shares: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,9 @@ from kdbench.core import RunError
 from kdbench.loggers import Conclusion, RunLogger, close
 from kdbench.member import Member
 from kdbench.plan import Plan
+from kdbench.processes import OneNetwork, of_trainer
 from kdbench.progress import ProgressLine, StopOnSignal
+from kdbench.ranks import rank
 from kdbench.student import Student, StudentModule
 from kdbench.teacher import LiveTeacher
 from kdbench.teacher.module import TeacherModule
@@ -52,12 +54,13 @@ def fit(
             cfg.trainer,
             max_epochs=epochs - module.position[0] + 1,
             logger=False,  # every student has its own
-            callbacks=[StopOnSignal(), *line, *watchers],
+            callbacks=[StopOnSignal(), OneNetwork(), *line, *watchers],
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
+            **of_trainer(cfg.trainer),
         )
         try:
             trainer.fit(module, datamodule=data)
@@ -93,6 +96,8 @@ def _title(planned: Plan, students: int) -> str:
 
 
 def _logger(member: Member) -> RunLogger | None:
+    if rank():
+        return None
     planned = member.planned
     cfg, names = planned.cfg, planned.names
     alone = "a first stage" if planned.is_stage else "itself"

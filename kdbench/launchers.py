@@ -1,4 +1,4 @@
-"""How Hydra starts the jobs of a sweep: `hydra/launcher=cohort` hands them over all at once."""
+"""How Hydra starts the jobs of a sweep: each in a process of its own (`process`), or all at once (`cohort`)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from kdbench.jobs import Ended, Limits
+    from kdbench.jobs import Job as Process
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,97 @@ class CohortLauncher(BasicLauncher):
         return composed
 
 
+class ProcessLauncher(Launcher):
+    """Starts every job as `python -m kdbench.train ...`; a kill of one is nothing to the others.
+
+    jobs: side by side; null: one for each CUDA device, else for each `threads` cores, as far as the memory goes.
+    threads, devices: CPU threads and CUDA devices of each. timeout: minutes that a job may take, or null.
+    retries: how often one that fails is tried again, from its checkpoint. pin: keep each on cores of its own.
+    """
+
+    __module__ = "hydra_plugins.kdbench"
+
+    def __init__(
+        self,
+        jobs: int | None = None,
+        threads: int = 1,
+        devices: int = 1,
+        timeout: float | None = None,
+        retries: int = 1,
+        pin: bool = False,
+    ) -> None:
+        self.jobs, self.threads, self.devices = jobs, threads, devices
+        self.timeout, self.retries, self.pin = timeout, retries, pin
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's words for: this sweep."""
+        self.config, self.task_function = config, task_function
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs of a sweep. The task is told how each ended; what it returned there is returned here."""
+        from kdbench.jobs import Crew
+
+        folder = Path(self.config.hydra.sweep.dir).absolute()
+        made = [self._job(folder, list(overrides)) for overrides in job_overrides]
+        limits = self._limits(len(made))
+        _print(f"{len(made)} jobs, {limits.at_once} at a time; logs: {folder / 'logs'}")
+        crew = Crew(limits, _say, _print)
+        ended = {one.job: one for one in crew.run(made)}
+        if crew.stopped_by is not None:
+            _print(f"{len(made) - len(ended)} jobs have not begun; the same command with resume=true goes on")
+            raise KeyboardInterrupt(crew.stopped_by)
+        return [
+            self._returned(ended[job], overrides) for job, overrides in zip(made, job_overrides, strict=True)
+        ]
+
+    def _job(self, folder: Path, overrides: list[str]) -> Process:
+        from kdbench.jobs import Job
+        from kdbench.results import digest
+
+        words = ("-m", f"kdbench.{self.config.hydra.job.config_name}", *overrides, "progress=false")
+        log = folder / "logs" / f"{digest(overrides)}.txt"
+        return Job(" ".join(overrides), words, log, again=("resume=true", "overwrite=false"))
+
+    def _limits(self, made: int) -> Limits:
+        from kdbench.jobs import Limits
+        from kdbench.machine import cuda_devices, free_cores, free_memory_gib
+
+        if (at_once := self.jobs) is None:
+            cores = min(free_cores() // self.threads, free_memory_gib() / _GIB_OF_A_RUN)
+            at_once = len(cuda_devices()) // self.devices or max(1, int(cores))
+        timeout = None if self.timeout is None else 60 * self.timeout
+        return Limits(min(at_once, made), self.threads, self.devices, timeout, self.retries, self.pin)
+
+    def _returned(self, ended: Ended, overrides: Sequence[str]) -> JobReturn:
+        from kdbench.core import RunError
+
+        code = 0 if ended.state == "done" else 1
+        as_the_cohorts: Any = self.task_function
+        as_the_cohorts(code)
+        returned = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
+        if not code:
+            returned.return_value = ended.returned
+        elif not self.config.hydra.sweeper._target_.endswith("BasicSweeper"):  # one that wants values
+            returned.status, returned.return_value = JobStatus.FAILED, RunError(ended.reason or "failed")
+        return returned
+
+
+_GIB_OF_A_RUN = 1.5
+"""Memory of a run on CIFAR, with room to spare."""
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say(ended: Ended) -> None:
+    reason = f": {ended.reason} (log: {ended.job.log})" if ended.reason else ""
+    value = "" if ended.returned is None else f" with {ended.returned:.2f}"
+    _print(f"{ended.state}{value} in {ended.seconds:.0f} s: {ended.job.title}{reason}")
+
+
 def register() -> None:
-    """Make the launcher known to Hydra.
+    """Make the launchers of conf/hydra/launcher known to Hydra.
 
     Hydra takes launchers from the package `hydra_plugins` alone and looks their names up in it, so this module is
     shown there under a second name: what is installed then stays one package, and works wherever it can be imported.
@@ -58,6 +153,5 @@ def register() -> None:
     _, _, name = CohortLauncher.__module__.partition(".")
     sys.modules[CohortLauncher.__module__] = sys.modules[__name__]
     setattr(plugins, name, sys.modules[__name__])
-    Plugins.instance().register(CohortLauncher)
-    target = {"_target_": f"{CohortLauncher.__module__}.{CohortLauncher.__name__}"}
-    ConfigStore.instance().store(group="hydra/launcher", name="cohort", node=target)
+    for launcher in (CohortLauncher, ProcessLauncher):
+        Plugins.instance().register(launcher)

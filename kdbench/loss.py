@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kdbench.core import Batch, Facts, Objective, Outputs, Probes
 from kdbench.divergences import standardise
 from kdbench.patterns import chosen_taps
-from kdbench.ranks import joined, joined_batch, row_counts
+from kdbench.ranks import joined, joined_batch, rank, row_counts
 from kdbench.seeding import drawn_from
 
 CROSS_ENTROPY = "ce"
@@ -135,8 +135,8 @@ class Loss(nn.Module):
         return total, {name: part.detach() for name, part in parts.items()}
 
     def _parts(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        counts = row_counts(len(batch.target), student.logits.device)
-        share = len(batch.target) * len(counts) / sum(counts)
+        counts = list(batch.shares) or row_counts(len(batch.target), student.logits.device)
+        share = counts[rank()] * len(counts) / sum(counts)
         parts: dict[str, Tensor] = {}
         if CROSS_ENTROPY in self.weights:
             parts[CROSS_ENTROPY] = share * F.cross_entropy(student.logits, batch.target)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import cache
 from pathlib import Path
-
-import torch
 
 _BF16_UNITS = {"avx512_bf16", "amx_bf16", "bf16"}
 """As the kernel names them: of x86 processors, and (the last) of Arm's."""
@@ -27,6 +26,8 @@ def has_bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 def emulates_bf16(accelerator: str) -> bool:
     """Whether a run on `accelerator` (`auto`, `cpu`, `gpu`) would emulate bfloat16."""
+    import torch
+
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
     return on_cpu and not has_bf16_units()
 
@@ -43,3 +44,22 @@ def resident_mib() -> float:
     except OSError:
         return float("nan")
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def free_memory_gib() -> float:
+    """The memory that a further process could have, in GiB; infinite where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable")), math.inf)
+
+
+def cuda_devices() -> list[str]:
+    """The CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]

@@ -6,13 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from kdbench.core import RunError
+from kdbench.files import write_atomically
 from kdbench.plan import Plan
-from kdbench.provenance import KEYS, provenance
+from kdbench.provenance import PROVENANCE, provenance
 from kdbench.results import SCHEMA, RunFolder, file_hash
 from kdbench.student import Interrupted, Student
 from kdbench.teacher import LiveTeacher
 from kdbench.teacher.cache import CachedTeacher
+from kdbench.teacher.store import check_free
 
 
 class Member:
@@ -55,6 +59,42 @@ class Member:
         self.error = error
         self.end(error)
 
+    def open(self) -> tuple[dict[str, Any] | None, bool]:
+        """Lock the folder; its record, and whether that is of a finished run that is to be left alone.
+
+        A first stage is what it left: one whose state was deleted to save space is run again.
+        """
+        planned, folder = self.planned, self.folder
+        if planned.trains_teacher and not planned.cfg.overwrite:
+            check_free(planned.data.label_space, planned.names["teacher"], self.hashes)
+        folder.open(wait=planned.is_stage)
+        record = folder.record()
+        done = record is not None and record["state"] == "done" and not planned.cfg.overwrite
+        return record, done and (not planned.is_stage or (folder.path / "state.pt").is_file())
+
+    def state_to_begin_with(self) -> dict[str, Any] | None:
+        """What the folder has of an unfinished run that is to be continued; else it is cleared."""
+        planned, folder, cfg = self.planned, self.folder, self.planned.cfg
+        exists = (folder.path / "state.pt").is_file()
+        if cfg.overwrite or not exists:
+            folder.clear()
+        elif not cfg.resume:
+            raise ValueError(
+                f"{folder.path} holds an unfinished run; resume=true continues it, overwrite=true starts again"
+            )
+        if (
+            cfg.resume
+            and not planned.is_stage
+            and not exists
+            and (others := sorted(folder.path.parent.glob(f"{planned.title}-*/state.pt")))
+        ):
+            print(
+                f"nothing to resume in {folder.path}; of another recipe, data or teacher: {others[-1].parent}"
+            )
+        state = folder.load_state()
+        write_atomically(folder.path / "config.yaml", OmegaConf.to_yaml(cfg).encode())
+        return state
+
     def begin(self, teacher: LiveTeacher | None, cohort: Sequence[str]) -> None:
         """Write the record of a run that is at work, among those named in `cohort`."""
         planned, earlier = self.planned, self.earlier or {}
@@ -73,7 +113,7 @@ class Member:
             self.record["task"] = planned.data.task.name
         self.record |= {"hashes": self.hashes, "config": config, **provenance()}
         if earlier:  # what resumed runs did before: other code or another machine may have had a part
-            session = {key: earlier[key] for key in KEYS}
+            session = {key: earlier[key] for key in (*PROVENANCE, "state", "reason")}
             self.record["sessions"] = [*earlier.get("sessions", []), session]
         if teacher is not None:
             self.record["teacher"] = {

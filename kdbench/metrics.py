@@ -16,6 +16,7 @@ from torchmetrics.classification import BinaryCalibrationError, MulticlassAccura
 from kdbench.core import Batch
 from kdbench.models import answer_batch
 from kdbench.objectives.mcmi import LEAST, class_sums, normalised
+from kdbench.ranks import summed
 
 if TYPE_CHECKING:
     from kdbench.data.base import TaskData
@@ -90,7 +91,7 @@ class Scores(Meter):
             self.agreement.update(logits, teacher.argmax(dim=-1))
 
     def compute(self) -> dict[str, float]:
-        """The scores so far, and start again."""
+        """The scores so far, under DDP of what all ranks have seen, and start again."""
         shares = {"top1": self.top1, "top5": self.top5, "agreement": self.agreement, "ece": self.ece}
         # torchmetrics divides in float32; what that leaves beyond the fourth decimal is noise
         scores = {
@@ -192,5 +193,9 @@ def class_spread(
             logits = model(batch.inputs).float()
         spread.update(logits, batch.target)
         cross_entropy += F.cross_entropy(logits, batch.target, reduction="sum").item()
-    scores = {"nll": cross_entropy / data.eval_size(split), "cmi": float(spread.compute())}
-    return scores if fixed is None else scores | {"cmi_fixed": float(spread.against(fixed))}
+    total = summed(torch.tensor(cross_entropy, dtype=torch.float64, device=data.device)).item()
+    scores = {"nll": total / data.eval_size(split), "cmi": float(spread.compute())}
+    if fixed is not None:
+        with spread.sync_context():
+            scores["cmi_fixed"] = float(spread.against(fixed))
+    return scores

@@ -12,6 +12,7 @@ from kdbench.config import CONF_DIR, PRECISIONS, build
 from kdbench.core import tasks_of
 from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
+from kdbench.devices import check_devices, world_of
 from kdbench.loss import Loss
 from kdbench.results import digest, recipe_of
 from kdbench.schedule import Schedule
@@ -57,16 +58,28 @@ class Plan:
         return counted and self.loss.needs_teacher and obstacle(self.loss) is None
 
     @property
+    def ranks(self) -> int:
+        """How many processes train it together."""
+        return world_of(self.cfg.trainer)
+
+    @property
     def network(self) -> dict[str, Any]:
         """The configuration of the network to be trained: its `name` and `options`."""
         node: dict[str, Any] = self.config["teacher" if self.trains_teacher else "student"]
         return node
 
     def training_command(self, teacher: str) -> str:
-        """The command that trains a teacher for this run, on all classes it must know."""
-        words = ["kdbench train-teacher"]
+        """The command that trains a teacher for this run."""
+        return " ".join(["kdbench train-teacher", *self.teacher_overrides(teacher)])
+
+    def teacher_overrides(self, teacher: str) -> list[str]:
+        """The overrides with which `kdbench train-teacher` trains a teacher for this run, on all classes it must
+        know."""
+        words = []
         if (CONF_DIR / "dataset" / f"{self.data.label_space}.yaml").is_file():
             words.append(f"dataset={self.data.label_space}")
+            if self.data.name == self.data.label_space and (path := self.config["dataset"].get("path")):
+                words.append(f"dataset.path={path}")
         else:
             words.append(f"dataset={self.names['dataset']}")
             words += [
@@ -77,7 +90,7 @@ class Plan:
         plain = network_of(teacher)
         at_hand = not stored(self.data.label_space, plain).is_file()
         init = "shipped" if at_hand and shipped(self.data.label_space, plain).is_file() else "store"
-        return " ".join([*words, *trained_by(teacher, init)])
+        return [*words, *trained_by(teacher, init)]
 
     @property
     def title(self) -> str:
@@ -93,6 +106,7 @@ class Plan:
 
 _WHICH_DATA = ("path", "name", "config_name", "image_column", "label_column", "size", "classes")
 _TRAINER_KEYS = ("_target_", "accelerator", "devices", "max_epochs", "profiler", "detect_anomaly")
+_DDP_KEYS = ("strategy", "num_nodes", "sync_batchnorm")
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -105,18 +119,15 @@ def check_settings(cfg: DictConfig) -> None:
 
 def _check_trainer(trainer: DictConfig, schedule: Schedule) -> None:
     """What else Lightning's trainer could do would change weights behind the recipe's back."""
-    if stray := [str(key) for key in trainer if key not in _TRAINER_KEYS]:
+    if stray := [str(key) for key in trainer if key not in (*_TRAINER_KEYS, *_DDP_KEYS)]:
         raise ValueError(
             f"trainer.{stray[0]} is not for a run of kdbench; possible: {', '.join(_TRAINER_KEYS[1:])}"
-        )
-    if trainer.devices not in (1, "1"):
-        raise ValueError(
-            f"trainer.devices={trainer.devices}: a run has one device yet; give trainer.devices=1"
         )
     if trainer.accelerator not in ("auto", "cpu", "gpu"):
         raise ValueError(f"trainer.accelerator={trainer.accelerator}; possible: auto, cpu, gpu")
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator=gpu, and torch finds no CUDA device here; give trainer=cpu")
+    check_devices(trainer)
     epochs = trainer.max_epochs
     if not isinstance(epochs, int) or not 1 <= epochs <= schedule.epochs:
         raise ValueError(f"trainer.max_epochs={epochs} must lie in 1 to schedule.epochs={schedule.epochs}")

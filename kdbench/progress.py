@@ -1,8 +1,9 @@
 """What a person sees of a run while it goes on, and how it is asked to stop."""
 
 import signal
+import time
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 from lightning.pytorch.callbacks import Callback
@@ -76,21 +77,28 @@ class ProgressLine(Callback):
 
 
 class StopOnSignal(Callback):
-    """Ctrl-C or SIGTERM asks the module to stop after the current step; a second one stops at once.
+    """Ctrl-C or SIGTERM asks the module to stop after the current step; a second one, later than a second, stops at
+    once. (One that comes with the first is the same: torchrun hands on what the terminal gave to its processes, too.)
 
     Lightning's own handlers, set before training starts, would lose what came since the last checkpoint.
     """
 
+    asked_by: ClassVar[int] = signal.SIGINT
+    """The signal that came last, in this process."""
+
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
+        self._asked = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Put our handlers in place of what is there."""
         assert isinstance(module, StudentModule)
 
         def ask(number: int, frame: FrameType | None) -> None:
-            if module.stop_requested:
-                raise KeyboardInterrupt
+            StopOnSignal.asked_by = number
+            if module.stop_requested and time.monotonic() - self._asked > 1:
+                raise KeyboardInterrupt(number)
+            self._asked = self._asked if module.stop_requested else time.monotonic()
             module.stop_requested = True
 
         self._before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,4 +1,4 @@
-"""What a number needs to be believed later: versions, commit, machine and threads."""
+"""What a number needs to be believed later: versions, commit, machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,24 @@ import torch
 
 from kdbench.config import PACKAGE
 
-KEYS = ("versions", "commit", "machine", "threads", "started")
+PROVENANCE = ("versions", "commit", "machine", "threads", "started")
 
 
 def provenance() -> dict[str, Any]:
-    """Those of this process, now."""
+    """Versions, commit, machine and threads: what a number needs to be believed later."""
     packages = ("torch", "lightning", "hydra-core", "timm", "kdbench")
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
         "commit": _commit(),
-        "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
+        "machine": machine(),
         "threads": torch.get_num_threads(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def machine() -> dict[str, Any]:
+    """What tells this machine from others of another kind."""
+    return {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()}
 
 
 def _version(package: str) -> str | None:
@@ -56,6 +62,7 @@ def _commit() -> str | None:
         return None
 
 
+@cache
 def _processor() -> str:
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())

@@ -7,14 +7,17 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from kdbench.core import RunError
+from kdbench.devices import of_recipe
 from kdbench.files import write_atomically
+from kdbench.ranks import on_rank_0
 
 SCHEMA = 1
 
@@ -81,6 +84,7 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
+    @on_rank_0
     def clear(self) -> None:
         """Forget an earlier run."""
         for name in ("state.pt", "metrics.jsonl", "record.json", "samples.jsonl", ".wandb-id"):
@@ -88,6 +92,7 @@ class RunFolder:
         for weights in self.path.glob("*.safetensors"):
             weights.unlink()
 
+    @on_rank_0
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Commit: from here on a resumed run starts at this state."""
         self._sync_metrics()
@@ -108,7 +113,10 @@ class RunFolder:
         if not path.is_file():
             (self.path / "metrics.jsonl").unlink(missing_ok=True)
             return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise RunError(f"{path} cannot be read ({error}); overwrite=true begins the run anew") from error
         if self._metrics_size() > state["metrics_bytes"]:
             os.truncate(self.path / "metrics.jsonl", state["metrics_bytes"])
         return state
@@ -123,6 +131,7 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         return path.stat().st_size if path.is_file() else 0
 
+    @on_rank_0
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
         try:
@@ -140,34 +149,61 @@ class RunFolder:
             json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")
         ]
 
+    @on_rank_0
     def write_samples(self, split: str, samples: Sequence[Mapping[str, Any]]) -> None:
         """Replace samples.jsonl by some of what the network said on a split; nothing where it said nothing to read."""
         lines = [json.dumps({"split": split, **sample}, ensure_ascii=False) for sample in samples]
         if lines:
             write_atomically(self.path / "samples.jsonl", ("\n".join(lines) + "\n").encode())
 
+    @on_rank_0
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Replace record.json."""
         write_atomically(self.path / "record.json", (json.dumps(record, indent=2) + "\n").encode())
 
     def record(self) -> dict[str, Any] | None:
-        """record.json, or None where there is none."""
+        """record.json, or None where there is none, or half of one: then the run writes it anew, from state.pt.
+
+        RunError where another version of kdbench wrote it: nothing there is to be lost.
+        """
         path = self.path / "record.json"
         if not path.is_file():
             return None
-        content: dict[str, Any] = json.loads(path.read_text())
-        return content
+        try:
+            return read_record(path)
+        except OtherVersionError as error:
+            raise RunError(f"{error}; move {self.path} away to train this run anew") from error
+        except ValueError as error:
+            print(f"{error}; it is written anew", flush=True)
+            return None
 
 
-def records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """(run folder, record) of every readable run below `folder`, oldest name first."""
+class OtherVersionError(ValueError):
+    """A record that another version of kdbench wrote."""
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record.json; ValueError where it is none, with the reason."""
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        schema = record.get("schema") if isinstance(record, dict) else None
+        raise OtherVersionError(f"{path} is of another version of kdbench (schema {schema}, here {SCHEMA})")
+    return record
+
+
+def records(
+    folder: Path, left_out: Callable[[ValueError], None] = lambda _: None
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(run folder, record) of every readable run below `folder`, oldest name first; `left_out` is told why others
+    are not there."""
     for path in sorted(folder.glob("**/record.json")):
         try:
-            record = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError):
-            continue
-        if record.get("schema") == SCHEMA:
-            yield path.parent, record
+            yield path.parent, read_record(path)
+        except ValueError as error:
+            left_out(error)
 
 
 def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,7 +240,7 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     if "loss" in recipe and not (recipe["loss"].get("objectives") or recipe["loss"].get("stage")):
         recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
     recipe["epochs_run"] = config["trainer"]["max_epochs"]
-    return recipe
+    return recipe | of_recipe(config["trainer"])
 
 
 _LATER_KEYS: dict[str, Any] = {

@@ -10,24 +10,23 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from omegaconf import OmegaConf
 
 from kdbench.cohort import cohorts, identity
 from kdbench.core import RunError
 from kdbench.data.module import ImageData
-from kdbench.files import write_atomically
 from kdbench.fit import fit
 from kdbench.machine import emulates_bf16
 from kdbench.member import Member
 from kdbench.metrics import evaluate
 from kdbench.models import load_weights, weights_hash
 from kdbench.plan import Plan, first_stage, recipe_hash
+from kdbench.processes import explained, together
+from kdbench.ranks import agreed, rank, world_size
 from kdbench.results import RunFolder, digest
 from kdbench.student import Student
 from kdbench.teacher import LiveTeacher
 from kdbench.teacher.cache import CachedTeacher, find, place
 from kdbench.teacher.module import store
-from kdbench.teacher.store import check_free
 from kdbench.weights import init_file, is_pretrained, load_teacher, network, teacher_files
 
 _THREADS = torch.get_num_threads()
@@ -64,11 +63,25 @@ def run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback] = ()) -> list
 
     Losses with a first stage have that run before, or find it finished by an earlier run. A member that fails
     alone has an `error`; what ends all of them is raised, once their records say so. `watchers` look on in training.
+    On several devices (`trainer=ddp`) every rank calls this, and there is one run in the cohort.
     """
+    if len(plans) > 1 and plans[0].ranks > 1:
+        raise ValueError(
+            f"{len(plans)} students side by side on {plans[0].ranks} devices: with trainer=ddp each run is trained by "
+            f"itself; give hydra/launcher=process, or one device"
+        )
+    with together(plans[0].cfg.trainer):
+        members = _run_cohort(plans, watchers)
+        if plans[0].ranks > 1 and members[0].error is not None:
+            raise members[0].error  # the other ranks are to end, too
+        return members
+
+
+def _run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback]) -> list[Member]:
     data = plans[0].data
     plans = [replace(planned, data=data) for planned in plans]
     stages = _first_stages(plans)
-    torch.set_num_threads(plans[0].cfg.threads or _THREADS)
+    torch.set_num_threads(plans[0].cfg.threads or (torch.get_num_threads() if world_size() > 1 else _THREADS))
     exact_float32()
     _say_emulation(plans[0])
     files = teacher_files(plans[0])
@@ -108,12 +121,21 @@ def _member(planned: Plan, teacher: LiveTeacher | None, stored: CachedTeacher | 
         hashes["teacher"] = teacher.hash
     if (init := init_file(planned)) is not None or is_pretrained(planned):
         hashes["init"] = weights_hash(network(planned, init))
+    _check_same(hashes)
     folder = _folder(planned, hashes)
     if teacher is not None and stored is not None and _is_served(planned, teacher, folder):
         # rounded answers give other weights: another run than with the live teacher
         hashes["answers"] = stored.cache.storage
+        _check_same(hashes)
         return Member(planned, _folder(planned, hashes), hashes, stored)
     return Member(planned, folder, hashes)
+
+
+def _check_same(hashes: dict[str, str]) -> None:
+    """All ranks train one run: machines may have other files."""
+    wanted = agreed(lambda: hashes)
+    if other := [name for name in wanted if wanted[name] != hashes.get(name)]:
+        raise RunError(f"this rank has another {' and '.join(other)} than rank 0; the files must be the same")
 
 
 def _folder(planned: Plan, hashes: dict[str, str]) -> RunFolder:
@@ -140,7 +162,8 @@ def _stored(plans: Sequence[Plan], teacher: LiveTeacher | None) -> CachedTeacher
 
 def _is_served(planned: Plan, teacher: LiveTeacher, folder: RunFolder) -> bool:
     """Whether stored answers take the live teacher's place; a run that began with it goes on with it."""
-    return planned.asks_for_logits and (teacher.cache == "require" or folder.record() is None)
+    begun = agreed((folder.path / "record.json").is_file)
+    return planned.asks_for_logits and (teacher.cache == "require" or not begun)
 
 
 def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str, str], Member]) -> None:
@@ -152,16 +175,13 @@ def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str
             again = "delete its folder to begin it anew"
             raise RunError(f"the first stage: {first.error}; {again}") from first.error
         raise first.error
-    if planned.trains_teacher and not planned.cfg.overwrite:
-        check_free(planned.data.label_space, planned.names["teacher"], member.hashes)
-    folder.open(wait=planned.is_stage)
+    earlier, done = agreed(member.open)
     student = _student(member, teacher)
     if first is not None:
         student.start_from(first.folder)
-    earlier = folder.record()
-    if earlier and _is_done(folder, planned, earlier) and not planned.cfg.overwrite:
+    if earlier and done:
         print(f"already finished: {folder.path} {_in_short(planned, earlier)}")
-        if planned.trains_teacher:
+        if planned.trains_teacher and rank() == 0:
             load_weights(student.model, folder.path / "student.safetensors")
             store(student, earlier)
         member.record = earlier
@@ -170,11 +190,6 @@ def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str
     if member.resumed_threads:
         member.earlier = earlier
     member.student = student
-
-
-def _is_done(folder: RunFolder, planned: Plan, record: dict[str, Any]) -> bool:
-    """A first stage is what it left: one whose state was deleted to save space is run again."""
-    return record["state"] == "done" and (not planned.is_stage or (folder.path / "state.pt").is_file())
 
 
 def _in_short(planned: Plan, record: dict[str, Any]) -> str:
@@ -202,28 +217,11 @@ def _student(member: Member, teacher: LiveTeacher | None) -> Student:
 
 def _begin(member: Member, student: Student) -> None:
     """Start afresh, or where an unfinished run stands."""
-    planned, folder, cfg = member.planned, member.folder, member.planned.cfg
-    exists = (folder.path / "state.pt").is_file()
-    if cfg.overwrite or not exists:
-        folder.clear()
-    elif not cfg.resume:
-        raise ValueError(
-            f"{folder.path} holds an unfinished run; resume=true continues it, overwrite=true starts again"
-        )
-    if (
-        cfg.resume
-        and not planned.is_stage
-        and not exists
-        and (others := sorted(folder.path.parent.glob(f"{planned.title}-*/state.pt")))
-    ):
-        print(f"nothing to resume in {folder.path}; of another recipe, data or teacher: {others[-1].parent}")
-    state = folder.load_state()
-    write_atomically(folder.path / "config.yaml", OmegaConf.to_yaml(cfg).encode())
-    if state is None:
-        return
-    member.resumed_threads = state["threads"]
-    student.restore(state)
-    print(f"resuming {folder.path} at epoch {student.progress.epoch}, step {student.progress.step}")
+    if (state := agreed(member.state_to_begin_with)) is not None:
+        member.resumed_threads = state["threads"]
+        student.restore(state)
+        progress = student.progress
+        print(f"resuming {member.folder.path} at epoch {progress.epoch}, step {progress.step}")
 
 
 def _restore_threads(members: Sequence[Member]) -> None:
@@ -245,7 +243,8 @@ def _train(members: Sequence[Member], teacher: LiveTeacher | None, watchers: Seq
     try:
         for member in members:
             member.begin(teacher, cohort)
-        scores = fit(members, teacher, watchers)
+        with explained(members[0].fail):
+            scores = fit(members, teacher, watchers)
         left = [member for member in members if member.error is None]
         if left and teacher is not None and not scores:
             scores = evaluate(teacher.model, left[0].planned.data, "test", teacher.bf16)
@@ -272,7 +271,7 @@ def _finish(member: Member, teacher_scores: dict[str, float]) -> None:
     record[f"{student.task.unit}_per_second"] = student.progress.images / max(seconds, 1e-9)
     if "teacher" in record:
         record["teacher"] |= teacher_scores
-    if member.planned.trains_teacher:
+    if member.planned.trains_teacher and rank() == 0:
         print(f"stored {store(student, record)}")
     member.folder.write_record({**record, "state": "done"})
     record["state"] = "done"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import _locate, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -24,16 +27,45 @@ from kdbench.config import CONF_DIR, SCHEMAS, SUPPLIED, allowed_targets, experim
 
 def compose_checked(root: str, overrides: Sequence[str]) -> DictConfig:
     """The resolved configuration of one run, or a ValueError that names the key and what is possible."""
-    overrides = spelled_out(overrides, root)
-    for file in experiment_files():
-        if f"experiment={file.stem}" in overrides:
-            load_yaml(file)
-    try:
-        with _hydra():
-            cfg = compose(config_name=root, overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_explain(error, root, overrides)) from error
-    return checked(root, cfg)
+    return Composer(root)(overrides)
+
+
+class Composer:
+    """Composes many runs: what files they are made of is put together once for each choice of files.
+
+    What a command line says of single keys is applied to a copy of that, by the function with which Hydra does it.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        with _hydra() as hydra:
+            self._files = hydra.config_loader.repository
+
+    def __call__(self, overrides: Sequence[str]) -> DictConfig:
+        """The resolved configuration of one run, or a ValueError that names the key and what is possible."""
+        overrides = spelled_out(overrides, self.root)
+        for file in experiment_files():
+            if f"experiment={file.stem}" in overrides:
+                load_yaml(file)
+        try:
+            cfg = self._compose(overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ValueError(_explain(error, self.root, overrides)) from error
+        return checked(self.root, cfg)
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+        given = OverridesParser.create().parse_overrides(list(overrides))
+        files = [
+            one for one in given if one.is_hydra_override() or self._files.group_exists(one.key_or_group)
+        ]
+        key = tuple(str(one.input_line) for one in files)
+        if key not in self._composed:
+            with _hydra():
+                self._composed[key] = compose(config_name=self.root, overrides=list(key))
+        cfg = copy.deepcopy(self._composed[key])
+        ConfigLoaderImpl._apply_overrides_to_config([one for one in given if one not in files], cfg)
+        return cfg
 
 
 def checked(root: str, cfg: DictConfig) -> DictConfig:
@@ -138,9 +170,11 @@ def _missing(node: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
-def _hydra() -> Any:
+@contextmanager
+def _hydra() -> Iterator[Any]:
     GlobalHydra.instance().clear()
-    return initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR))
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        yield GlobalHydra.instance().hydra
 
 
 def _check_call(node: dict[str, Any], path: str) -> None:

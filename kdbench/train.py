@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ import hydra
 from omegaconf import DictConfig
 
 from kdbench.config import CONF_DIR, PACKAGE, register
+from kdbench.jobs import follow_launcher, leave_receipt
 from kdbench.launchers import Job, current_job
+from kdbench.search import check_search, say_best, searches
 from kdbench.strict import checked, command_line_jobs, compose_checked, spelled_out
 
 if TYPE_CHECKING:
@@ -21,11 +24,17 @@ if TYPE_CHECKING:
 
 # torch and Lightning are imported where they are used: most mistakes are said before they are loaded
 
-USAGE, FAILED, INTERRUPTED = 2, 1, 130
+USAGE, FAILED = 2, 1
+_SIGNALLED = 128
+"""And the number of the signal, as shells say it."""
 
 
-def work(root: str, jobs: Sequence[Job], outcomes: list[int]) -> None:
-    """Run jobs, those of a cohort side by side. Expected failures are one message each, and the rest goes on."""
+def work(root: str, jobs: Sequence[Job], outcomes: list[int]) -> float | None:
+    """Run jobs, those of a cohort side by side. Expected failures are one message each, and the rest goes on.
+
+    Returns what a search for hyper-parameters maximises, of the last job: top-1 on the validation part at the last
+    epoch, in per cent; None where there is no such part.
+    """
     from kdbench.cohort import cohorts
     from kdbench.core import RunError
     from kdbench.plan import plan
@@ -36,12 +45,15 @@ def work(root: str, jobs: Sequence[Job], outcomes: list[int]) -> None:
             plans.append(plan(checked(root, job.cfg), job.choices))
         except (RunError, ValueError) as error:
             _say_failure(error, outcomes)
-    for group in cohorts(plans):
-        _run_group(group, outcomes)
+    records = [record for group in cohorts(plans) for record in _run_group(group, outcomes)]
+    score = records[-1]["results"]["curve"][-1].get("validation/top1") if records else None
+    return None if score is None else float(score)
 
 
-def _run_group(group: Sequence[Plan], outcomes: list[int]) -> None:
+def _run_group(group: Sequence[Plan], outcomes: list[int]) -> list[dict[str, Any]]:
+    """The records of those that are done."""
     from kdbench.core import RunError
+    from kdbench.progress import StopOnSignal
     from kdbench.run import run_cohort
     from kdbench.student import Interrupted
 
@@ -49,10 +61,10 @@ def _run_group(group: Sequence[Plan], outcomes: list[int]) -> None:
         members = run_cohort(group)
     except Interrupted as error:
         print(f"kdbench: {error}; the same command with resume=true continues", file=sys.stderr)
-        raise KeyboardInterrupt from None  # which ends a sweep, too
+        raise KeyboardInterrupt(StopOnSignal.asked_by) from None  # which ends a sweep, too
     except (RunError, ValueError) as error:
         _say_failure(error, outcomes)
-        return
+        return []
     for member in members:
         name = f"{member.name}: " if len(members) > 1 else ""
         if member.error is not None:
@@ -60,6 +72,7 @@ def _run_group(group: Sequence[Plan], outcomes: list[int]) -> None:
         else:
             outcomes.append(0)
             _say_result(member.record, name)
+    return [member.record for member in members if member.error is None]
 
 
 def _say_failure(error: Exception, outcomes: list[int], name: str = "") -> None:
@@ -92,20 +105,33 @@ def main(root: str = "train") -> None:
     outcomes: list[int] = []
     sys.argv[1:] = spelled_out(sys.argv[1:], root)
 
-    def task(given: DictConfig | list[Job]) -> None:
-        # Hydra's launchers give one configuration at a time, ours gives all jobs at once
-        work(root, given if isinstance(given, list) else [current_job(given)], outcomes)
+    follow_launcher()
+    here = os.getpid()
+
+    def task(given: DictConfig | list[Job] | int) -> float | None:
+        # Hydra's launchers give one configuration at a time, ours all jobs at once, or how one ended elsewhere
+        if isinstance(given, int):
+            outcomes.append(given)
+            return None
+        register()  # submitit and ray bring the task alone to another process
+        value = work(root, given if isinstance(given, list) else [current_job(given)], outcomes)
+        if os.getpid() != here and any(outcomes):
+            raise RuntimeError("the run failed; the lines above say why")
+        leave_receipt(value)
+        return value
 
     warnings.formatwarning = _in_words
     try:
         register()
-        _check(root)
+        search = _check(root)
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=root)(task)()
+        if search is not None:
+            say_best(search)
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         sys.exit(USAGE)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        sys.exit(_SIGNALLED + (stop.args[0] if stop.args else signal.SIGINT))
     sys.exit(max(outcomes, default=0))
 
 
@@ -121,15 +147,21 @@ def _in_words(
     return _with_place(message, category, filename, lineno, line)
 
 
-def _check(root: str) -> None:
-    """Find the mistakes of every job on the command line."""
+def _check(root: str) -> Path | None:
+    """Find the mistakes of every job on the command line; where a search will leave what it finds."""
+    if searches(sys.argv[1:]):
+        return check_search(root, sys.argv[1:])
     configurations = [compose_checked(root, overrides) for overrides in command_line_jobs(sys.argv[1:])]
     if not {"--cfg", "-c"} & set(sys.argv):
+        from kdbench.devices import check_sweep
         from kdbench.plan import plan
 
-        for cfg in configurations:
-            plan(cfg, {})
+        plans = [plan(cfg, {}) for cfg in configurations]
+        check_sweep(sys.argv[1:], [planned.cfg.trainer for planned in plans])
+    return None
 
 
 if __name__ == "__main__":
-    main()
+    from kdbench import train  # under its own name: submitit's jobs find the task by it
+
+    train.main()

@@ -7,6 +7,7 @@ import torch
 from kdbench.core import Batch
 from kdbench.data.augment import draw_view
 from kdbench.data.module import ImageData
+from kdbench.ranks import own_rows
 from kdbench.seeding import derive, draw_integers
 
 
@@ -27,13 +28,14 @@ class ClassBalanced:
         self._starts = (counts.cumsum(0) - counts)[self._classes]
 
     def batch(self, per_class: int, seed: int, epoch: int, step: int) -> Batch:
-        """`per_class` augmented images of each class, class after class."""
+        """`per_class` augmented images of each class, class after class; under DDP this rank's share of them."""
         data, slot = self._data, torch.arange(per_class)
         key = derive(seed, "class-balanced", epoch, step)
         drawn = draw_integers(key, self._classes[:, None], slot[None, :], below=self._counts[:, None])
         index = self._by_class[self._starts[:, None] + drawn].flatten()
         view = draw_view(key, epoch, index, slot.repeat(len(self._classes)), data.padding)
         target = self._classes.repeat_interleave(per_class)
-        index, target = index.to(data.device), target.to(data.device)
-        view = type(view)(*(part.to(data.device) for part in (view.dy, view.dx, view.flip)))
+        own = own_rows(0, len(index))
+        index, target = index[own].to(data.device), target[own].to(data.device)
+        view = type(view)(*(part[own].to(data.device) for part in (view.dy, view.dx, view.flip)))
         return Batch(data.train_inputs(index, view), target, index, view, epoch, step)

@@ -13,6 +13,7 @@ from torch import nn
 from kdbench.core import Batch, Facts, Task
 from kdbench.data.chunks import Chunk, Course, EvalChunk
 from kdbench.metrics import Meter
+from kdbench.ranks import own_rows, world_size
 
 
 def check_fits(data: TaskData, about: Mapping[str, Any], files: str) -> None:
@@ -128,7 +129,10 @@ class TaskData(LightningDataModule):
             start = stop
 
     def eval_chunks(self, split: str) -> Iterator[EvalChunk]:
-        """A split in pieces of eval_batch_size samples."""
+        """A split, under DDP this rank's share of it, in pieces of eval_batch_size samples."""
         size = self.eval_size(split)
-        for start in range(0, size, self.eval_batch_size):
-            yield EvalChunk(split, start, min(start + self.eval_batch_size, size))
+        if size < world_size():
+            raise ValueError(f"the split {split} has {size} samples: too few for {world_size()} ranks")
+        own = own_rows(0, size)
+        for start in range(own.start, own.stop, self.eval_batch_size):
+            yield EvalChunk(split, start, min(start + self.eval_batch_size, own.stop))

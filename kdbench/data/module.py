@@ -25,6 +25,7 @@ from kdbench.data.split import validation_cut
 from kdbench.data.strong import randaugment_cutout
 from kdbench.metrics import Scores
 from kdbench.models import check_name, create_model
+from kdbench.ranks import own_rows, shares, world_size
 from kdbench.seeding import derive, generator
 
 _RESIDENT = (
@@ -158,19 +159,18 @@ class ImageData(TaskData):
     def train_batch(self, epoch: int, step: int, views: Sequence[str] = ()) -> Batch:
         """The augmented batch of one optimiser step, with further views of its rows.
 
-        The last may be smaller; with omit=loop any may be, and may have no row at all.
+        The last may be smaller; with omit=loop any may be, and may have no row at all. Under DDP: this rank's rows.
         """
         if epoch < 1 or not 0 <= step < self.steps_per_epoch:
             last = self.steps_per_epoch - 1
             raise ValueError(f"epochs count from 1 and steps from 0 to {last}, got {epoch} and {step}")
         order = self._order(epoch)
-        rows = slice(order.starts[step], order.starts[step + 1])
+        rows, counts = own_share(order.starts[step], order.starts[step + 1])
         view = View(order.view.dy[rows], order.view.dx[rows], order.view.flip[rows])
         index = order.index[rows]
         more = {name: self._more[name](epoch, index, order.occurrence[rows]) for name in views}
-        return Batch(
-            self.train_inputs(index, view), self._train_labels[index], index, view, epoch, step, more
-        )
+        inputs, target = self.train_inputs(index, view), self._train_labels[index]
+        return Batch(inputs, target, index, view, epoch, step, more, shares=counts)
 
     def rows(self, epoch: int, start: int, stop: int) -> int:
         """How many images the steps [start, stop) of an epoch show."""
@@ -279,3 +279,11 @@ class ImageData(TaskData):
     def _plain(self, index: Tensor) -> Tensor:
         centre = torch.full_like(index, self.padding)
         return self.train_inputs(index, View(centre, centre, torch.zeros_like(index)))
+
+
+def own_share(start: int, stop: int) -> tuple[slice, tuple[int, ...]]:
+    """Which of a step's rows this rank is shown, and how many each rank has (see `Batch.shares`)."""
+    rows = own_rows(start, stop)
+    if world_size() == 1 or start == stop:
+        return rows, ()
+    return rows if rows.start < rows.stop else slice(stop - 1, stop), shares(stop - start)

@@ -15,7 +15,7 @@ from torch import Tensor
 from kdbench.core import Batch, View
 from kdbench.data.augment import normalise
 from kdbench.data.images import Encoded
-from kdbench.data.module import ImageData
+from kdbench.data.module import ImageData, own_share
 from kdbench.data.resized import centre_of_file, draw_parts, view_of_file
 
 
@@ -112,19 +112,19 @@ class StreamedImages(ImageData):
         """The batch of one optimiser step; the next ones are read meanwhile. ValueError for a second view."""
         if views:
             raise ValueError(f"{self.name} is read from files, and has no further view ({', '.join(views)})")
-        wanted, index = self._step(epoch, step)
+        wanted, index, counts = self._step(epoch, step)
         last = min(step + 1 + 2 * self._ahead.threads, self.steps_per_epoch)
         following = [lambda at=at: self._step(epoch, at)[0] for at in range(step + 1, last)]
         images = self._ahead.get(wanted, following).to(self.device, non_blocking=True)
         inputs = normalise(images, self._mean, self._std)
-        return Batch(inputs, self._train_labels[index], index, None, epoch, step)
+        return Batch(inputs, self._train_labels[index], index, None, epoch, step, shares=counts)
 
-    def _step(self, epoch: int, step: int) -> tuple[_Wanted, Tensor]:
+    def _step(self, epoch: int, step: int) -> tuple[_Wanted, Tensor, tuple[int, ...]]:
         order = self._order(epoch)
-        rows = slice(order.starts[step], order.starts[step + 1])
+        rows, counts = own_share(order.starts[step], order.starts[step + 1])
         index, occurrence = order.index[rows], order.occurrence[rows]
         numbers = draw_parts(self.seed, epoch, index, occurrence).tolist()
-        return _Wanted(("train", epoch, rows.start, rows.stop), index.tolist(), numbers), index
+        return _Wanted(("train", epoch, rows.start, rows.stop), index.tolist(), numbers), index, counts
 
     def eval_batch(self, split: str, start: int, stop: int) -> Batch:
         """The centres of rows [start, stop) of a split; the next rows are read meanwhile."""

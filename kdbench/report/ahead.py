@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import torch
 from rich.console import Console
 
 from kdbench.caching import fill, fillings
+from kdbench.core import RunError
 from kdbench.report.running import Batch
-from kdbench.teacher.fill import Filling
+from kdbench.teacher.fill import BusyError, Filling
 
 WORTH = 0.8
 """Answers are stored where that takes at most this share of the images: they are rounded, and take room."""
@@ -33,7 +35,23 @@ def store_ahead(batches: Sequence[Batch], threads: int, console: Console) -> Non
             soft_wrap=True,
         )
         if pays:
-            fill(filling, console)
+            _fill(filling, console)
+
+
+def _fill(filling: Filling, console: Console) -> None:
+    """Fill it, or wait until whoever is at it has; where it cannot be done, the teacher answers live."""
+    said = False
+    while True:
+        try:
+            return fill(filling, console)
+        except BusyError as error:
+            if not said:
+                console.print(f"waiting: {error}", highlight=False, soft_wrap=True)
+            said = True
+            time.sleep(2.0)
+        except RunError as error:
+            console.print(f"not stored: {error}; the teacher answers live", highlight=False, soft_wrap=True)
+            return None
 
 
 def images_asked(batches: Sequence[Batch], filling: Filling) -> int:

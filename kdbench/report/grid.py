@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.config import CONF_DIR
 from kdbench.plan import Plan, plan, recipe_hash
 from kdbench.results import digest, file_hash, records
-from kdbench.strict import compose_checked, unknown
+from kdbench.strict import Composer, unknown
 from kdbench.teacher.names import chosen_by, network_chosen
+from kdbench.teacher.store import MissingTeacherError
 from kdbench.weights import teacher_files
+
+TEACHERS = ("train", "refuse")
 
 
 @dataclass
@@ -30,6 +34,10 @@ class Table:
     jobs: processes side by side; threads: CPU threads of each.
     cohort: the most runs that one process trains side by side on the same teacher calls; 1 for none.
     cache: store the teacher's answers ahead, where that costs less than asking it anew.
+    teachers: whether those that are not there are trained first, or refused. teacher_overrides: what their command
+    lines have beside what names them.
+    timeout: minutes that a process may take; retries: how often one that fails is tried again; devices: CUDA devices
+    of each; pin: keep each on CPU cores of its own.
     """
 
     title: str
@@ -43,13 +51,20 @@ class Table:
     threads: int = 1
     cohort: int = 8
     cache: bool = True
+    teachers: str = "train"
+    teacher_overrides: list[str] = field(default_factory=list)
+    timeout: float | None = None
+    retries: int = 1
+    devices: int = 1
+    pin: bool = False
     name: str = ""
     output: str = ""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a table; `key` tells its record from those of other teachers, data or recipes."""
+    """One run of a table; `key` tells its record from those of other teachers, data or recipes, and is empty as long
+    as its teacher is missing."""
 
     planned: Plan = field(repr=False, compare=False)
 
@@ -116,17 +131,20 @@ def _check(table: Table) -> None:
         values = getattr(table, name)
         if not values or len(set(values)) != len(values):
             raise ValueError(f"{name}={','.join(map(str, values))}: give each one once, and at least one")
-    for name in ("jobs", "threads", "cohort"):
+    for name in ("jobs", "threads", "cohort", "devices"):
         if getattr(table, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(table, name)}")
+    if table.retries < 0 or (table.timeout is not None and table.timeout <= 0):
+        raise ValueError(f"retries={table.retries} timeout={table.timeout}: retries from 0, minutes above 0")
+    if table.teachers not in TEACHERS:
+        raise ValueError(f"teachers={table.teachers}; possible: {', '.join(TEACHERS)}")
     if stray := [pair for pair in table.pairs if not re.fullmatch(r"[^:]+:[^:]+", pair)]:
         raise ValueError(f"pairs={stray[0]}: a pair is TEACHER:STUDENT, or none:STUDENT")
 
 
 def cells(table: Table) -> list[Cell]:
     """Every run of the grid, checked: a mistake in any is a ValueError before the first one starts."""
-    teachers: dict[tuple[Path, ...], str] = {}
-    missing: dict[str, None] = {}
+    compose = Composer("train")
     variants = table.variants or {"": []}
     grid = []
     for seed, pair, variant, loss in itertools.product(table.seeds, table.pairs, variants, table.losses):
@@ -140,29 +158,47 @@ def cells(table: Table) -> list[Cell]:
             f"seed={seed}",
         ]
         overrides += [f"table_name={table.name}", f"output={table.output}/runs", f"threads={table.threads}"]
-        planned = plan(compose_checked("train", overrides), {"dataset": "", "loss": loss})
-        try:
-            files = tuple(teacher_files(planned).values())
-        except ValueError as error:
-            missing[str(error)] = None
-            continue
-        if files not in teachers:
-            teachers[files] = file_hash(*files)
-        key = _key(pair, recipe_hash(planned), teachers[files], planned.config["dataset"])
-        grid.append(Cell(planned, pair, loss, seed, tuple(overrides), key, variant))
-    if missing:
-        raise ValueError("\n".join(missing))
+        planned = plan(compose(overrides), {"dataset": "", "loss": loss})
+        grid.append(Cell(planned, pair, loss, seed, tuple(overrides), "", variant))
+    grid, missing = with_teachers(grid)
+    if missing and table.teachers == "refuse":
+        raise ValueError("\n".join(dict.fromkeys(str(error) for error in missing.values())))
     return grid
+
+
+def with_teachers(grid: Sequence[Cell]) -> tuple[list[Cell], dict[Cell, MissingTeacherError]]:
+    """The cells with the keys that their teachers' files give them, and what those without one miss.
+
+    ValueError naming every file that a command line gives and that is not there.
+    """
+    hashes: dict[tuple[Path, ...], str] = {}
+    located, missing = [], {}
+    mistakes: dict[str, None] = {}
+    for cell in grid:
+        key = ""
+        try:
+            files = tuple(teacher_files(cell.planned).values())
+            if files not in hashes:
+                hashes[files] = file_hash(*files)
+            key = _key(cell.pair, recipe_hash(cell.planned), hashes[files], cell.planned.config["dataset"])
+        except MissingTeacherError as error:
+            missing[replace(cell, key="")] = error
+        except ValueError as error:
+            mistakes[str(error)] = None
+        located.append(replace(cell, key=key))
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    return located, missing
 
 
 def _key(pair: str, recipe: str, teacher: str, dataset: dict[str, Any]) -> str:
     return digest([pair, recipe, teacher, dataset.get("path")])
 
 
-def found(table: Table) -> dict[str, dict[str, Any]]:
+def found(table: Table, left_out: Callable[[ValueError], None] = lambda _: None) -> dict[str, dict[str, Any]]:
     """The records of the table's folder by the key of their cell; a finished one before an unfinished one."""
     by_key: dict[str, dict[str, Any]] = {}
-    for folder, record in records(Path(table.output) / "runs"):
+    for folder, record in records(Path(table.output) / "runs", left_out):
         if record.get("is_stage") or "student" not in record["names"]:
             continue
         pair = f"{record['names']['teacher']}:{record['names']['student']}"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.cohort import cohorts
+from kdbench.core import RunError
+from kdbench.jobs import Crew, Ended, Job, Limits
 from kdbench.report.grid import Cell, Table, found
-from kdbench.results import digest
+from kdbench.results import RunFolder, digest
 
 Batch = list[Cell]
 """The runs of one process."""
@@ -21,10 +19,11 @@ Batch = list[Cell]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run of a table ended; seconds: of its process."""
+    """How one run of a table ended: done, failed or left, and why; seconds: of its process."""
 
     cell: Cell
-    failure: str | None
+    state: str
+    reason: str | None
     seconds: float
 
 
@@ -72,23 +71,75 @@ def _halves(product: Batch) -> tuple[Batch, Batch]:
     return [cell for cell, here in cells if here], [cell for cell, here in cells if not here]
 
 
-def run_missing(table: Table, missing: Sequence[Batch], say: Callable[[Outcome], None]) -> list[Outcome]:
-    """Run every batch in a process of its own; the rest go on when one fails.
+def run_missing(
+    table: Table, missing: Sequence[Batch], say: Callable[[Outcome], None], note: Callable[[str], None]
+) -> int | None:
+    """Run every batch in a process of its own; the rest go on when one fails. The signal that stopped it, or None.
 
-    Ctrl-C reaches the running ones too, which stop with a checkpoint; no further one is started.
+    A run that another process of this table has at hand, here or on another machine, is left to it.
     """
+    by_job = {job_for(table, batch): batch for batch in missing}
 
-    def start(batch: Batch) -> list[Outcome]:
-        outcomes = _run(table, batch)
-        for outcome in outcomes:
+    def died(one: Ended) -> None:
+        _mark_dead(table, by_job[one.job], one)
+
+    def ended(one: Ended) -> None:
+        for outcome in _outcomes(table, by_job[one.job], one):
             say(outcome)
-        return outcomes
 
-    pool = ThreadPoolExecutor(table.jobs)
-    try:
-        return [outcome for outcomes in pool.map(start, missing) for outcome in outcomes]
-    finally:
-        pool.shutdown(cancel_futures=True)
+    crew = Crew(limits(table), ended, note, died)
+    crew.run(list(by_job))
+    return crew.stopped_by
+
+
+def limits(table: Table) -> Limits:
+    """What a table says of its processes."""
+    timeout = None if table.timeout is None else 60 * table.timeout
+    return Limits(table.jobs, table.threads, table.devices, timeout, table.retries, table.pin)
+
+
+def job_for(table: Table, batch: Batch) -> Job:
+    """The process of a batch. Its claims are one for each run, so that no two processes train one."""
+    folder, overrides = Path(table.output), command(batch)
+    title = batch[0].title + (f" and {len(batch) - 1} more" if len(batch) > 1 else "")
+    words = ("-m", "kdbench.train", *overrides, "resume=true", "progress=false")
+    claims = tuple(
+        folder / "claims" / f"{cell.key}.lock" for cell in sorted(batch, key=lambda cell: cell.key)
+    )
+    log = folder / "logs" / f"{digest(overrides)}.txt"
+    return Job(title, words, log, claims=claims, needed=lambda: _unfinished(table, batch))
+
+
+def _unfinished(table: Table, batch: Batch) -> bool:
+    there = found(table)
+    return any(there.get(cell.key, {}).get("state") != "done" for cell in batch)
+
+
+def _outcomes(table: Table, batch: Batch, ended: Ended) -> Iterator[Outcome]:
+    """What became of each run of a process, by its record where it has one."""
+    there = found(table)
+    for cell in batch:
+        record = there.get(cell.key, {})
+        if record.get("state") == "done":
+            yield Outcome(cell, "done", None, ended.seconds)
+            continue
+        own = record.get("reason") if record.get("state") == "failed" else None
+        reason = f"{own or ended.reason or 'ended without a record'} (log: {ended.job.log})"
+        yield Outcome(cell, "left" if ended.state == "stopped" else "failed", reason, ended.seconds)
+
+
+def _mark_dead(table: Table, batch: Batch, ended: Ended) -> None:
+    """Say in the records that still call themselves running why they are not: a killed process cannot."""
+    there = found(table)
+    for cell in batch:
+        record = there.get(cell.key, {})
+        if record.get("state") != "running":
+            continue
+        folder = RunFolder(Path(record.pop("folder")))
+        with suppress(RunError):  # somebody else is at work there
+            folder.open()
+            folder.write_record({**record, "state": "failed", "reason": ended.reason})
+        folder.close()
 
 
 def command(batch: Batch) -> list[str]:
@@ -106,29 +157,3 @@ def command(batch: Batch) -> list[str]:
                 choices.setdefault(key, []).append(value)
     sweeps = [f"{key}={','.join(dict.fromkeys(values))}" for key, values in choices.items()]
     return ["-m", "hydra/launcher=cohort", *common, *sweeps]
-
-
-def _run(table: Table, batch: Batch) -> list[Outcome]:
-    logs = Path(table.output) / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    overrides = command(batch)
-    log = logs / f"{digest(overrides)}.txt"
-    words = [sys.executable, "-m", "kdbench.train", *overrides, "resume=true", "progress=false"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(table.threads), "OMP_WAIT_POLICY": "passive"}
-    started = time.monotonic()
-    with open(log, "w") as file:
-        code = subprocess.run(words, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
-    seconds = time.monotonic() - started
-    if not code:
-        return [Outcome(cell, None, seconds) for cell in batch]
-    lines = log.read_text().strip().splitlines()
-    last, records = lines[-1] if lines else f"exit code {code}", found(table)
-    return [Outcome(cell, _failure(records.get(cell.key), last, log), seconds) for cell in batch]
-
-
-def _failure(record: dict[str, object] | None, last_line: str, log: Path) -> str | None:
-    """Why a run of a process that failed is not there, or None for one that is."""
-    if record is not None and record["state"] == "done":
-        return None
-    reason = record["reason"] if record is not None and record["state"] == "failed" else last_line
-    return f"{reason} (log: {log})"

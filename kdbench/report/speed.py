@@ -62,8 +62,8 @@ of all V views holds 2 N V C bytes (float16, C classes; twice that in float32).
 
 RANKS = """### Ranks
 
-Nothing is measured: runs on several devices are refused yet. On paper, R ranks with B/R rows each take (s + u)/R and an
-all-reduce of 4 P bytes of gradients (P parameters; 2 (R - 1)/R of that over each link), and an objective that couples
+Nothing is measured (docs/ddp.md). On paper, R ranks with B/R rows each take (s + u)/R and an all-reduce of 4 P bytes
+of gradients (P parameters; 2 (R - 1)/R of that over each link), after the backward pass, and an objective that couples
 rows gathers 4 B D bytes more (D numbers a row). Several GPUs are better used by several cohorts.
 """
 

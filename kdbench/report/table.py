@@ -16,15 +16,14 @@ from kdbench.config import register
 from kdbench.core import TASKS
 from kdbench.files import write_atomically
 from kdbench.metrics import in_groups
-from kdbench.report.ahead import store_ahead
 from kdbench.report.comparing import comparisons
 from kdbench.report.forms import ENOUGH, comparison_section
-from kdbench.report.grid import Cell, Table, cells, found, load_table, tables
+from kdbench.report.grid import Table, cells, load_table, tables
 from kdbench.report.published import published_for
 from kdbench.report.reading import Run
 from kdbench.report.rows import PLAIN, Row, columns, summarise, title, value_beside
-from kdbench.report.running import Outcome, batches, run_missing
 from kdbench.report.series import gather
+from kdbench.report.work import Work
 
 
 def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
@@ -153,54 +152,34 @@ def picture(table: Table, rows: list[Row], path: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a table and print it; 0 if every cell is there, 1 if some failed, 2 for a mistake on the command line."""
+    """Run a table and print it; 0 if every cell is there, 1 if some are not, 2 for a mistake on the command line,
+    and as a shell has it (130, 143) where a signal ended it. With --dry-run say what would be run."""
     console = Console()
+    words = [word for word in arguments if word != "--dry-run"]
     try:
         register()
-        if not arguments:
-            raise ValueError(f"kdbench table NAME [KEY=VALUE ...]; tables: {', '.join(tables())}")
-        table = load_table(arguments[0], arguments[1:])
+        if not words:
+            raise ValueError(f"kdbench table NAME [KEY=VALUE ...] [--dry-run]; tables: {', '.join(tables())}")
+        table = load_table(words[0], words[1:])
         grid = cells(table)
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         return 2
+    work = Work(table, grid, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    if "--dry-run" in arguments:
+        work.foretell()
+        return 0
     started = time.monotonic()
-    outcomes = _run(console, table, grid)
-    records = found(table)
-    mine = [{**records[cell.key], "variant": cell.variant} for cell in grid if cell.key in records]
+    work.run(console)
+    mine = work.records()
     done = sum(record["state"] == "done" for record in mine)
-    failed = [outcome for outcome in outcomes if outcome.failure]
     _show(console, table, mine)
     if done:
-        _write(console, table, mine, f"kdbench table {' '.join(arguments)}")
-    for outcome in failed:
-        console.print(f"failed: {outcome.cell.title}: {outcome.failure}", highlight=False, soft_wrap=True)
-    console.print(
-        f"{done} done, {len(failed)} failed of {len(grid)}; {time.monotonic() - started:.0f} s",
-        highlight=False,
-    )
+        _write(console, table, mine, f"kdbench table {' '.join(words)}")
+    work.conclude(done, time.monotonic() - started)
+    if work.stopped_by is not None:
+        return 128 + work.stopped_by
     return 0 if done == len(grid) else 1
-
-
-def _run(console: Console, table: Table, grid: list[Cell]) -> list[Outcome]:
-    ended = 0
-
-    def say(outcome: Outcome) -> None:
-        nonlocal ended
-        ended += 1
-        state = "failed" if outcome.failure else "done"
-        console.print(f"{ended:3} {state} in {outcome.seconds:.0f} s: {outcome.cell.title}", highlight=False)
-
-    finished = {key for key, record in found(table).items() if record["state"] == "done"}
-    missing = [cell for cell in grid if cell.key not in finished]
-    todo = batches(table, missing)
-    console.print(
-        f"{table.title}: {len(grid)} runs, {len(missing)} to do in {len(todo)} processes, {table.jobs} at a time",
-        highlight=False,
-    )
-    if table.cache:
-        store_ahead(todo, table.jobs * table.threads, console)
-    return run_missing(table, todo, say)
 
 
 def _show(console: Console, table: Table, records: list[dict[str, Any]]) -> None:

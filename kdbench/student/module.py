@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kdbench.core import Batch, Outputs, RunError
 from kdbench.data.base import TaskData
 from kdbench.data.chunks import Chunk, EvalChunk
+from kdbench.ranks import any_rank, mean, rank, world_size
 from kdbench.seeding import begin_draws, derive
 from kdbench.student.answers import teacher_answers
 from kdbench.student.clock import Clock
@@ -113,20 +114,21 @@ class StudentModule(LightningModule):
         self.trainer.check_val_every_n_epoch = 1 if due else 10**9
 
     def training_step(self, chunk: Chunk, _: int) -> None:
-        """Run the optimiser steps of a chunk; stop between two of them when asked to."""
+        """Run the optimiser steps of a chunk; stop between two of them when asked to, ranks together at its end."""
         started, clock = time.perf_counter(), Clock(self.device)
         parts: dict[Student, Parts] = {student: {} for student in self._in_epoch}
         step = chunk.start
-        while step < chunk.stop and not self.stop_requested:
+        while step < chunk.stop and not (self.stop_requested and world_size() == 1):
             self._optimise(chunk.epoch, step, parts, clock)
             step += 1
         self._account(chunk.epoch, step, parts, clock, started)
         self.position = chunk.epoch, step
         if step == self.data.steps_per_epoch:
             return  # the end of the epoch evaluates and saves
-        if self.stop_requested:
+        stop, save = any_rank(self.stop_requested, time.monotonic() - self._saved_at >= self.save_every)
+        if stop:
             self._interrupt()
-        if time.monotonic() - self._saved_at >= self.save_every:
+        if save:
             self.save()
 
     def validation_step(self, chunk: EvalChunk, _: int, dataloader_idx: int = 0) -> None:
@@ -163,7 +165,7 @@ class StudentModule(LightningModule):
                 )
         self.position = self.position[0] + 1, 0
         self.data.position = self.position
-        if self.stop_requested:
+        if any_rank(self.stop_requested)[0]:
             self._interrupt()
         self.save()
 
@@ -221,8 +223,9 @@ class StudentModule(LightningModule):
     ) -> dict[str, Tensor]:
         """One optimiser step of one student: the values of its loss."""
         self._surveys.before(student, batch.epoch, batch.step)
-        # dropout and its like: the same draw whoever trains alongside, and after a resume
-        begin_draws(derive(self.seed, "step", batch.epoch, batch.step), self.device)
+        # dropout and its like: the same draw whoever trains alongside, and after a resume; on each rank another
+        place = (batch.epoch, batch.step, rank()) if rank() else (batch.epoch, batch.step)
+        begin_draws(derive(self.seed, "step", *place), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             answer = student.answer(batch)
         total, values = student.loss(answer, teacher, batch)
@@ -274,6 +277,6 @@ class StudentModule(LightningModule):
 
 
 def _by_part(steps: Parts) -> dict[str, list[float]]:
-    return {
-        key: torch.stack([row[key] for row in steps.values()]).tolist() for key in next(iter(steps.values()))
-    }
+    """The losses of the steps by part, of the rows of all ranks."""
+    keys = next(iter(steps.values()))
+    return {key: mean(torch.stack([row[key] for row in steps.values()])).tolist() for key in keys}

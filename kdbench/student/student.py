@@ -16,6 +16,7 @@ from kdbench.core import TASKS, Batch, Facts, Outputs, Probes, RunError, Task
 from kdbench.loggers import RunLogger
 from kdbench.loss import CROSS_ENTROPY, Loss
 from kdbench.models import answer_batch, classifier, save_weights, tap_names
+from kdbench.ranks import agreed, on_rank_0
 from kdbench.results import RunFolder
 from kdbench.schedule import Schedule
 from kdbench.student.position import Progress
@@ -94,7 +95,7 @@ class Student(nn.Module):
     def start_from(self, stage: RunFolder) -> None:
         """Take over what a finished first stage left: the network where it was trained, and the parts that its
         objectives share with those of the same name here."""
-        state = stage.load_state()
+        state = agreed(stage.load_state)
         assert state is not None
         if state["needs_student"]:
             self.model.load_state_dict(state["model"])
@@ -112,6 +113,7 @@ class Student(nn.Module):
         replaced = 0 if own_head is None else _size(own_head)
         return {"student": trained, "at_test": trained - replaced + _size(self.loss.predictor)}
 
+    @on_rank_0
     def save_weights(self) -> None:
         """Write the network of the last epoch, and that of the best one, into the run folder; and the objective
         that replaces its head, where there is one."""

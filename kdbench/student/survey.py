@@ -12,6 +12,7 @@ from kdbench.core import Batch, Survey
 from kdbench.data.balanced import ClassBalanced
 from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
+from kdbench.ranks import rank, share_statistics
 from kdbench.seeding import begin_draws, derive
 from kdbench.student.student import Student
 
@@ -35,11 +36,15 @@ class Surveys:
 
     def _batches(self, wanted: Survey, epoch: int, step: int) -> Iterator[Batch]:
         if wanted.per_class is not None:
-            yield self._balanced.batch(wanted.per_class, self.seed, epoch, step)
+            drawn = self._balanced.batch(wanted.per_class, self.seed, epoch, step)
+            if len(drawn.target):
+                yield drawn
             return
         for number in range(self.data.steps_per_epoch):
             if self.data.rows(epoch, number, number + 1):
-                yield self.data.train_batch(epoch, number)
+                batch = self.data.train_batch(epoch, number)
+                if not batch.shares or batch.shares[rank()]:
+                    yield batch
 
     @torch.no_grad()
     def _answers(
@@ -49,6 +54,8 @@ class Surveys:
         begin_draws(derive(self.seed, "survey", epoch, step), self.data.device)
         model.train(wanted.train_mode)
         try:
+            if not wanted.train_mode:
+                share_statistics(model)
             for batch in self._batches(wanted, epoch, step):
                 with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
                     logits = model(batch.inputs)

@@ -171,6 +171,10 @@ class Filling:
 _NOTE = "filling.json"
 
 
+class BusyError(RunError):
+    """Another process is at work on the same cache."""
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     try:
@@ -179,7 +183,7 @@ def _locked(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RunError(f"another process fills {folder}") from error
+                raise BusyError(f"another process fills {folder}") from error
             yield
     except OSError as error:
         raise RunError(f"cannot fill {folder}: {error.strerror}") from error

@@ -33,13 +33,21 @@ def shipped(label_space: str, name: str) -> Path:
     return SHIPPED / label_space / f"{name}.safetensors"
 
 
+class MissingTeacherError(ValueError):
+    """The store has no teacher of that (full) name, and the command line names no other place."""
+
+    def __init__(self, name: str, label_space: str, message: str) -> None:
+        super().__init__(message)
+        self.name, self.label_space = name, label_space
+
+
 def locate(
     name: str, label_space: str, checkpoint: str | None, command: str, key: str = "teacher.checkpoint"
 ) -> Path:
     """The file with the weights of the teacher of that (full) name: `checkpoint`, which is a file, a run's folder, or
     `store` or `shipped` (the package's own); else the store's, else the package's.
 
-    Raises ValueError with the `command` that trains it."""
+    Raises ValueError with the `command` that trains it, MissingTeacherError where that makes just what is missing."""
     kept = {"store": stored(label_space, name), "shipped": shipped(label_space, name)}
     candidates = [*kept.values()] if checkpoint is None else [kept.get(checkpoint) or Path(checkpoint)]
     if candidates[0].is_dir():
@@ -48,11 +56,14 @@ def locate(
         if path.is_file():
             return path
     looked = " and ".join(str(path) for path in candidates)
-    raise ValueError(
+    message = (
         f"no teacher {name} for {label_space}: looked for {looked}. Train it with\n"
         f"  {command}\n"
         f"or give a checkpoint of your own: {key}=FILE, or store it: kdbench evaluate checkpoint=FILE store={name} ..."
     )
+    if checkpoint in (None, "store") and "..." not in command:
+        raise MissingTeacherError(name, label_space, message)
+    raise ValueError(message)
 
 
 def finished_run(folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -1,0 +1,186 @@
+"""What runs will take before any is started, time and room on the disk: estimates, and said to be."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdbench.config import CONF_DIR
+from kdbench.models import create_model
+from kdbench.plan import Plan
+from kdbench.provenance import machine
+from kdbench.report.grid import Cell, Table
+from kdbench.results import records
+from kdbench.teacher.names import TOGETHER, network_of
+
+BENCH = CONF_DIR.parent / "benchmarks" / "bench.json"
+
+_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "cifar100_mini": 2_000}
+"""Training images of data sets whose size is known before they are loaded."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one network on one 32 x 32 image: GFLOP of an answer and of a training step, and parameters."""
+
+    answer: float
+    learn: float
+    parameters: int
+
+
+@cache
+def cost(network: str) -> Cost:
+    """What a network costs; ValueError where there is no such image network."""
+    model = create_model(network, 100)
+    images = torch.zeros(2, 3, 32, 32)
+    with torch.no_grad(), FlopCounterMode(display=False) as answering:
+        model.eval()(images)
+    with FlopCounterMode(display=False) as learning:
+        model.train()(images).sum().backward()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(answering.get_total_flops() / 2e9, learning.get_total_flops() / 2e9, parameters)
+
+
+class Forecast:
+    """Estimates for a table on this machine."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def of_runs(self, batches: Sequence[Sequence[Cell]]) -> str:
+        """Time and room that these processes will take, in words."""
+        plans = [cell.planned for batch in batches for cell in batch]
+        by_records = [self._seconds_by_records(batch) for batch in batches]
+        if all(seconds is not None for seconds in by_records):
+            source = f"from records of this machine in {self._places}"
+            return self._words(plans, [seconds or 0.0 for seconds in by_records], source)
+        return self._by_bench(plans, [[cell.planned for cell in batch] for batch in batches])
+
+    def of_teachers(self, plans: Sequence[Plan]) -> str:
+        """Time and room that training these teachers will take, in words."""
+        return self._by_bench(plans, [[planned] for planned in plans])
+
+    def _words(self, plans: Sequence[Plan], seconds: Sequence[float], source: str) -> str:
+        at_once = min(self.table.jobs, len(seconds))
+        whole = max(max(seconds), sum(seconds) / at_once)
+        room = sum(
+            12 * _parameters(planned) for planned in plans
+        )  # weights, momentum, and weights to give away
+        return f"an estimate: {_time(whole)}, {_size(room)}; {source}, training alone"
+
+    # ---- from records
+
+    @property
+    def _places(self) -> Path:
+        return Path(self.table.output).parent
+
+    @cached_property
+    def _rates(self) -> dict[tuple[str, ...], list[float]]:
+        """Core seconds per image of finished runs here, by teacher, student and loss, and by the first two."""
+        rates: dict[tuple[str, ...], list[float]] = {}
+        for _, record in records(self._places):
+            if record.get("state") != "done" or record.get("is_stage") or record.get("machine") != machine():
+                continue
+            names, speed = record["names"], record.get("images_per_second")
+            if speed and "student" in names:
+                key = network_of(names["teacher"]), names["student"], names["loss"]
+                for known in (key, key[:2]):
+                    rates.setdefault(known, []).append(record["threads"] / speed)
+        return rates
+
+    def _seconds_by_records(self, batch: Sequence[Cell]) -> float | None:
+        """Of a process; None where nothing like one of its runs was measured, or its images are not known."""
+        seconds = 0.0
+        for cell in batch:
+            teacher, _, student = cell.pair.partition(":")
+            key = network_of(teacher), student, cell.loss
+            rates, images = self._rates.get(key) or self._rates.get(key[:2]), _images(cell.planned)
+            if rates is None or images is None:
+                return None
+            seconds += statistics.median(rates) * images / self.table.threads
+        return seconds
+
+    # ---- from kdbench bench
+
+    def _by_bench(self, plans: Sequence[Plan], batches: Sequence[Sequence[Plan]]) -> str:
+        if not BENCH.is_file():
+            return f"no estimate: no record of such a run here, and no figures of kdbench bench ({BENCH})"
+        bench = json.loads(BENCH.read_text())
+        try:
+            seconds = [self._seconds_by_bench(bench, batch) for batch in batches]
+        except ValueError as error:
+            return f"no estimate: {error}"
+        where = bench["provenance"]["machine"]["processor"]
+        here = "this machine" if bench["provenance"]["machine"] == machine() else f"another machine, {where}"
+        source = f"from kdbench bench ({BENCH.parent.name}/{BENCH.name}, {here}, CPU), scaled by images and network"
+        return self._words(plans, seconds, source)
+
+    def _seconds_by_bench(self, bench: dict[str, Any], batch: Sequence[Plan]) -> float:
+        """Of a process: the teacher answers once for all its runs, and each student learns."""
+        images = _images(batch[0])
+        if images is None:
+            raise ValueError(f"the size of {batch[0].data.name} is known only once it is loaded")
+        answers, learns = list(_network_rates(bench, "teacher")), list(_network_rates(bench, "student"))
+        per_image = sum(_core_seconds(cost(planned.network["name"]).learn, learns) for planned in batch)
+        if any(planned.needs_teacher for planned in batch):
+            for member in batch[0].names["teacher"].split(TOGETHER):
+                per_image += _core_seconds(cost(network_of(member)).answer, answers)
+        return per_image * images / self.table.threads
+
+
+def _network_rates(bench: dict[str, Any], side: str) -> Iterator[tuple[float, float]]:
+    """(GFLOP, core seconds) per image of each network that was measured on that side."""
+    for pair in bench["pairs"]:
+        rows = {row["setting"]: row["ms"]["cpu"] / 1e3 for row in pair["rows"]}
+        if {"live-fp32", "warm-fp32"} <= rows.keys():
+            student = rows["warm-fp32"]
+            seconds = student if side == "student" else rows["live-fp32"] - student
+            yield pair[f"{side}_gflop"] / pair["batch"], seconds / pair["batch"]
+
+
+def _core_seconds(gflop: float, measured: Sequence[tuple[float, float]]) -> float:
+    """As long per GFLOP as the network that comes nearest in size."""
+    if not measured:
+        raise ValueError("kdbench bench has not measured live-fp32 and warm-fp32")
+    near, seconds = min(measured, key=lambda known: abs(math.log(gflop / known[0])))
+    return seconds * gflop / near
+
+
+def _images(planned: Plan) -> int | None:
+    """That a run is trained on, over all its epochs; None where that is not known yet."""
+    node = planned.config["dataset"]
+    size = node.get("train") or _IMAGES.get(planned.data.name or "")
+    if not isinstance(size, int):
+        return None
+    subset = node.get("subset") or {}
+    kept = 1.0 if subset.get("repeat") else subset.get("fraction", 1.0)
+    return int((size - node.get("validation", 0)) * kept) * int(planned.cfg.trainer.max_epochs)
+
+
+def _parameters(planned: Plan) -> int:
+    return cost(planned.network["name"]).parameters
+
+
+_Unit = tuple[float, str]
+
+
+def _in(amount: float, units: Sequence[_Unit], form: Callable[[float], str]) -> str:
+    size, unit = next((one for one in units if amount >= one[0]), units[-1])
+    return f"{form(amount / size)} {unit}"
+
+
+def _time(seconds: float) -> str:
+    return _in(seconds, ((86400, "days"), (3600, "h"), (60, "min"), (1, "s")), lambda x: f"{x:.1f}")
+
+
+def _size(room: float) -> str:
+    return _in(room, ((1e9, "GB"), (1e6, "MB")), lambda x: f"{x:.1f}") + " on the disk"

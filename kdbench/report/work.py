@@ -1,0 +1,108 @@
+"""One command's work on a table: what is missing, teachers first, then students; and how that ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from kdbench.jobs import Ended
+from kdbench.report.ahead import store_ahead
+from kdbench.report.forecast import Forecast
+from kdbench.report.grid import Cell, Table, found, with_teachers
+from kdbench.report.running import Outcome, batches, run_missing
+from kdbench.report.teachers import needed, train
+
+
+class Work:
+    """`grid`, run as far as it is not there; `say` prints a line."""
+
+    def __init__(self, table: Table, grid: Sequence[Cell], say: Callable[[str], None]) -> None:
+        self.table, self.say = table, say
+        self.grid, missing = with_teachers(grid)
+        self.teachers = needed(table, missing)
+        self.outcomes: list[Outcome] = []
+        self.stopped_by: int | None = None
+        """The signal that ended the work before its end."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of the table's cells, in their order."""
+        there = found(self.table)
+        return [{**there[cell.key], "variant": cell.variant} for cell in self.grid if cell.key in there]
+
+    def _missing(self, left_out: Callable[[ValueError], None] = lambda _: None) -> list[Cell]:
+        there = found(self.table, left_out)
+        return [cell for cell in self.grid if there.get(cell.key, {}).get("state") != "done"]
+
+    # ---- before
+
+    def foretell(self) -> None:
+        """Say what would be run, what it would take, and which runs are there; nothing is started."""
+        missing = {id(cell) for cell in self._missing()}
+        self._plan()
+        for teacher in self.teachers:
+            self.say(f"  train  {teacher.title}: kdbench train-teacher {' '.join(teacher.overrides)}")
+        for cell in self.grid:
+            state = "done " if id(cell) not in missing else "train"
+            self.say(f"  {state}  {cell.title}")
+        self.say("--dry-run: nothing was started")
+
+    def _plan(self) -> None:
+        """The first lines: how much there is to do, what of it are teachers, and what it will take."""
+        missing = self._missing(lambda error: self.say(f"left out: {error}"))
+        table, forecast = self.table, Forecast(self.table)
+        todo = batches(table, missing) if missing else []
+        self.say(
+            f"{table.title}: {len(self.grid)} runs, {len(missing)} to do in {len(todo)} processes, "
+            f"{table.jobs} at a time"
+        )
+        if self.teachers:
+            names = ", ".join(teacher.name for teacher in self.teachers)
+            self.say(f"teachers that are missing are trained first (teachers=refuse: not): {names}")
+            self.say(f"  {forecast.of_teachers([teacher.planned for teacher in self.teachers])}")
+        if missing:
+            self.say(forecast.of_runs(todo))
+
+    # ---- the work
+
+    def run(self, console: Console) -> None:
+        """Train what is missing. Whatever fails, the rest goes on."""
+        self._plan()
+        if self.teachers:
+            self.stopped_by = train(self.table, self.teachers, self._teacher_ended, self.say)
+            self.grid, lacking = with_teachers(self.grid)
+            self.outcomes += [
+                Outcome(cell, "left", f"no {error.name}", 0.0) for cell, error in lacking.items()
+            ]
+        if self.stopped_by is not None:
+            return
+        todo = batches(self.table, [cell for cell in self._missing() if cell.key])
+        if self.table.cache:
+            store_ahead(todo, self.table.jobs * self.table.threads, console)
+        self.stopped_by = run_missing(self.table, todo, self._run_ended, self.say)
+
+    def _teacher_ended(self, ended: Ended) -> None:
+        reason = f": {ended.reason} (log: {ended.job.log})" if ended.reason else ""
+        self.say(f"    {ended.state} in {ended.seconds:.0f} s: {ended.job.title}{reason}")
+
+    def _run_ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        number = sum(one.seconds > 0 or one.state == "done" for one in self.outcomes)
+        self.say(f"{number:3} {outcome.state} in {outcome.seconds:.0f} s: {outcome.cell.title}")
+
+    # ---- after
+
+    def conclude(self, done: int, seconds: float) -> None:
+        """The last lines: what failed and why, and how many are done, failed and left."""
+        failed = [outcome for outcome in self.outcomes if outcome.state == "failed"]
+        left = len(self.grid) - done - len(failed)
+        for outcome in failed:
+            self.say(f"failed: {outcome.cell.title}: {outcome.reason}")
+        lacking = dict.fromkeys(o.reason for o in self.outcomes if o.state == "left" and not o.seconds)
+        for reason in lacking:
+            self.say(f"left: {reason} to learn from")
+        again = "; the same command goes on" if failed or left else ""
+        self.say(
+            f"{done} done, {len(failed)} failed, {left} left of {len(self.grid)}; {seconds:.0f} s{again}"
+        )
