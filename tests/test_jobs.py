@@ -128,7 +128,10 @@ def test_two_launchers_share_the_jobs_and_none_is_run_twice(tmp_path):
     said = [process.communicate(timeout=60)[0].splitlines() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sorted((tmp_path / "began").read_text().split()) == names
-    states = [dict(line.split() for line in lines if "left" not in line and len(line.split()) == 2) for lines in said]
+    states = [
+        dict(line.split() for line in lines if "left" not in line and len(line.split()) == 2)
+        for lines in said
+    ]
     assert all(sorted(one) == names for one in states)
     assert all({one[name] for one in states} == {"done", "elsewhere"} for name in names)
     assert all("done" in one.values() for one in states), "each had a part"
@@ -169,8 +172,11 @@ def test_what_a_task_returned_comes_back(tmp_path):
     ("log", "reason"),
     [
         ("kdbench: no such thing\n", "no such thing"),
-        ("a\nTraceback (most recent call last):\n  File x\nE: first\n\nDuring:\nTraceback (most recent call last):\n"
-         "  File y\nE: second\n", "E: first"),
+        (
+            "a\nTraceback (most recent call last):\n  File x\nE: first\n\nDuring:\nTraceback (most recent call last):\n"
+            "  File y\nE: second\n",
+            "E: first",
+        ),
         ("epoch 1\nepoch 2\n\n", "epoch 2"),
         ("", ""),
     ],

@@ -78,7 +78,13 @@ def test_each_job_is_a_process_and_one_that_fails_is_named(tmp_path, common):
 @pytest.mark.slow
 def test_a_search_ends_with_the_best_values_and_goes_on_where_it_was(tmp_path, common):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra `optuna` is not installed")
-    words = [*common, "hparams=wttm", "dataset.validation=16", "hydra.sweeper.n_trials=2", f"output={tmp_path}"]
+    words = [
+        *common,
+        "hparams=wttm",
+        "dataset.validation=16",
+        "hydra.sweeper.n_trials=2",
+        f"output={tmp_path}",
+    ]
     said, _ = (process := start(*words)).communicate(timeout=300)
     assert process.returncode == 0, said
     found = records(tmp_path)
@@ -106,7 +112,13 @@ def jobs_of_submitit() -> list[tuple[int, bytes]]:
 @pytest.mark.slow
 def test_a_job_of_submitit_that_is_queued_again_goes_on_at_its_checkpoint(tmp_path, common):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `slurm` is not installed")
-    words = ["hydra/launcher=submitit_local", "resume=true", "loss=kd", "schedule.epochs=20", f"output={tmp_path}"]
+    words = [
+        "hydra/launcher=submitit_local",
+        "resume=true",
+        "loss=kd",
+        "schedule.epochs=20",
+        f"output={tmp_path}",
+    ]
     process = start(*common, *words)
     deadline = time.monotonic() + 300
     while not list(tmp_path.glob("*/state.pt")):

@@ -43,9 +43,13 @@ def work(given: Table) -> tuple[Work, list[str]]:
 # ---- teachers
 
 
-def test_the_teachers_that_are_missing_come_first_and_those_that_others_start_from_before_them(tmp_path, store):
+def test_the_teachers_that_are_missing_come_first_and_those_that_others_start_from_before_them(
+    tmp_path, store
+):
     pairs = ["resnet8@mcmi-0.1:resnet8", "resnet8@mcmi-0.1+resnet14:resnet8", "resnet20:resnet8"]
-    given = table(tmp_path, pairs=pairs, overrides=[*FAKE, "dataset.classes=100"], teacher_overrides=["seed=1"])
+    given = table(
+        tmp_path, pairs=pairs, overrides=[*FAKE, "dataset.classes=100"], teacher_overrides=["seed=1"]
+    )
     ready, said = work(given)
     assert [one.name for one in ready.teachers] == ["resnet8", "resnet8@mcmi-0.1", "resnet14", "resnet20"]
     assert all({"threads=1", "trainer=cpu", "seed=1"} <= set(one.overrides) for one in ready.teachers)
@@ -84,7 +88,13 @@ def test_a_table_trains_its_teacher_once_and_then_its_students(tmp_path, store):
 
 
 DEMO = ["demo", "losses=ce,kd", "seeds=0", "jobs=1", "cohort=1", "cache=false"]
-DEMO += ["schedule.epochs=2", "schedule.batch_size=50", "dataset.subset.fraction=0.2", "evaluate_every=2", "log_every=2"]
+DEMO += [
+    "schedule.epochs=2",
+    "schedule.batch_size=50",
+    "dataset.subset.fraction=0.2",
+    "evaluate_every=2",
+    "log_every=2",
+]
 
 
 def left(folder: Path, text: str, name: str = "one") -> RunFolder:
@@ -94,7 +104,9 @@ def left(folder: Path, text: str, name: str = "one") -> RunFolder:
     return RunFolder(path)
 
 
-@pytest.mark.parametrize("text", ['{"schema": 1, "sta', "", "\x00\xff", "[]", "null", '{"schema": 0}', '{"schema": 99}'])
+@pytest.mark.parametrize(
+    "text", ['{"schema": 1, "sta', "", "\x00\xff", "[]", "null", '{"schema": 0}', '{"schema": 99}']
+)
 def test_a_record_that_cannot_be_read_is_said_and_counts_nothing(tmp_path, text):
     left(tmp_path, text)
     errors: list[ValueError] = []
@@ -124,7 +136,9 @@ def test_an_unreadable_state_is_a_failure_with_a_way_out(tmp_path):
 def start(output: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "kdbench", "table", *DEMO, f"output={output}", *more]
     log = open(output.with_suffix(".out"), "a")  # noqa: SIM115 - the process's
-    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def said_by(output: Path) -> str:
@@ -165,7 +179,11 @@ def results(output: Path) -> dict[str, float]:
     found = {}
     for path in output.glob("runs/*/record.json"):
         record = json.loads(path.read_text())
-        found[path.parent.name] = (record["state"], record["results"]["last"], record["results"]["best_on_test"])
+        found[path.parent.name] = (
+            record["state"],
+            record["results"]["last"],
+            record["results"]["best_on_test"],
+        )
     return found
 
 
@@ -230,4 +248,6 @@ def test_twelve_runs_survive_kills_of_jobs_and_of_the_command(tmp_path):
     assert kills == {"job": 3, "command": 2}
     assert results(rough) == results(calm)
     assert len(results(rough)) == 12
-    print(f"\n{kills} and {len(attempts(rough))} attempts, {len(attempts(calm))} undisturbed: the same 12 results")
+    print(
+        f"\n{kills} and {len(attempts(rough))} attempts, {len(attempts(calm))} undisturbed: the same 12 results"
+    )
