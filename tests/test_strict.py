@@ -137,7 +137,7 @@ def test_runs_composed_one_after_the_other_are_as_hydra_composes_each():
         ["loss=wttm", "seed=1", "schedule.epochs=5"],
         ["loss=wttm", "seed=2"],
         ["loss=wttm", "student=resnet8x4", "teacher=resnet32x4", "+loss.weights.more=1", "tags=[a,b]"],
-        ["loss=wttm", "seed=1", "loss.weights.wttm=3", "~schedule.clip"],
+        ["loss=wttm", "seed=1", "loss.weights.wttm=3", "~schedule.warmup"],
     ]
     composer = Composer("train")
     for overrides in [*runs, *runs]:
