@@ -8,11 +8,12 @@ USAGE = """kdbench: dataset x teacher x student x loss, on a schedule, with a se
 
   kdbench train dataset=cifar100 teacher=resnet32x4 student=resnet8x4 loss=wttm seed=1
   kdbench train -m loss=ce,kd,wttm seed=0,1        a sweep
+  kdbench train -m hparams=wttm dataset.validation=5000 ...   a search, on held-out training images
   kdbench train -m ... hydra/launcher=cohort        its runs side by side, on one teacher call per batch
   kdbench train --cfg job --resolve loss=wttm      the composed run, without running it
   kdbench train-teacher dataset=cifar100 teacher=resnet20 schedule=cifar240
   kdbench train-teacher teacher_loss=mcmi teacher.init=store schedule=mcmi20 ...
-  kdbench table demo                               a table: run what is missing, then print it
+  kdbench table demo [--dry-run]                   a table: run what is missing (or say what that is), then print it
   kdbench cache fill dataset=cifar100 teacher=resnet56 loss=kd,wttm seed=0,1   its answers, computed once
   kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE [--json]
   kdbench export RUN_FOLDER [--onnx]               a student for others: what timm loads, a card, ONNX

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from kdbench.core import RunError
 from kdbench.devices import world_of
-from kdbench.jobs import FOLLOWS
+from kdbench.jobs.inside import FOLLOWS
 from kdbench.ranks import rank, reduce_gradients, share_statistics, world_size
 from kdbench.student import Interrupted
 from kdbench.watch import GRACE, Watch, lost

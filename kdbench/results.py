@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -115,7 +114,7 @@ class RunFolder:
             return None
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # what reading a damaged file raises depends on the damage
             raise RunError(f"{path} cannot be read ({error}); overwrite=true begins the run anew") from error
         if self._metrics_size() > state["metrics_bytes"]:
             os.truncate(self.path / "metrics.jsonl", state["metrics_bytes"])

@@ -307,7 +307,8 @@ def test_killed_between_the_checkpoints_of_two_members(tmp_path, common):
     assert_as_alone(tmp_path / "cohort", tmp_path / "alone")
 
 
-def test_ctrl_c_stops_all_with_checkpoints(tmp_path, common):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_all_with_checkpoints(tmp_path, common, number, code):
     sweep = [*common, "loss=ce,kd", "student=resnet8", "schedule.epochs=200", "seed=0,1"]
     process = start(*sweep, f"output={tmp_path}")
     deadline = time.monotonic() + 120
@@ -315,9 +316,9 @@ def test_ctrl_c_stops_all_with_checkpoints(tmp_path, common):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "with a checkpoint; the same command with resume=true continues" in errors
     records = _records(tmp_path)
     assert [record["state"] for _, record in records] == ["interrupted"] * 2, "and no further cohort began"

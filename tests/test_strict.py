@@ -5,11 +5,12 @@ import sys
 import time
 
 import pytest
+from hydra import compose
 from omegaconf import OmegaConf
 
 from kdbench.config import register
 from kdbench.plan import plan
-from kdbench.strict import check_targets, command_line_jobs, compose_checked
+from kdbench.strict import Composer, _hydra, check_targets, checked, command_line_jobs, compose_checked
 
 register()
 
@@ -135,3 +136,20 @@ def test_any_sum_can_be_said_on_the_command_line():
     loss = plan(compose_checked("train", sum_of_two), {}).loss
     assert loss.weights == {"ce": 1.0, "dkd": 2}
     assert list(loss.terms) == ["dkd"]
+
+
+def test_runs_composed_one_after_the_other_are_as_hydra_composes_each():
+    """What files say is put together once; what the command line says of single keys is not mixed up between runs."""
+    runs = [
+        ["loss=wttm", "seed=1", "schedule.epochs=5"],
+        ["loss=wttm", "seed=2"],
+        ["loss=wttm", "student=resnet8x4", "teacher=resnet32x4", "+loss.weights.more=1", "tags=[a,b]"],
+        ["loss=wttm", "seed=1", "loss.weights.wttm=3", "~schedule.warmup"],
+    ]
+    composer = Composer("train")
+    for overrides in [*runs, *runs]:
+        with _hydra():
+            whole = compose("train", overrides)
+        assert composer(overrides) == checked("train", whole), overrides
+    with pytest.raises(ValueError, match="did you mean 'epochs'"):
+        composer(["loss=wttm", "seed=1", "schedule.epohcs=5"])

@@ -58,24 +58,20 @@ class Forecast:
 
     def of_runs(self, batches: Sequence[Sequence[Cell]]) -> str:
         """Time and room that these processes will take, in words."""
-        plans = [cell.planned for batch in batches for cell in batch]
+        plans = [[cell.planned for cell in batch] for batch in batches]
         by_records = [self._seconds_by_records(batch) for batch in batches]
-        if all(seconds is not None for seconds in by_records):
-            source = f"from records of this machine in {self._places}"
-            return self._words(plans, [seconds or 0.0 for seconds in by_records], source)
-        return self._by_bench(plans, [[cell.planned for cell in batch] for batch in batches])
+        known = [seconds for seconds in by_records if seconds is not None]
+        if len(known) < len(batches):
+            return self._by_bench(plans)
+        return self._words(plans, known, f"from records of this machine in {self._places}")
 
     def of_teachers(self, plans: Sequence[Plan]) -> str:
         """Time and room that training these teachers will take, in words."""
-        return self._by_bench(plans, [[planned] for planned in plans])
+        return self._by_bench([[planned] for planned in plans])
 
-    def _words(self, plans: Sequence[Plan], seconds: Sequence[float], source: str) -> str:
-        at_once = min(self.table.jobs, len(seconds))
-        whole = max(max(seconds), sum(seconds) / at_once)
-        room = sum(
-            12 * _parameters(planned) for planned in plans
-        )  # weights, momentum, and weights to give away
-        return f"an estimate: {_time(whole)}, {_size(room)}; {source}, training alone"
+    def _words(self, batches: Sequence[Sequence[Plan]], seconds: Sequence[float], source: str) -> str:
+        whole = max(max(seconds), sum(seconds) / min(self.table.jobs, len(seconds)))
+        return f"an estimate: {_time(whole)}{_room(batches)}; {source}, training alone"
 
     # ---- from records
 
@@ -111,18 +107,18 @@ class Forecast:
 
     # ---- from kdbench bench
 
-    def _by_bench(self, plans: Sequence[Plan], batches: Sequence[Sequence[Plan]]) -> str:
+    def _by_bench(self, batches: Sequence[Sequence[Plan]]) -> str:
         if not BENCH.is_file():
             return f"no estimate: no record of such a run here, and no figures of kdbench bench ({BENCH})"
         bench = json.loads(BENCH.read_text())
         try:
             seconds = [self._seconds_by_bench(bench, batch) for batch in batches]
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # a network that wants other inputs than 32 x 32 images
             return f"no estimate: {error}"
-        where = bench["provenance"]["machine"]["processor"]
-        here = "this machine" if bench["provenance"]["machine"] == machine() else f"another machine, {where}"
+        where = bench["provenance"]["machine"]
+        here = "this machine" if where == machine() else f"another machine, {where['processor']}"
         source = f"from kdbench bench ({BENCH.parent.name}/{BENCH.name}, {here}, CPU), scaled by images and network"
-        return self._words(plans, seconds, source)
+        return self._words(batches, seconds, source)
 
     def _seconds_by_bench(self, bench: dict[str, Any], batch: Sequence[Plan]) -> float:
         """Of a process: the teacher answers once for all its runs, and each student learns."""
@@ -166,8 +162,13 @@ def _images(planned: Plan) -> int | None:
     return int((size - node.get("validation", 0)) * kept) * int(planned.cfg.trainer.max_epochs)
 
 
-def _parameters(planned: Plan) -> int:
-    return cost(planned.network["name"]).parameters
+def _room(batches: Sequence[Sequence[Plan]]) -> str:
+    """On the disk: weights, momentum, and the weights to give away; nothing where networks are not known here."""
+    try:
+        networks = [planned.network["name"] for batch in batches for planned in batch]
+        return f", {_size(12 * sum(cost(name).parameters for name in networks))} on the disk"
+    except (ValueError, RuntimeError):
+        return ""
 
 
 _Unit = tuple[float, str]
@@ -183,4 +184,4 @@ def _time(seconds: float) -> str:
 
 
 def _size(room: float) -> str:
-    return _in(room, ((1e9, "GB"), (1e6, "MB")), lambda x: f"{x:.1f}") + " on the disk"
+    return _in(room, ((1e9, "GB"), (1e6, "MB")), lambda x: f"{x:.1f}")

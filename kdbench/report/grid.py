@@ -158,7 +158,8 @@ def cells(table: Table) -> list[Cell]:
             f"seed={seed}",
         ]
         overrides += [f"table_name={table.name}", f"output={table.output}/runs", f"threads={table.threads}"]
-        planned = plan(compose(overrides), {"dataset": "", "loss": loss})
+        dataset = [word.removeprefix("dataset=") for word in overrides if word.startswith("dataset=")]
+        planned = plan(compose(overrides), {"dataset": dataset[-1] if dataset else "", "loss": loss})
         grid.append(Cell(planned, pair, loss, seed, tuple(overrides), "", variant))
     grid, missing = with_teachers(grid)
     if missing and table.teachers == "refuse":

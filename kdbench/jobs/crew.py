@@ -1,7 +1,4 @@
-"""Jobs: commands as processes of their own, some side by side, tried again where they fail, told to stop together.
-
-`kdbench table` and `hydra/launcher=process` start their runs here, so a kill of one is nothing to the others.
-"""
+"""Jobs side by side: dealt out, tried again where they fail, told to stop together."""
 
 from __future__ import annotations
 
@@ -12,16 +9,17 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from kdbench.jobs.inside import FOLLOWS, RECEIPT
+from kdbench.jobs.job import Ended, Job, Limits, reason_in
 from kdbench.machine import cuda_devices, free_cores
 
 JOURNAL = "jobs.jsonl"
@@ -29,52 +27,6 @@ JOURNAL = "jobs.jsonl"
 
 _GRACE = 60.0
 """Seconds that a job has for its checkpoint before it is killed."""
-
-# what the environment tells a job of its launcher: that it ends with its stdin, and where its result goes
-FOLLOWS, _RECEIPT = "KDBENCH_FOLLOWS_STDIN", "KDBENCH_RECEIPT"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A command of this Python (`-m kdbench.train ...`), its log, and what tells whether it is to be run.
-
-    again: further words of later attempts.
-    claims: files that are locked while the job is at hand, so that no two launchers start it; `needed` is asked
-    once they are held: whoever had them may have done the work.
-    """
-
-    title: str
-    command: tuple[str, ...]
-    log: Path
-    again: tuple[str, ...] = ()
-    claims: tuple[Path, ...] = ()
-    needed: Callable[[], bool] = field(default=lambda: True, compare=False)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """at_once: jobs side by side; threads and devices: CPU threads and CUDA devices of each; timeout: seconds of an
-    attempt; retries: further attempts of one that fails; pin: keep each on cores of its own, where they suffice."""
-
-    at_once: int = 1
-    threads: int = 1
-    devices: int = 1
-    timeout: float | None = None
-    retries: int = 1
-    pin: bool = False
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a job ended. state: done, failed, stopped (it was asked to), or elsewhere (nothing was left to do);
-    returned: the number that its task returned, if any."""
-
-    job: Job
-    state: str
-    reason: str | None = None
-    seconds: float = 0.0
-    attempts: int = 0
-    returned: float | None = None
 
 
 @dataclass
@@ -200,7 +152,7 @@ class Crew:
             offset = log.tell()
             process = subprocess.Popen(
                 words,
-                env={**os.environ, **self._dealt(slot), FOLLOWS: "1", _RECEIPT: str(_receipt(job))},
+                env={**os.environ, **self._dealt(slot), FOLLOWS: "1", RECEIPT: str(_receipt(job))},
                 stdin=subprocess.PIPE,  # which ends with us: `follow_launcher`
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -308,14 +260,13 @@ class Crew:
         return True
 
 
-def reason_in(log: str) -> str:
-    """Why a command failed, in one line of its log: ours, else the end of the first traceback, else the last one."""
-    lines = [line.rstrip() for line in log.splitlines() if line.strip()]
-    own = [line for line in lines if line.startswith("kdbench: ")]
-    if "Traceback (most recent call last):" in lines:
-        after = lines[lines.index("Traceback (most recent call last):") + 1 :]
-        return next((line for line in after if not line.startswith(" ")), after[-1] if after else "")
-    return own[-1].removeprefix("kdbench: ") if own else lines[-1] if lines else ""
+def _receipt(job: Job) -> Path:
+    return job.log.with_suffix(".json")
+
+
+def _returned(job: Job) -> float | None:
+    path = _receipt(job)
+    return float(path.read_text()) if path.is_file() else None
 
 
 def _text(path: Path, offset: int) -> str:
@@ -326,32 +277,3 @@ def _text(path: Path, offset: int) -> str:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _receipt(job: Job) -> Path:
-    return job.log.with_suffix(".json")
-
-
-def _returned(job: Job) -> float | None:
-    path = _receipt(job)
-    return float(path.read_text()) if path.is_file() else None
-
-
-def leave_receipt(value: float | None) -> None:
-    """Tell whoever started this job the number that its task returned; called by the job."""
-    if value is not None and (path := os.environ.get(_RECEIPT)):
-        Path(path).write_text(str(value))
-
-
-def follow_launcher() -> None:
-    """End as by SIGTERM, with a checkpoint, when whoever started this job is no more; called once, by the job."""
-    if not os.environ.pop(FOLLOWS, None):  # further processes of the job must not look at this stdin
-        return
-    sys.stdin = open(os.devnull)  # noqa: SIM115 - so that nothing else reads what we watch
-
-    def watch() -> None:
-        while os.read(0, 1):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
