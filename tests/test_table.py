@@ -10,7 +10,7 @@ from kdbench.models import create_model, save_weights
 from kdbench.report.grid import cells, found, load_table
 from kdbench.report.published import Published, Value, published_for
 from kdbench.report.rows import columns, value_beside
-from kdbench.report.table import main, markdown, summarise
+from kdbench.report.table import _without_places, main, markdown, summarise
 
 register()
 
@@ -83,6 +83,21 @@ def table_of(records: list[dict]) -> tuple[str, list[str]]:
     """The page, and the lines of its table."""
     page = markdown(load_table("demo", []), records, "kdbench table demo")
     return page, [line for line in page.splitlines() if line.startswith("|")]
+
+
+def test_records_for_others_do_not_say_where_this_machine_keeps_things():
+    config = {
+        "output": "/mine",
+        "dataset": {"path": "/mine", "size": 3},
+        "teacher": {"checkpoint": "/mine"},
+        "seed": 0,
+    }
+    assert _without_places({"config": config, "seed": 0}) == {
+        "config": {"dataset": {"size": 3}, "teacher": {}, "seed": 0},
+        "seed": 0,
+    }
+    assert config["output"] == "/mine"
+    assert _without_places({"seed": 0}) == {"seed": 0}
 
 
 def test_one_protocol_is_in_the_title_and_in_the_footer():

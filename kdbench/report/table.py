@@ -224,8 +224,21 @@ def _write(console: Console, table: Table, records: list[dict[str, Any]], comman
         "commit",
     )
     lines = [json.dumps({"command": command})]
-    lines += [json.dumps({key: record[key] for key in kept if key in record}) for record in records]
+    for record in map(_without_places, records):
+        lines.append(json.dumps({key: record[key] for key in kept if key in record}))
     write_atomically(folder / "results.jsonl", ("\n".join(lines) + "\n").encode())
     write_atomically(folder / "README.md", markdown(table, records, command).encode())
     picture(table, summarise(records), folder / "table.png")
     console.print(f"written: {folder}/README.md, table.png, results.jsonl", highlight=False)
+
+
+def _without_places(record: dict[str, Any]) -> dict[str, Any]:
+    """A record for others: without where this machine keeps data, weights and runs."""
+    if "config" not in record:
+        return record
+    places = {"dataset": ("path",), "teacher": ("checkpoint", "checkpoints", "init")}
+    config = {key: value for key, value in record["config"].items() if key != "output"}
+    for section, names in places.items():
+        if isinstance(config.get(section), dict):
+            config[section] = {key: value for key, value in config[section].items() if key not in names}
+    return {**record, "config": config}
