@@ -151,6 +151,8 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     names |= {"student": cfg.student.name} if "student" in cfg else {}
     planned = Plan(cfg, names, data, loss, schedule)
     _check_task(data, loss)
+    if planned.ranks > 1 and data.task.name != "images":
+        raise ValueError(f"the task of {data.name} is {data.task.name}: that is trained on one device yet")
     if data.task.name == "rationale" and "student" in cfg and cfg.teacher.name != "none":
         raise ValueError(
             f"teacher={cfg.teacher.name}: the teacher of {data.name} is the language model whose texts are its "
