@@ -39,8 +39,6 @@ def current_job(cfg: DictConfig) -> Job:
 class CohortLauncher(BasicLauncher):
     """Composes every job as Hydra's own launcher does, and gives the task all of them in one call."""
 
-    __module__ = "hydra_plugins.kdbench"
-
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs of a sweep, in cohorts."""
         together: Any = self.task_function
@@ -57,8 +55,6 @@ class ProcessLauncher(Launcher):
     threads, devices: CPU threads and CUDA devices of each. timeout: minutes that a job may take, or null.
     retries: how often one that fails is tried again, from its checkpoint. pin: keep each on cores of its own.
     """
-
-    __module__ = "hydra_plugins.kdbench"
 
     def __init__(
         self,
@@ -125,6 +121,8 @@ class ProcessLauncher(Launcher):
         return returned
 
 
+_SHOWN_AS = "hydra_plugins.kdbench"
+
 _GIB_OF_A_RUN = 1.5
 """Memory of a run on CIFAR, with room to spare."""
 
@@ -150,8 +148,9 @@ def register() -> None:
     except ImportError:  # nobody else has a plugin
         plugins = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
         plugins.__path__ = []
-    _, _, name = CohortLauncher.__module__.partition(".")
-    sys.modules[CohortLauncher.__module__] = sys.modules[__name__]
-    setattr(plugins, name, sys.modules[__name__])
+    sys.modules[_SHOWN_AS] = sys.modules[__name__]
+    setattr(plugins, _SHOWN_AS.rpartition(".")[2], sys.modules[__name__])
     for launcher in (CohortLauncher, ProcessLauncher):
+        launcher.__module__ = _SHOWN_AS
         Plugins.instance().register(launcher)
+        launcher.__module__ = __name__  # by which a job of submitit finds it in another process

@@ -222,7 +222,7 @@ def test_a_teacher_is_looked_for_in_the_label_space_of_each_variant(tmp_path, mo
     with pytest.raises(
         ValueError, match=r"no teacher resnet56 for cifar10.*\n.*train-teacher dataset=cifar10"
     ):
-        cells(load_table("omitted-classes", ["variants=cifar10-9", "seeds=0"]))
+        cells(load_table("omitted-classes", ["variants=cifar10-9", "seeds=0", "teachers=refuse"]))
 
 
 @pytest.mark.parametrize(
@@ -271,6 +271,8 @@ def test_cells_are_chosen_on_the_command_line():
         (["demo", "seeds=0,0"], ["seeds=0,0", "once"]),
         (["demo", "seed=3"], ["seeds=..."]),
         (["demo", "jobs=0"], ["jobs must be at least 1"]),
+        (["demo", "teachers=yes"], ["teachers=yes; possible: train, refuse"]),
+        (["demo", "retries=-1"], ["retries=-1"]),
         (["mcmi-fewshot", "variants=6%"], ["there is no variant '6%'", "0.5%, 1%, 10%"]),
         (["demo", "variants=5%"], ["there is no variant '5%'"]),
         (["demo", "pairs=:resnet8"], ["TEACHER:STUDENT"]),
@@ -353,7 +355,7 @@ def test_variants_and_ensembles_are_pairs(tmp_path, monkeypatch):
     grid = cells(table)
     assert len({cell.key for cell in grid}) == 3
     assert "teacher.members=[resnet20@a,resnet20@b]" in grid[2].overrides
-    table.pairs = ["resnet20@mcmi-0.5:resnet8", "vgg13:resnet8"]
+    table.pairs, table.teachers = ["resnet20@mcmi-0.5:resnet8", "vgg13:resnet8"], "refuse"
     with pytest.raises(ValueError, match=r"(?s)teacher_loss.weight=0\.5.*teacher=vgg13 schedule=cifar240"):
         cells(table)
 
