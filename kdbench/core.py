@@ -152,6 +152,10 @@ class Objective(nn.Module):
     depends_on_batch_size: bool = False
     """Several copies of a batch have another value than the batch, so a published weight holds for its batch size."""
 
+    f_divergence: bool = False
+    """The value is a mean over rows of sums q f(p/q): it can be told from a teacher's likeliest classes and the mass of
+    all others (`kdbench.topk`)."""
+
     bounded: bool = True
     """False for a term that can fall without end: a run is stopped as diverged where both the cross-entropy and minus
     the term, over the steps of a log line, are above ln C."""
