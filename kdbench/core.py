@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -31,6 +32,58 @@ class Outputs:
     def tapped(self, names: Sequence[str]) -> list[Tensor]:
         """The taps of these names, in their order."""
         return [self.taps[name] for name in names]
+
+    def detached(self) -> Outputs:
+        """The logits alone, without gradient."""
+        return Outputs(self.logits.detach())
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """One side's answer before its last layer, where the logits [N, C] of all rows would fill the memory.
+
+    features: [N, D]; weight: [C, D] and bias: [C] or None, of the last linear layer.
+    """
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def rows(self, span: slice) -> Hidden:
+        """These rows alone."""
+        return Hidden(self.features[span], self.weight, self.bias)
+
+    def outputs(self) -> Outputs:
+        """The whole answer, with logits in the precision of the features."""
+        kind = self.features.dtype
+        bias = None if self.bias is None else self.bias.to(kind)
+        return Outputs(F.linear(self.features, self.weight.to(kind), bias))
+
+    def detached(self) -> Hidden:
+        """The same without gradient."""
+        bias = None if self.bias is None else self.bias.detach()
+        return Hidden(self.features.detach(), self.weight.detach(), bias)
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """A teacher's answer of which the likeliest classes of each row are known, and the mass of all others.
+
+    indices: int64 [N, k], different in a row; log_probs: their log-probabilities [N, k] in nats; tail: the log of the
+    mass of all others [N]. With k = C there are no others, and tail says nothing.
+    """
+
+    indices: Tensor
+    log_probs: Tensor
+    tail: Tensor
+
+    def rows(self, span: slice) -> TopK:
+        """These rows alone."""
+        return TopK(self.indices[span], self.log_probs[span], self.tail[span])
+
+
+Answer = Outputs | Hidden
+"""What a network says of the rows of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
