@@ -33,31 +33,35 @@ class Outputs:
         """The taps of these names, in their order."""
         return [self.taps[name] for name in names]
 
-    def detached(self) -> Outputs:
-        """The logits alone, without gradient."""
-        return Outputs(self.logits.detach())
 
+class Hidden(Outputs):
+    """One side's answer before its last layer, where the logits [N, C] of all rows at once would fill the memory.
 
-@dataclass(frozen=True, slots=True)
-class Hidden:
-    """One side's answer before its last layer, where the logits [N, C] of all rows would fill the memory.
-
-    features: [N, D]; weight: [C, D] and bias: [C] or None, of the last linear layer.
+    features: [N, D]; weight: [C, D] and bias: [C] or None, of the last linear layer. The logits are made, in the
+    precision of the features, whenever somebody looks at them: a loss takes a few rows at a time (`kdbench.pieces`).
     """
+
+    __slots__ = ("bias", "features", "weight")
 
     features: Tensor
     weight: Tensor
-    bias: Tensor | None = None
+    bias: Tensor | None
+
+    def __init__(self, features: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+        own: dict[str, object] = {"features": features, "weight": weight, "bias": bias}
+        for name, value in {**own, "classifier": (weight, bias), "taps": {}, "parts": {}}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def logits(self) -> Tensor:
+        """Of all rows: [N, C]."""
+        kind = self.features.dtype
+        bias = None if self.bias is None else self.bias.to(kind)
+        return F.linear(self.features, self.weight.to(kind), bias)
 
     def rows(self, span: slice) -> Hidden:
         """These rows alone."""
         return Hidden(self.features[span], self.weight, self.bias)
-
-    def outputs(self) -> Outputs:
-        """The whole answer, with logits in the precision of the features."""
-        kind = self.features.dtype
-        bias = None if self.bias is None else self.bias.to(kind)
-        return Outputs(F.linear(self.features, self.weight.to(kind), bias))
 
     def detached(self) -> Hidden:
         """The same without gradient."""
@@ -80,10 +84,6 @@ class TopK:
     def rows(self, span: slice) -> TopK:
         """These rows alone."""
         return TopK(self.indices[span], self.log_probs[span], self.tail[span])
-
-
-Answer = Outputs | Hidden
-"""What a network says of the rows of a batch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core import Answer, Batch, Facts, Objective, Outputs, Probes, TopK
+from kdbench.core import Batch, Facts, Hidden, Objective, Outputs, Probes, TopK
 from kdbench.divergences import standardise
 from kdbench.patterns import chosen_taps
 from kdbench.pieces import in_pieces, rows_at_once
@@ -99,14 +99,14 @@ class Loss(nn.Module):
 
     def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts, seed: int) -> None:
         """Let every objective make its learnable parts; each draws for itself, whatever the others are."""
-        probes = Probes(_float32(probes.student), _float32(probes.teacher))
+        probes = Probes(_float32(_whole(probes.student)), _float32(_whole(probes.teacher)))
         for name, term in self.terms.items():
             with drawn_from(seed, "bind", name):
                 term.bind(student, teacher, probes, facts)
 
     def predict(self, student: Outputs) -> Tensor:
         """The logits [N, C] that evaluation and export use, in float32."""
-        student = _float32(student)
+        student = _float32(_whole(student))
         return student.logits if self.predictor is None else self.predictor.predict(student)
 
     def weight(self, name: str, epoch: int) -> float:
@@ -115,7 +115,7 @@ class Loss(nn.Module):
         return self.weights[name] * (min(epoch / ramp, 1.0) if ramp else 1.0)
 
     def forward(
-        self, student: Answer, teacher: Answer | TopK | None, batch: Batch, of_rows: int | None = None
+        self, student: Outputs, teacher: Outputs | TopK | None, batch: Batch, of_rows: int | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to be minimised, and every unweighted part, detached. Computed in float32.
 
@@ -123,7 +123,7 @@ class Loss(nn.Module):
         of_rows: how many rows this rank has in the whole optimiser step, where the batch is a part of them and the
         gradients are summed: however unevenly it is divided, every row weighs the same. A batch of none adds nothing.
 
-        Answers of very many logits are taken a few rows at a time, where every term is a mean over rows.
+        Outputss of very many logits are taken a few rows at a time, where every term is a mean over rows.
         """
         if teacher is None and self.needs_teacher:
             raise ValueError(f"the loss has {', '.join(self.objectives)}, which need a teacher")
@@ -268,8 +268,8 @@ def _check_weight(weight: float | None, weights: Mapping[str, float]) -> None:
     )
 
 
-def _whole(answer: Answer) -> Outputs:
-    return answer if isinstance(answer, Outputs) else answer.outputs()
+def _whole(answer: Outputs) -> Outputs:
+    return Outputs(answer.logits, classifier=answer.classifier) if isinstance(answer, Hidden) else answer
 
 
 def _standardised(outputs: Outputs) -> Outputs:

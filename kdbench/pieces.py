@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kdbench.core import Answer, Batch, Outputs, TopK
+from kdbench.core import Batch, Hidden, Outputs, TopK
 
-NUMBERS_AT_ONCE = 2**23
-"""How many logits a piece has on each side: 32 MiB in float32, 55 tokens of a vocabulary of 150,000."""
+NUMBERS_AT_ONCE = 2**22
+"""How many logits a piece has on each side: 16 MiB in float32, 27 tokens of a vocabulary of 150,000."""
 
 NUMBERS_AT_ONCE_ON_CUDA = 2**26
 """The same on an accelerator, 256 MiB: a smaller matrix product leaves it idle."""
@@ -29,20 +29,20 @@ Evaluate = Callable[[Outputs, Outputs | TopK, Batch], Values]
 """The total and the parts of some rows; over pieces both are summed."""
 
 
-def rows_at_once(student: Answer) -> int | None:
+def rows_at_once(student: Outputs) -> int | None:
     """How many rows a piece of this answer has; None where all are few enough to be taken as they are."""
-    whole = student.logits if isinstance(student, Outputs) else student.features
-    classes = whole.shape[-1] if isinstance(student, Outputs) else len(student.weight)
-    limit = NUMBERS_AT_ONCE_ON_CUDA if whole.is_cuda else NUMBERS_AT_ONCE
-    # small answers are left as they are: to the bit what they were before there were pieces
-    enough = isinstance(student, Outputs) and len(whole) * classes <= 4 * limit
-    return None if enough else max(1, limit // classes)
+    hidden = isinstance(student, Hidden)
+    rows = student.features if isinstance(student, Hidden) else student.logits
+    classes = len(student.weight) if isinstance(student, Hidden) else rows.shape[-1]
+    limit = NUMBERS_AT_ONCE_ON_CUDA if rows.is_cuda else NUMBERS_AT_ONCE
+    # logits that are there and not many are taken as they are, to the bit as before there were pieces
+    return max(1, limit // classes) if hidden or len(rows) * classes > 8 * limit else None
 
 
 def in_pieces(
     evaluate: Evaluate,
-    student: Answer,
-    teacher: Answer | TopK,
+    student: Outputs,
+    teacher: Outputs | TopK,
     batch: Batch,
     rows: int,
     parameters: Sequence[Tensor] = (),
@@ -60,24 +60,28 @@ def in_pieces(
     return values[0], dict(zip(names, values[1].unbind(), strict=True))
 
 
-def _tensors(answer: Answer) -> tuple[Tensor | None, ...]:
-    if isinstance(answer, Outputs):
-        return (answer.logits,)
-    return answer.features, answer.weight, answer.bias
+def _tensors(answer: Outputs) -> tuple[Tensor | None, ...]:
+    if isinstance(answer, Hidden):
+        return answer.features, answer.weight, answer.bias
+    return (answer.logits,)
 
 
 def _pieces(
-    student: Answer, teacher: Answer | TopK, batch: Batch, rows: int
+    student: Outputs, teacher: Outputs | TopK, batch: Batch, rows: int
 ) -> Iterator[tuple[Outputs, Outputs | TopK, Batch]]:
     for start in range(0, len(batch.target), rows):
         span = slice(start, start + rows)
-        theirs = teacher.rows(span) if isinstance(teacher, TopK) else _projected(teacher, span).detached()
+        theirs = teacher.rows(span) if isinstance(teacher, TopK) else _projected(_constant(teacher), span)
         mine = replace(batch, target=batch.target[span], index=batch.index[span], view=None, views={})
         yield _projected(student, span), theirs, mine
 
 
-def _projected(answer: Answer, span: slice) -> Outputs:
-    return Outputs(answer.logits[span]) if isinstance(answer, Outputs) else answer.rows(span).outputs()
+def _projected(answer: Outputs, span: slice) -> Outputs:
+    return Outputs(answer.rows(span).logits if isinstance(answer, Hidden) else answer.logits[span])
+
+
+def _constant(answer: Outputs) -> Outputs:
+    return answer.detached() if isinstance(answer, Hidden) else Outputs(answer.logits.detach())
 
 
 def _sum(values: Iterator[Values]) -> Values:
@@ -95,15 +99,15 @@ class _Pieces(torch.autograd.Function):
     def forward(
         ctx: Any,
         evaluate: Evaluate,
-        student: Answer,
-        teacher: Answer | TopK,
+        student: Outputs,
+        teacher: Outputs | TopK,
         batch: Batch,
         rows: int,
         names: list[str],
         own: int,
         *tensors: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        answer = student.detached()
+        answer = _constant(student)
         gradients = [torch.zeros_like(tensor) for tensor in tensors]
         learned = tensors[own:]
         results: list[Values] = []
@@ -121,19 +125,25 @@ class _Pieces(torch.autograd.Function):
             results.append((total.detach(), parts))
         total, parts = _sum(iter(results))
         names.extend(parts)
-        ctx.save_for_backward(*gradients)
+        ctx.gradients = gradients
         ctx.mark_non_differentiable(stacked := torch.stack(list(parts.values())))
         return total, stacked
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(None,) * 7, *(gradient * scale for gradient in ctx.saved_tensors))
+        gradients, ctx.gradients = (
+            ctx.gradients,
+            None,
+        )  # scaled in place: a second copy of the last layer's is as large
+        if gradients is None:
+            raise RuntimeError("the gradients of a loss in pieces were used: it goes backward once")
+        return (*(None,) * 7, *(gradient.mul_(scale) for gradient in gradients))
 
 
-def _add(gradients: Sequence[Tensor], answer: Answer, span: slice, by_logits: Tensor) -> None:
+def _add(gradients: Sequence[Tensor], answer: Outputs, span: slice, by_logits: Tensor) -> None:
     """Add the gradients of a piece, given that by its logits [n, C]."""
-    if isinstance(answer, Outputs):
+    if not isinstance(answer, Hidden):
         gradients[0][span] = by_logits
         return
     features, weight = answer.features[span], answer.weight

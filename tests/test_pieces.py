@@ -46,7 +46,7 @@ def leaves(answer: Hidden) -> list[Tensor]:
 
 
 def whole(loss: Loss, of: list[Tensor], teacher: Hidden, batch: Batch):
-    return loss(Outputs(linear(*of)), teacher.outputs(), batch)
+    return loss(Outputs(linear(*of)), Outputs(teacher.logits), batch)
 
 
 @pytest.fixture
@@ -62,7 +62,9 @@ def test_value_parts_and_gradients_are_those_of_the_whole(name, few):
     loss = loss_of(name)
     ours, theirs = leaves(student), leaves(student)
     total, parts = loss(Hidden(*ours), teacher, batch)
-    expected, expected_parts = loss._evaluate(Outputs(linear(*theirs)), teacher.outputs(), batch, [ROWS])
+    expected, expected_parts = loss._evaluate(
+        Outputs(linear(*theirs)), Outputs(teacher.logits), batch, [ROWS]
+    )
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(parts, expected_parts)
     (3 * total).backward()
@@ -75,9 +77,9 @@ def test_value_parts_and_gradients_are_those_of_the_whole(name, few):
 def test_of_logits_too(name, few):
     student, teacher, batch = sides()
     loss = loss_of(name)
-    ours, theirs = (student.outputs().logits.requires_grad_() for _ in range(2))
-    total, _ = loss(Outputs(ours), teacher.outputs(), batch)
-    expected, _ = loss._evaluate(Outputs(theirs), teacher.outputs(), batch, [ROWS])
+    ours, theirs = (student.logits.requires_grad_() for _ in range(2))
+    total, _ = loss(Outputs(ours), Outputs(teacher.logits), batch)
+    expected, _ = loss._evaluate(Outputs(theirs), Outputs(teacher.logits), batch, [ROWS])
     total.backward()
     expected.backward()
     torch.testing.assert_close((total, ours.grad), (expected, theirs.grad))
@@ -90,10 +92,12 @@ def test_learned_parts_of_a_loss_have_their_gradient(few):
     for rows in (True, False):
         loss = loss_of("ctkd")
         loss.terms["ctkd"].bind(torch.nn.Identity(), torch.nn.Identity(), None, None)
-        answer = Outputs(student.outputs().logits.requires_grad_())
+        answer = Outputs(student.logits.requires_grad_())
         assert loss.separable
         value = (
-            loss(answer, teacher, batch) if rows else loss._evaluate(answer, teacher.outputs(), batch, [ROWS])
+            loss(answer, teacher, batch)
+            if rows
+            else loss._evaluate(answer, Outputs(teacher.logits), batch, [ROWS])
         )[0]
         value.backward()
         found.append([p.grad for p in loss.parameters()])
@@ -110,7 +114,7 @@ def test_bfloat16_features_give_the_value_that_bfloat16_logits_give(few):
     weight, bias = (t.detach().float().requires_grad_() for t in (weight, bias))  # as under autocast
     total, _ = loss_of("fkl")(Hidden(features, weight, bias), teacher, batch)
     logits = linear(features, weight.bfloat16(), bias.bfloat16())
-    expected, _ = loss_of("fkl")._evaluate(Outputs(logits), teacher.outputs(), batch, [ROWS])
+    expected, _ = loss_of("fkl")._evaluate(Outputs(logits), Outputs(teacher.logits), batch, [ROWS])
     torch.testing.assert_close(total, expected)
     total.backward()
     assert (features.grad.dtype, weight.grad.dtype) == (torch.bfloat16, torch.float32)
@@ -120,7 +124,9 @@ def test_a_loss_that_couples_rows_sees_them_whole(few):
     student, teacher, batch = sides()
     loss = loss_of("dist")
     assert not loss.separable
-    value, expected = (loss(one, teacher.outputs(), batch)[0] for one in (student, student.outputs()))
+    value, expected = (
+        loss(one, Outputs(teacher.logits), batch)[0] for one in (student, Outputs(student.logits))
+    )
     torch.testing.assert_close(value, expected)
 
 
