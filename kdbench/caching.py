@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kdbench.config import register
 from kdbench.core import RunError
+from kdbench.data.module import ImageData
 from kdbench.plan import Plan, plan
 from kdbench.strict import command_line_jobs, compose_checked
 from kdbench.teacher.cache import CARD, STORAGES, Cache, obstacle
@@ -87,6 +88,7 @@ def _filling(group: Sequence[Plan], every_view: bool, storage: str) -> Filling:
     data.setup("fit")
     teacher = load_teacher(first, files)
     assert teacher is not None
+    assert isinstance(data, ImageData)
     device = torch.device(
         "cuda" if torch.cuda.is_available() and first.cfg.trainer.accelerator != "cpu" else "cpu"
     )

@@ -112,7 +112,7 @@ SUPPLIED = {
     "dataset": ("seed", "batch_size"),
     "model": ("num_classes", "checkpoint"),
     "student": ("num_classes", "checkpoint"),
-    "teacher": ("num_classes", "bf16"),
+    "teacher": ("num_classes", "bf16", "network"),
     "logger": ("folder", "name", "default_group", "tags", "run_config"),
 }
 """Arguments that code gives to a section's target: no key of a configuration may have their names."""

@@ -21,7 +21,8 @@ class Outputs:
     logits: [N, C].
     taps: the named intermediate values that were asked for (`stage1`, `stage1.pre`, `pooled`, ...).
     classifier: the last linear layer, (weight [C, D], bias [C] or None), where the model has one.
-    parts: further answers about the same rows, by name: of another view (`strong`), or of another task.
+    parts: further answers about the same rows, by name: of another view (`strong`), or of another task. The answers to
+    texts are here in their padded form, logits [B, T, V], the first one's too.
     """
 
     logits: Tensor
@@ -87,6 +88,55 @@ class TopK:
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """What the rows of a data set are, and which of its scores a run is judged by.
+
+    metric: the main score, in per cent, larger is better; title: what people call it. unit: what a batch counts.
+    views: what a row of text may be shown as (`Batch.texts`), the one that is scored first unless the loss says another
+    (`Loss.input`); images have none.
+    """
+
+    name: str
+    metric: str
+    title: str
+    unit: str = "images"
+    views: tuple[str, ...] = ()
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("images", "top1", "top-1"),
+        Task("rationale", "accuracy", "accuracy", "examples", ("predict", "explain", "raw")),
+        Task("lm", "token_accuracy", "token accuracy", "sequences", ("text",)),
+    )
+}
+"""By name. A record that names no task is of a run on images."""
+
+IGNORED = -100
+"""A label that no logits answer for: padding, a prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Texts as a network is given them, padded to the longest of the batch.
+
+    ids: int64 [B, L]; mask: bool [B, L], False where a position is padding.
+    labels: int64 [B, T], what the logits [B, T, V] should say at each position, `IGNORED` where nothing: the decoder's
+    targets of an encoder-decoder (T is their length), and in a causal model (T = L) the token after each.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """bool [B, T]: the positions that are rows."""
+        return self.labels != IGNORED
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """The augmentation drawn for each row, all int64 [N]: crop offsets in pixels and flip (0 or 1)."""
 
@@ -99,7 +149,11 @@ class View:
 class Batch:
     """What the students are shown: inputs [N, ...], target [N], index [N] (position in the training set),
     the view of each row, and our own position: epoch (from 1) and step (from 0, within the epoch).
-    views: inputs of further views of the same rows, by name, where an objective asks for them."""
+    views: inputs of further views of the same rows, by name, where an objective asks for them.
+
+    A batch of text has its B texts in `texts`, by view, of which the first is answered in `Outputs.logits`. Rows are
+    the N valid tokens of that one, sample by sample: target is their labels, index the sample of each row, inputs the
+    ids [B, L]."""
 
     inputs: Tensor
     target: Tensor
@@ -108,6 +162,7 @@ class Batch:
     epoch: int = 1
     step: int = 0
     views: Mapping[str, Tensor] = field(default_factory=dict)
+    texts: Mapping[str, Tokens] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +249,10 @@ class Objective(nn.Module):
     stage and one has more, the deepest ones are paired."""
 
     views: tuple[str, ...] = ()
-    """Further views of each row that both sides answer in `parts`: `strong`."""
+    """Further views of each row that both sides answer in `parts`: `strong`; of text `predict`, `explain`."""
+
+    tasks: tuple[str, ...] = ()
+    """Which tasks it is made for. Empty: images, and language models too where it needs logits and labels alone."""
 
     couples_rows: bool = False
     """The value is not a mean of per-row values (batch statistics, Gram matrices): DDP gathers its rows."""
@@ -215,6 +273,12 @@ class Objective(nn.Module):
 
     owns_predict: bool = False
     """`predict` replaces the student's own logits at evaluation and in the export (SimKD's head)."""
+
+    @property
+    def serves(self) -> tuple[str, ...]:
+        """The names of the tasks that it can be used for."""
+        row_wise = set(self.needs) <= {"logits", "labels", "epoch"} and not self.views
+        return self.tasks or (("images", "lm") if row_wise else ("images",))
 
     def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
         """Make learnable parts and memories, before the optimiser, the checkpoint load and DDP exist.

@@ -30,6 +30,7 @@ class Loss(nn.Module):
     standardise: names of terms that see z-scored logits on both sides (Sun et al. 2024, 2403.01427).
     stage: what is trained before, or None.
     weight: what the recipe calls the weight of its one objective, as in `weights`; for the command line.
+    input: which view of a row of text the cross-entropy and the scores look at; None: the task's first.
     pair: whose published values the recipe uses, `teacher:student`; for the record, not for the maths.
     """
 
@@ -42,11 +43,12 @@ class Loss(nn.Module):
         stage: Stage | None = None,
         pair: str | None = None,
         weight: float | None = None,
+        input: str | None = None,
     ) -> None:
         super().__init__()
         objectives = objectives or {}
         self.weights, self.ramps, self.pair = dict(weights), dict(ramps or {}), pair
-        self.standardise, self.stage = frozenset(standardise), stage
+        self.standardise, self.stage, self.input = frozenset(standardise), stage, input
         _check_names(self.weights, self.ramps, self.standardise, objectives)
         _check_weight(weight, {name: value for name, value in weights.items() if name in objectives})
         self.objectives = nn.ModuleDict(objectives)

@@ -68,6 +68,8 @@ class Member:
             "groups": planned.data.groups,
             "cohort": _company([*(earlier.get("cohort") or ()), *cohort]),
         }
+        if planned.data.task.name != "images":
+            self.record["task"] = planned.data.task.name
         self.record |= {"hashes": self.hashes, "config": config, **provenance()}
         if earlier:  # what resumed runs did before: other code or another machine may have had a part
             session = {key: earlier[key] for key in PROVENANCE}

@@ -1,9 +1,11 @@
 """What is reported of a network's answers."""
 
+from __future__ import annotations
+
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,13 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryCalibrationError, MulticlassAccuracy, MulticlassStatScores
 
-from kdbench.data.module import ImageData
+from kdbench.core import Batch
+from kdbench.models import answer_batch
 from kdbench.objectives.mcmi import LEAST, class_sums, normalised
+
+if TYPE_CHECKING:
+    from kdbench.data.base import TaskData
+    from kdbench.data.module import ImageData
 
 ECE_BINS = 15
 """Of equal width, as in Guo et al. 2017, arXiv:1706.04599."""
@@ -26,7 +33,25 @@ def in_groups(scores: Mapping[str, Any]) -> str:
     return "".join(f", {name} classes {scores[name]:.2f} %" for name in GROUPS if name in scores)
 
 
-class Scores(nn.Module):
+class Meter(nn.Module):
+    """Gathers the scores of one network on one split, over its chunks."""
+
+    recall: Sequence[float | None] = ()
+    """Of each class, in per cent, at the last `compute`, where there are classes."""
+
+    samples: Sequence[Mapping[str, Any]] = ()
+    """Some of what the network said, at the last `compute`, where people can read it."""
+
+    def look(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
+        """One chunk: the network, what it was shown, its logits [N, C] and the teacher's for the same rows."""
+        raise NotImplementedError
+
+    def compute(self) -> dict[str, float]:
+        """The scores so far, and start again."""
+        raise NotImplementedError
+
+
+class Scores(Meter):
     """What is said of the answers to one split, gathered over its chunks.
 
     top1, top5, agreement (with a teacher) and ece (expected calibration error of the top-1 probability) in per cent,
@@ -38,8 +63,7 @@ class Scores(nn.Module):
     def __init__(self, num_classes: int, groups: Mapping[str, Sequence[int]] | None = None) -> None:
         super().__init__()
         self.groups = groups or {}
-        self.recall: list[float | None] = []
-        """Of each class, in per cent, at the last `compute`; None where the split has no image of it."""
+        self.recall: list[float | None] = []  # None where the split has no image of a class
         top5 = min(5, num_classes)
         self.top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.top5 = MulticlassAccuracy(num_classes, average="micro", top_k=top5, validate_args=False)
@@ -47,6 +71,10 @@ class Scores(nn.Module):
         self.by_class = MulticlassStatScores(num_classes, average=None, validate_args=False)
         self.nll = MeanMetric(nan_strategy="disable")
         self.ece = BinaryCalibrationError(ECE_BINS, validate_args=False)
+
+    def look(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
+        """Logits are all that it looks at."""
+        self.update(logits, batch.target, teacher)
 
     def update(self, logits: Tensor, target: Tensor, teacher: Tensor | None = None) -> None:
         """logits [N, C], target [N], teacher: the teacher's logits [N, C] for the same rows."""
@@ -131,16 +159,16 @@ class ConditionalMutualInformation(Metric):
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: ImageData, split: str, bf16: bool = False) -> dict[str, float]:
-    """The `Scores` of a network on a split, with those of the data's groups; it is left in eval mode."""
+def evaluate(model: nn.Module, data: TaskData, split: str, bf16: bool = False) -> dict[str, float]:
+    """The scores of a network on a split, with those of the data's groups; it is left in eval mode."""
     model.eval()
-    scores = Scores(data.num_classes, data.groups).to(data.device)
+    meter = data.meter(split).to(data.device)
     for chunk in data.eval_chunks(split):
         batch = data.eval_batch(chunk.split, chunk.start, chunk.stop)
         with torch.autocast(data.device.type, torch.bfloat16, enabled=bf16):
-            logits = model(batch.inputs)
-        scores.update(logits.float(), batch.target)
-    return scores.compute()
+            logits = answer_batch(model, batch).logits
+        meter.look(model, batch, logits.float())
+    return meter.compute()
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config import CONF_DIR, PRECISIONS, build
+from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
 from kdbench.loss import Loss
-from kdbench.models import check_name
 from kdbench.results import digest, recipe_of
 from kdbench.schedule import Schedule
 from kdbench.teacher.cache import obstacle
@@ -26,7 +26,7 @@ class Plan:
 
     cfg: DictConfig
     names: dict[str, str]
-    data: ImageData
+    data: TaskData
     loss: Loss
     schedule: Schedule
     is_stage: bool = False
@@ -52,7 +52,8 @@ class Plan:
     @property
     def asks_for_logits(self) -> bool:
         """Whether all that the loss wants of the teacher are logits for views, so that stored ones can serve it."""
-        return self.loss.needs_teacher and obstacle(self.loss) is None
+        images = isinstance(self.data, ImageData)
+        return images and self.loss.needs_teacher and obstacle(self.loss) is None
 
     @property
     def network(self) -> dict[str, Any]:
@@ -131,22 +132,41 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
             raise ValueError(f"{key} must be at least 1, got {cfg[key]}")
     schedule: Schedule = build(cfg.schedule)
     _check_trainer(cfg.trainer, schedule)
-    data: ImageData = build(cfg.dataset, seed=cfg.seed, batch_size=schedule.batch_size)
+    data: TaskData = build(cfg.dataset, seed=cfg.seed, batch_size=schedule.batch_size)
     loss: Loss = build(cfg.loss if "loss" in cfg else cfg.teacher_loss)
     names = {group: choices.get(group, "") for group in ("dataset", "loss")}
     names["teacher"] = _teacher_name(cfg, loss)
     names |= {"student": cfg.student.name} if "student" in cfg else {}
     planned = Plan(cfg, names, data, loss, schedule)
+    _check_task(data, loss)
     if planned.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
         terms = loss.terms or (loss.stage.loss.terms if loss.stage else {})
         raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")
     _check_teacher(planned)
-    check_name(planned.network["name"])
+    data.check_network(planned.network["name"])
     if cfg.teacher.get("cache") == "require" and (reason := obstacle(loss)):
         raise ValueError(
             f"teacher.cache=require, but {reason}, and only logits are stored; teacher.cache=auto"
         )
     return planned
+
+
+def _check_task(data: TaskData, loss: Loss) -> None:
+    """Every term must be made for what the rows of the data set are."""
+    task = data.task
+    for name, term in loss.terms.items():
+        if task.name not in term.serves:
+            raise ValueError(
+                f"the task of {data.name} is {task.name}, and {name} is for {' and '.join(term.serves)}; "
+                f"`kdbench list losses` says what each is for"
+            )
+    if loss.input is not None and loss.input not in task.views:
+        possible = (
+            f"possible: {', '.join(task.views)}" if task.views else "that is for text; give loss.input=null"
+        )
+        raise ValueError(f"loss.input={loss.input}, and the task of {data.name} is {task.name}; {possible}")
+    if loss.stage is not None:
+        _check_task(data, loss.stage.loss)
 
 
 def _teacher_name(cfg: DictConfig, loss: Loss) -> str:

@@ -64,14 +64,14 @@ class ProgressLine(Callback):
         return (epoch - 1) * module.data.steps_per_epoch + step
 
     def _words(self, module: StudentModule) -> str:
-        live = module.live
+        live, task = module.live, module.data.task
         words = f"{self.title} epoch {module.position[0]}/{self.epochs}"
         if "loss" in live:
             words += f" loss {live['loss']:.3f}"
-        if "top1" in live:
-            words += f" top-1 {live['top1']:.2f} %"
-        if "images_per_second" in live:
-            words += f" {live['images_per_second']:.0f} images/s"
+        if task.metric in live:
+            words += f" {task.title} {live[task.metric]:.2f} %"
+        if (speed := f"{task.unit}_per_second") in live:
+            words += f" {live[speed]:.0f} {task.unit}/s"
         return words
 
 

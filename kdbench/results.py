@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
@@ -53,6 +53,7 @@ class RunFolder:
     metrics.jsonl  a line per log_every steps and per epoch; what is newer than state.pt is dropped on resume
     record.json    what tables and reports read: configuration, hashes, results, state
     config.yaml    the resolved configuration, for people
+    samples.jsonl  some of what a student of text said on test, at the last epoch
     *.safetensors  the student at the last epoch, and at the epoch best on the validation part
     """
 
@@ -88,7 +89,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Forget an earlier run."""
-        for name in ("state.pt", "metrics.jsonl", "record.json", ".wandb-id"):
+        for name in ("state.pt", "metrics.jsonl", "record.json", "samples.jsonl", ".wandb-id"):
             (self.path / name).unlink(missing_ok=True)
         for weights in self.path.glob("*.safetensors"):
             weights.unlink()
@@ -145,6 +146,12 @@ class RunFolder:
             json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")
         ]
 
+    def write_samples(self, split: str, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Replace samples.jsonl by some of what the network said on a split; nothing where it said nothing to read."""
+        lines = [json.dumps({"split": split, **sample}, ensure_ascii=False) for sample in samples]
+        if lines:
+            write_atomically(self.path / "samples.jsonl", ("\n".join(lines) + "\n").encode())
+
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Replace record.json."""
         write_atomically(self.path / "record.json", (json.dumps(record, indent=2) + "\n").encode())
@@ -192,6 +199,8 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     for section in ("loss", "teacher_loss"):
         if section in recipe:
             recipe[section] = _without_later_keys(recipe[section])
+    if "schedule" in recipe:
+        recipe["schedule"] = _without_idle_algorithm(recipe["schedule"])
     if "dataset" in recipe:
         recipe["dataset"] = _without_idle_protocol(recipe["dataset"])
     if "loss" in recipe and not (recipe["loss"].get("objectives") or recipe["loss"].get("stage")):
@@ -203,6 +212,7 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
 _LATER_KEYS: dict[str, Any] = {
     "standardise": [],
     "stage": None,
+    "input": None,
     "transform": "power",
     "weighting": "power_sum",
 }
@@ -214,6 +224,12 @@ def _without_later_keys(node: Any) -> Any:
         return node
     kept = {key: value for key, value in node.items() if key not in _LATER_KEYS or value != _LATER_KEYS[key]}
     return {key: _without_later_keys(value) for key, value in kept.items()}
+
+
+def _without_idle_algorithm(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """What one algorithm alone looks at says nothing of another; SGD is not named, as in the first runs it was not."""
+    idle = ("momentum", "nesterov") if schedule.get("algorithm") == "adamw" else ("algorithm", "betas")
+    return {key: value for key, value in schedule.items() if key not in idle}
 
 
 _SWITCHED_OFF: dict[str, tuple[Any, str]] = {

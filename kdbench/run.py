@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from kdbench.cohort import cohorts, identity
 from kdbench.core import RunError
+from kdbench.data.module import ImageData
 from kdbench.files import write_atomically
 from kdbench.fit import fit
 from kdbench.machine import emulates_bf16
@@ -121,15 +122,17 @@ def _folder(planned: Plan, hashes: dict[str, str]) -> RunFolder:
 
 def _stored(plans: Sequence[Plan], teacher: LiveTeacher | None) -> CachedTeacher | None:
     """The stored answers that can serve runs of this cohort, or None; ValueError where there must be some."""
-    first = plans[0]
+    first, data = plans[0], plans[0].data
+    if not isinstance(data, ImageData):
+        return None
     if teacher is None or teacher.cache == "off" or not any(planned.asks_for_logits for planned in plans):
         return None
-    cache = find(teacher, first.data, first.cfg.seed, first.cfg.trainer.max_epochs)
+    cache = find(teacher, data, first.cfg.seed, first.cfg.trainer.max_epochs)
     if cache is not None:
-        return CachedTeacher(teacher, cache, first.data)
+        return CachedTeacher(teacher, cache, data)
     if teacher.cache == "require" and not first.is_stage:
         raise ValueError(
-            f"teacher.cache=require, and no sealed cache in {place(teacher, first.data)} has the views that "
+            f"teacher.cache=require, and no sealed cache in {place(teacher, data)} has the views that "
             f"{first.title} will draw; `kdbench cache fill` with the arguments of this run makes one"
         )
     return None
@@ -177,24 +180,23 @@ def _is_done(folder: RunFolder, planned: Plan, record: dict[str, Any]) -> bool:
 def _in_short(planned: Plan, record: dict[str, Any]) -> str:
     if planned.is_stage:
         return "(the first stage)"
-    return f"(top-1 {record['results']['last']['top1']:.2f} %); overwrite=true runs it again"
+    task = planned.data.task
+    return f"({task.title} {record['results']['last'][task.metric]:.2f} %); overwrite=true runs it again"
 
 
 def _student(member: Member, teacher: LiveTeacher | None) -> Student:
     planned, folder, data = member.planned, member.folder, member.planned.data
     about = {
         "model": planned.network["name"],
-        "num_classes": data.num_classes,
-        "label_space": data.label_space,
-        "classes": list(data.classes),
+        **data.about,
         "protocol": data.protocol,
     }
     if planned.trains_teacher:
         about["teacher"] = planned.names["teacher"]
     model = network(planned, init_file(planned))
-    student = Student(model, planned.loss, planned.schedule, folder, about)
+    student = Student(model, planned.loss, planned.schedule, folder, about, data.task)
     student.stored = member.stored
-    student.bind(teacher, data.probe(), data.facts, planned.cfg.seed)
+    student.bind(teacher, data.probe_batch(), data.facts, planned.cfg.seed)
     return student
 
 
@@ -267,7 +269,7 @@ def _finish(member: Member, teacher_scores: dict[str, float]) -> None:
     student.save_weights()
     seconds = student.progress.seconds
     record |= {"parameters": student.parameter_counts, "results": student.results(), "seconds": seconds}
-    record["images_per_second"] = student.progress.images / max(seconds, 1e-9)
+    record[f"{student.task.unit}_per_second"] = student.progress.images / max(seconds, 1e-9)
     if "teacher" in record:
         record["teacher"] |= teacher_scores
     if member.planned.trains_teacher:

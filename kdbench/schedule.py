@@ -1,4 +1,4 @@
-"""How a network is optimised: SGD and a learning rate that is a pure function of the position."""
+"""How a network is optimised: SGD or AdamW, and a learning rate that is a pure function of the position."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-PLANS = ("step", "one_cycle", "cosine", "constant")
+PLANS = ("step", "one_cycle", "cosine", "linear", "constant")
+ALGORITHMS = ("sgd", "adamw")
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Epochs, batch size, SGD (momentum, weight decay) and the plan of the learning rate.
+    """Epochs, batch size, the algorithm (`sgd` with momentum, or `adamw` with betas) and the plan of the learning rate.
 
     plan: `step` multiplies by `decay` after each milestone (epochs counted from 1; the drop comes when
         epoch > milestone), `one_cycle` rises linearly over the share `warmup` of all steps and falls linearly
-        to zero, `cosine` falls once per epoch along half a cosine, `constant` stays.
+        to zero, `cosine` falls once per epoch along half a cosine, `linear` falls
+        from step to step to zero, which it would reach one step after the last, as transformers' schedule does (after
+        a linear rise over the share `warmup`), `constant` stays.
     milestones_for: the number of epochs that the milestones were made for; another number of epochs is
         refused, because a schedule cut short or stretched silently is another recipe.
     clip: the largest gradient norm of one student, or None.
@@ -34,6 +37,8 @@ class Schedule:
     nesterov: bool = False
     weight_decay: float = 5e-4
     clip: float | None = None
+    algorithm: str = "sgd"
+    betas: Sequence[float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1)):
@@ -43,6 +48,10 @@ class Schedule:
             raise ValueError(f"schedule.lr must be positive, got {self.lr}")
         if self.plan not in PLANS:
             raise ValueError(f"schedule.plan is {self.plan!r}; possible: {', '.join(PLANS)}")
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(f"schedule.algorithm is {self.algorithm!r}; possible: {', '.join(ALGORITHMS)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"schedule.betas are two numbers in [0, 1), got {list(self.betas)}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"schedule.warmup is a share of all steps in [0, 1), got {self.warmup}")
         if self.plan == "step":
@@ -66,9 +75,18 @@ class Schedule:
         """The learning rate of one optimiser step; `epoch` from 1, `step` from 0 within the epoch."""
         return self.lr * _FACTORS[self.plan](self, epoch, step, steps_per_epoch)
 
-    def optimizer(self, network: nn.Module) -> torch.optim.SGD:
-        """One SGD for everything that learns in `network`, with one weight decay for all (as the sources)."""
+    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """One optimiser for everything that learns in `network`, with one weight decay for all (as the sources)."""
         parameters = [p for p in network.parameters() if p.requires_grad]
+        if self.algorithm == "adamw":
+            first, second = self.betas
+            return torch.optim.AdamW(
+                parameters,
+                lr=self.lr,
+                betas=(first, second),
+                weight_decay=self.weight_decay,
+                fused=True,
+            )
         return torch.optim.SGD(
             parameters,
             lr=self.lr,
@@ -94,6 +112,12 @@ def _cosine(plan: Schedule, epoch: int, step: int, steps_per_epoch: int) -> floa
     return 0.5 * (1 + math.cos(math.pi * (epoch - 1) / plan.epochs))
 
 
+def _linear(plan: Schedule, epoch: int, step: int, steps_per_epoch: int) -> float:
+    total, done = plan.epochs * steps_per_epoch, (epoch - 1) * steps_per_epoch + step
+    rise = round(plan.warmup * total)
+    return done / rise if done < rise else (total - done) / (total - rise)
+
+
 def _constant(plan: Schedule, epoch: int, step: int, steps_per_epoch: int) -> float:
     return 1.0
 
@@ -102,5 +126,6 @@ _FACTORS: dict[str, Callable[[Schedule, int, int, int], float]] = {
     "step": _step,
     "one_cycle": _one_cycle,
     "cosine": _cosine,
+    "linear": _linear,
     "constant": _constant,
 }

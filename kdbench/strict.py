@@ -24,7 +24,7 @@ from kdbench.config import CONF_DIR, SCHEMAS, SUPPLIED, allowed_targets, experim
 
 def compose_checked(root: str, overrides: Sequence[str]) -> DictConfig:
     """The resolved configuration of one run, or a ValueError that names the key and what is possible."""
-    overrides = spelled_out(overrides)
+    overrides = spelled_out(overrides, root)
     for file in experiment_files():
         if f"experiment={file.stem}" in overrides:
             load_yaml(file)
@@ -63,15 +63,25 @@ def checked(root: str, cfg: DictConfig) -> DictConfig:
 _RUN_AS_TEACHER = "teacher=run:"
 
 
-def spelled_out(arguments: Sequence[str]) -> list[str]:
-    """The command line in Hydra's words: `teacher=run:FOLDER` is an option of a group and a key of it."""
-    words = []
+def spelled_out(arguments: Sequence[str], root: str) -> list[str]:
+    """The command line in Hydra's words: `teacher=run:FOLDER` is an option of a group and a key of it, and a data set
+    of text brings what conf/companions.yaml says, where nothing else is said."""
+    words = _companions(arguments) if root == "train" else []
     for given in arguments:
         if given.startswith(_RUN_AS_TEACHER):
             words += ["teacher=run", f"teacher.checkpoint={given.removeprefix(_RUN_AS_TEACHER)}"]
         else:
             words.append(given)
     return words
+
+
+def _companions(arguments: Sequence[str]) -> list[str]:
+    """What the data sets on the command line choose beside them; only what all of a sweep agree on."""
+    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    known = load_yaml(CONF_DIR / "companions.yaml")
+    sets = [known.get(name, {}) for name in given.get("dataset", "").split(",")]
+    common = [item for item in sets[0].items() if all(item in other.items() for other in sets)]
+    return [f"{group}={option}" for group, option in common if group not in given]
 
 
 def command_line_jobs(arguments: Sequence[str]) -> list[list[str]]:

@@ -70,22 +70,27 @@ def _say_failure(error: Exception, outcomes: list[int], name: str = "") -> None:
 
 
 def _say_result(record: dict[str, Any], name: str) -> None:
+    from kdbench.core import TASKS
     from kdbench.metrics import in_groups
 
-    last, best = record["results"]["last"], record["results"]["best_on_test"]
+    task, results = TASKS[record.get("task", "images")], record["results"]
+    last, metric = results["last"], task.metric
     agreement = f", agrees with the teacher on {last['agreement']:.2f} %" if "agreement" in last else ""
+    top5 = f" (top-5 {last['top5']:.2f} %)" if "top5" in last else ""
     protocol = f" ({record['protocol']})" if record.get("protocol") else ""
+    selected = next(key for key in ("best_on_test", "best_validation", "last") if key in results)
+    best = results[selected]
     print(
-        f"{name}test top-1 {last['top1']:.2f} % (top-5 {last['top5']:.2f} %) at the last epoch {last['epoch']}"
+        f"{name}test {task.title} {last[metric]:.2f} %{top5} at the last epoch {last['epoch']}"
         f"{protocol}{in_groups(last)}{agreement}; "
-        f"best_on_test {best['top1']:.2f} % at epoch {best['epoch']}; {record['seconds']:.0f} s"
+        f"{selected} {best[metric]:.2f} % at epoch {best['epoch']}; {record['seconds']:.0f} s"
     )
 
 
 def main(root: str = "train") -> None:
     """Check the whole command line before any work, then hand it to Hydra."""
     outcomes: list[int] = []
-    sys.argv[1:] = spelled_out(sys.argv[1:])
+    sys.argv[1:] = spelled_out(sys.argv[1:], root)
 
     def task(given: DictConfig | list[Job]) -> None:
         # Hydra's launchers give one configuration at a time, ours gives all jobs at once

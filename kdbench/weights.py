@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from kdbench.config import build
-from kdbench.models import check_name, create_model, load_weights
+from kdbench.models import load_weights
 from kdbench.plan import Plan
 from kdbench.seeding import drawn_from
 from kdbench.teacher import LiveTeacher
@@ -28,7 +28,7 @@ def teacher_files(planned: Plan) -> dict[str, Path]:
         members, given = teacher.members, teacher.checkpoints or {}
     files = {}
     for name in members:
-        check_name(network_of(name))
+        planned.data.check_network(network_of(name))
         files[name] = locate(name, space, given.get(name), planned.training_command(name))
     return files
 
@@ -55,25 +55,26 @@ def load_teacher(planned: Plan, files: dict[str, Path]) -> LiveTeacher | None:
         supplied["checkpoints"] = paths
     else:
         (supplied["checkpoint"],) = paths.values()
+        supplied["network"] = planned.data.network
     teacher: LiveTeacher = build(planned.cfg.teacher, **supplied)
     _check_classes(planned, teacher.about, files.values())
     return teacher
 
 
 def _check_classes(planned: Plan, about: Mapping[str, Any], files: Iterable[Path]) -> None:
-    classes = list(planned.data.classes)
-    if about.get("classes", classes) != classes:
-        raise ValueError(
-            f"{' and '.join(map(str, files))} was trained on other classes, or in another order, than "
-            f"{planned.data.name} has"
-        )
+    for key, own in planned.data.about.items():
+        if key in ("classes", "tokenizer") and about.get(key, own) != own:
+            other = "other classes, or in another order," if key == "classes" else "another tokenizer"
+            raise ValueError(
+                f"{' and '.join(map(str, files))} was trained on {other} than {planned.data.name} has"
+            )
 
 
 def network(planned: Plan, init: Path | None) -> nn.Module:
     """The network to be trained, as it is at the start: random, drawn for this seed, or with the weights in `init`."""
     node = planned.network
     with drawn_from(planned.cfg.seed, "init"):
-        model = create_model(node["name"], planned.data.num_classes, options=node.get("options"))
+        model = planned.data.network(node["name"], node.get("options"))
     if init is not None:
         _check_classes(planned, load_weights(model, init), [init])
     return model

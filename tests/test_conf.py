@@ -30,6 +30,7 @@ NEEDS = {
     "teacher=live": ["+teacher.name=resnet8"],
     "teacher=ensemble": ["teacher.members=[resnet8,resnet20]"],
     "schedule=sgd": ["schedule.epochs=1", "schedule.lr=0.1", "schedule.plan=constant"],
+    "schedule=adamw": ["schedule.epochs=1"],
     "loss=sum": [],
 }
 GROUPS = ("dataset", "teacher", "student", "loss", "schedule", "trainer", "logger")

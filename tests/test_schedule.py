@@ -55,7 +55,7 @@ def test_cosine_is_constant_within_an_epoch():
         ({"batch_size": 0}, "schedule.batch_size must be at least 1, got 0"),
         ({"epochs": 0}, "schedule.epochs must be at least 1"),
         ({"lr": float("nan")}, "schedule.lr must be positive"),
-        ({"plan": "steps"}, "possible: step, one_cycle, cosine, constant"),
+        ({"plan": "steps"}, "possible: step, one_cycle, cosine, linear, constant"),
         ({"warmup": 1.0}, "schedule.warmup"),
     ],
 )

@@ -146,6 +146,7 @@ def seal_zeros(planned: Plan) -> Filling:
     planned.data.setup("fit")
     teacher = load_teacher(planned, teacher_files(planned))
     assert teacher is not None
+    assert isinstance(planned.data, ImageData)
     filling = Filling(teacher, planned.data)
     filling.folder.mkdir(parents=True, exist_ok=True)
     with open(filling.folder / LOGITS, "wb") as file:

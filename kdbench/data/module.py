@@ -1,14 +1,13 @@
 """A data set as a LightningDataModule: resident tensors, stateless order and views, no worker processes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
-from lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, View
+from kdbench.core import TASKS, Batch, Facts, View
 from kdbench.data.augment import (
     crop_flip,
     draw_view,
@@ -18,12 +17,14 @@ from kdbench.data.augment import (
     view_of,
     zero_pad,
 )
-from kdbench.data.chunks import Chunk, Course, EvalChunk
+from kdbench.data.base import TaskData
 from kdbench.data.images import Splits, fingerprint
 from kdbench.data.options import check_options
 from kdbench.data.protocol import Protocol, ProtocolOptions
 from kdbench.data.split import validation_cut
 from kdbench.data.strong import randaugment_cutout
+from kdbench.metrics import Scores
+from kdbench.models import check_name, create_model
 from kdbench.seeding import derive, generator
 
 _RESIDENT = (
@@ -46,7 +47,7 @@ class _Epoch:
     starts: list[int]
 
 
-class ImageData(LightningDataModule):
+class ImageData(TaskData):
     """Images of one data set on one device, and their batches as a function of (seed, epoch, step).
 
     `load` is called by `setup`, nothing before. After `setup`: classes, num_classes, train_size (the different images
@@ -58,10 +59,7 @@ class ImageData(LightningDataModule):
     protocol: see `Protocol`; it applies to what the validation cut leaves.
     """
 
-    position: tuple[int, int] = (1, 0)
-    """Epoch (from 1) and step (from 0) at which the next training loader starts."""
-
-    steps_per_chunk: int = 1
+    task = TASKS["images"]
 
     def __init__(
         self,
@@ -125,6 +123,15 @@ class ImageData(LightningDataModule):
     def facts(self) -> Facts:
         """The labels are the full training set's, which `Batch.index` counts in, as the student is told them."""
         return Facts(self.num_classes, self._train_labels.cpu(), self._subset.cpu())
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The classes, and what they are called together."""
+        return {
+            "num_classes": self.num_classes,
+            "label_space": self.label_space,
+            "classes": list(self.classes),
+        }
 
     @property
     def train_images(self) -> Tensor:
@@ -234,31 +241,23 @@ class ImageData(LightningDataModule):
         """The first training images as they are, float32 [rows, 3, H, W]: for finding out shapes."""
         return self._plain(self._subset[:rows])
 
-    def train_dataloader(self) -> Course:
-        """Chunks from `position` to the end of its epoch."""
-        return Course(self._train_chunks)
+    def probe_batch(self) -> Batch:
+        """The probe, with labels that say nothing."""
+        inputs = self.probe()
+        nothing = torch.zeros(len(inputs), dtype=torch.int64)
+        return Batch(inputs=inputs, target=nothing, index=nothing)
 
-    def val_dataloader(self) -> list[Course]:
-        """One loader of EvalChunks for each of `eval_splits`."""
-        return [Course(lambda split=split: self.eval_chunks(split)) for split in self.eval_splits]  # type: ignore[misc]
+    def meter(self, split: str) -> Scores:
+        """Top-1 and what else is said of class probabilities."""
+        return Scores(self.num_classes, self.groups)
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Chunks are positions, and the images are where they should be."""
-        return batch
+    def check_network(self, name: str) -> None:
+        """One of `kdbench list models`, or timm's."""
+        check_name(name)
 
-    def _train_chunks(self) -> Iterator[Chunk]:
-        epoch, start = self.position
-        while start < self.steps_per_epoch:
-            # a resumed epoch has its seams where they would have been without the interruption
-            stop = min((start // self.steps_per_chunk + 1) * self.steps_per_chunk, self.steps_per_epoch)
-            yield Chunk(epoch, start, stop)
-            start = stop
-
-    def eval_chunks(self, split: str) -> Iterator[EvalChunk]:
-        """A split in pieces of eval_batch_size rows."""
-        size = self.eval_size(split)
-        for start in range(0, size, self.eval_batch_size):
-            yield EvalChunk(split, start, min(start + self.eval_batch_size, size))
+    def network(self, name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
+        """An image classifier of these classes."""
+        return create_model(name, self.num_classes, options=options)
 
     def _order(self, epoch: int) -> _Epoch:
         """Drawn for a whole epoch at once, so that a step is a slice: fewer kernels, the same numbers."""

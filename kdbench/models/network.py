@@ -1,12 +1,14 @@
 """What every CIFAR network shares: named taps, a classifier, and a place in timm's own registry."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import timm
 import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
+
+from kdbench.core import Batch, Outputs
 
 PREFIX = "kdbench_"
 
@@ -23,6 +25,20 @@ def rectified_taps(stages: int) -> tuple[str, ...]:
     """The taps, in order of depth, of a family whose stages end with a ReLU behind their `.pre`."""
     pairs = (f"stage{number}{twin}" for number in range(1, stages + 1) for twin in (".pre", ""))
     return ("stem", *pairs, "unpooled", "pooled")
+
+
+@runtime_checkable
+class TextNetwork(Protocol):
+    """A network that answers texts: it is given batches, not inputs.
+
+    taps: names, in order of depth, of what it can report.
+    """
+
+    taps: tuple[str, ...]
+
+    def answer_batch(self, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
+        """Logits [N, V] of the rows of the batch's first text; each text's own answer [B, T, V] in `parts`, with
+        the taps asked for."""
 
 
 class Network(nn.Module):

@@ -9,20 +9,20 @@ from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Outputs
-from kdbench.models.network import Network
+from kdbench.models.network import Network, TextNetwork
 
 # How timm's feature lists name a first entry that comes before the first stage
 _STEMS = ("stem", "act1", "bn1", "conv_stem")
 
 
 def tap_names(model: nn.Module) -> tuple[str, ...]:
-    """The taps that `answer` can be asked for, in order of depth; none for one that is no image network.
+    """The taps that `answer` can be asked for, in order of depth; none for one that is unknown here.
 
     A timm network has `stem` where its feature list begins with one, then its features as `stage1` ...
     `stageK` (every block, in a ViT), `unpooled` where it averages its last map over positions, and `pooled`
     where its classifier is one linear layer.
     """
-    if isinstance(model, Network):
+    if isinstance(model, (Network, TextNetwork)):
         return model.taps
     pooled = () if classifier(model) is None else ("pooled",)
     unpooled = () if _average(model) is None else ("unpooled",)
@@ -62,7 +62,10 @@ def answer(model: nn.Module, inputs: Tensor, taps: Sequence[str] = ()) -> Output
 
 
 def answer_batch(model: nn.Module, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
-    """`answer` to a batch, with the answers to its further views as `parts`: a forward pass for each view."""
+    """`answer` to a batch, with the answers to its further views as `parts`: a forward pass for each view;
+    a text network answers each text of the batch."""
+    if isinstance(model, TextNetwork):
+        return model.answer_batch(batch, taps)
     first = answer(model, batch.inputs, taps)
     return replace(first, parts={name: answer(model, inputs, taps) for name, inputs in batch.views.items()})
 

@@ -83,6 +83,7 @@ class MCMI(Objective):
         "Its updater shows one fixed view of each image; ema draws views anew.",
     )
     needs = ("logits", "labels")
+    tasks = ("images",)  # it surveys training images by class
     needs_teacher = False
     bounded = False
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Outputs, RunError
+from kdbench.data.base import TaskData
 from kdbench.data.chunks import Chunk, EvalChunk
-from kdbench.data.module import ImageData
-from kdbench.metrics import Scores
 from kdbench.seeding import begin_draws, derive
 from kdbench.student.answers import teacher_answers
 from kdbench.student.clock import Clock
+from kdbench.student.scoring import Scoring
 from kdbench.student.student import Student
 from kdbench.student.survey import Surveys
 from kdbench.teacher.live import LiveTeacher
@@ -46,7 +46,7 @@ class StudentModule(LightningModule):
         self,
         students: Sequence[Student],
         teacher: LiveTeacher | None,
-        data: ImageData,
+        data: TaskData,
         seed: int,
         bf16: bool = False,
         evaluate_every: int = 1,
@@ -65,10 +65,7 @@ class StudentModule(LightningModule):
         self._surveys = Surveys(data, seed, bf16)
         self._on_failure = on_failure
         self._failed: set[Student] = set()
-        places = list(itertools.product(students, data.eval_splits))
-        self.scores = nn.ModuleList(Scores(data.num_classes, data.groups) for _ in places)
-        self._place = {key: number for number, key in enumerate(places)}
-        self._teacher_logits: dict[tuple[str, int], Tensor] = {}
+        self.scoring = Scoring(students, teacher, data, bf16)
         self._saved_at = time.monotonic()
         self.live: dict[str, float] = {}
         """What a progress bar may show: means over the students."""
@@ -85,6 +82,11 @@ class StudentModule(LightningModule):
         """The students that have not failed and do not wait for a later epoch."""
         epoch, _ = self.position
         return [one for one in self.runs if one not in self._failed and one.progress.epoch == epoch]
+
+    @property
+    def is_last_epoch(self) -> bool:
+        """Whether training ends with this epoch."""
+        return bool(self.trainer.current_epoch + 1 == self.trainer.max_epochs)
 
     # ---- Lightning's hooks, in the order in which they come
 
@@ -107,7 +109,7 @@ class StudentModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Evaluate after every `evaluate_every` epochs of ours, and after the last one."""
         epoch, _ = self.position
-        due = epoch % self.evaluate_every == 0 or self.trainer.current_epoch + 1 == self.trainer.max_epochs
+        due = epoch % self.evaluate_every == 0 or self.is_last_epoch
         self.trainer.check_val_every_n_epoch = 1 if due else 10**9
 
     def training_step(self, chunk: Chunk, _: int) -> None:
@@ -129,31 +131,28 @@ class StudentModule(LightningModule):
 
     def validation_step(self, chunk: EvalChunk, _: int, dataloader_idx: int = 0) -> None:
         """Score every student on a chunk of a split."""
-        if not self._in_epoch:
-            return
-        batch = self.data.eval_batch(chunk.split, chunk.start, chunk.stop)
-        teacher = self._remembered_teacher(chunk, batch)
-        for student in self._in_epoch:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                answer = student.answer(batch)
-            if student.loss.needs_student:
-                self._scores(student, chunk.split).update(student.loss.predict(answer), batch.target, teacher)
+        if students := self._in_epoch:
+            self.scoring.look(students, chunk)
 
     def on_validation_epoch_end(self) -> None:
-        """Close the scores of this epoch."""
-        top1 = []
+        """Close the scores of this epoch; after the last one, score what is scored once."""
+        split = (self.data.eval_splits + self.data.final_splits)[-1]
         for student in self._in_epoch:
             if not student.loss.needs_student:
                 continue
-            scored = {split: self._scores(student, split).compute() for split in self.data.eval_splits}
-            row = {
-                f"{split}/{key}": value for split, scores in scored.items() for key, value in scores.items()
-            }
-            student.progress.curve.append({"epoch": student.progress.epoch, **row})
-            student.progress.recall = self._scores(student, "test").recall
-            top1.append(row["test/top1"])
-        if top1:
-            self.live["top1"] = statistics.fmean(top1)
+            row: dict[str, Any] = {"epoch": student.progress.epoch}
+            for name in self.data.eval_splits:
+                scores = self.scoring.meter(student, name).compute()
+                row |= {f"{name}/{key}": value for key, value in scores.items()}
+            student.progress.curve.append(row)
+            if self.is_last_epoch:
+                self._score_finally(student)
+            student.progress.recall = list(self.scoring.meter(student, split).recall)
+        if scored := [student.progress.curve[-1] for student in self._in_epoch if student.progress.curve]:
+            metric = self.data.task.metric
+            self.live[metric] = statistics.fmean(
+                row[f"{self.data.eval_splits[-1]}/{metric}"] for row in scored
+            )
 
     def on_train_epoch_end(self) -> None:
         """Close the epoch: its row in the curve, the best weights so far, the checkpoint."""
@@ -170,16 +169,21 @@ class StudentModule(LightningModule):
 
     def on_train_end(self) -> None:
         """Score the teacher while everything is still on one device: Lightning moves the networks back after."""
-        if self.teacher is not None:
-            self.teacher_scores = self._score_teacher()
-        self._teacher_logits.clear()
+        self.teacher_scores = self.scoring.of_teacher("test")
+        self.scoring.forget()
 
     # ---- the work
 
-    def _scores(self, student: Student, split: str) -> Scores:
-        scores = self.scores[self._place[student, split]]
-        assert isinstance(scores, Scores)
-        return scores
+    def _score_finally(self, student: Student) -> None:
+        """The splits that are scored once: with the weights of this epoch, the last, and with the best ones."""
+        row = student.progress.curve[-1]
+        student.keep_best()
+        for split in self.data.final_splits:
+            row |= {f"{split}/{key}": value for key, value in self.scoring.finally_on(student, split).items()}
+            student.folder.write_samples(split, self.scoring.meter(student, split).samples)
+            with student.at_its_best():
+                best = self.scoring.finally_on(student, split)
+            student.progress.final |= {f"{split}/{key}": value for key, value in best.items()}
 
     def _optimizers(self) -> dict[Student, torch.optim.Optimizer]:
         found = self.optimizers(use_pl_optimizer=False)
@@ -204,7 +208,7 @@ class StudentModule(LightningModule):
         students = [one for one in self._in_epoch if one.progress.step <= step]
         if not students or not self.data.rows(epoch, step, step + 1):
             return
-        views = dict.fromkeys(view for student in students for view in student.loss.views)
+        views = dict.fromkeys(view for student in students for view in student.views)
         batch = self.data.train_batch(epoch, step, tuple(views))
         answers = teacher_answers(batch, students, self.teacher)
         optimizers = self._optimizers()
@@ -251,27 +255,7 @@ class StudentModule(LightningModule):
             return
         images = self.data.rows(epoch, min(map(min, taken.values())), stop)
         self.live["loss"] = statistics.fmean(statistics.fmean(rows[student]["total"]) for student in taken)
-        self.live["images_per_second"] = images / (time.perf_counter() - started)
-
-    def _remembered_teacher(self, chunk: EvalChunk, batch: Batch) -> Tensor | None:
-        """The teacher's logits [N, C] on a chunk of a split; asked once, as they never change."""
-        if self.teacher is None:
-            return None
-        key = chunk.split, chunk.start
-        if key not in self._teacher_logits:
-            self._teacher_logits[key] = self.teacher(batch).logits.float()
-        return self._teacher_logits[key]
-
-    @torch.no_grad()
-    def _score_teacher(self) -> dict[str, float]:
-        """The teacher's own accuracy on the test split, in per cent."""
-        scores = Scores(self.data.num_classes, self.data.groups).to(self.data.device)
-        for chunk in self.data.eval_chunks("test"):
-            batch = self.data.eval_batch(chunk.split, chunk.start, chunk.stop)
-            logits = self._remembered_teacher(chunk, batch)
-            if logits is not None:
-                scores.update(logits, batch.target)
-        return scores.compute()
+        self.live[f"{self.data.task.unit}_per_second"] = images / (time.perf_counter() - started)
 
     def save(self) -> None:
         """Commit the state of every student but of those that wait: theirs is on the disk."""

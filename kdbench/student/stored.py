@@ -86,7 +86,7 @@ def _head(network: nn.Module, file: Path, data: ImageData) -> Loss:
     loss = Loss({name: 1.0}, {name: whole.terms[name]})
     schedule = build(OmegaConf.create(config["schedule"]))
     Student(network, loss, schedule, RunFolder(file.parent), {}).bind(
-        _shape_of(config["teacher"], data), data.probe(), data.facts, seed=0
+        _shape_of(config["teacher"], data), data.probe_batch(), data.facts, seed=0
     )
     load_weights(whole.terms[name], head, own_head=False)
     return loss

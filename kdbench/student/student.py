@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Outputs, Probes, RunError
+from kdbench.core import TASKS, Batch, Facts, Outputs, Probes, RunError, Task
 from kdbench.loss import CROSS_ENTROPY, Loss
 from kdbench.models import answer_batch, classifier, save_weights, tap_names
 from kdbench.results import RunFolder
@@ -36,6 +37,8 @@ class Progress:
     """A row per evaluated epoch."""
     recall: list[float | None] = field(default_factory=list)
     """Of each class on the test split, in per cent, at the last evaluation."""
+    final: dict[str, float] = field(default_factory=dict)
+    """The best epoch's scores on splits that are looked at once, at the end."""
 
     @property
     def position(self) -> tuple[int, int]:
@@ -49,7 +52,7 @@ _PREDICTOR = "predictor."
 class Student(nn.Module):
     """A network in training with its loss; one run, with a folder of its own.
 
-    about: what is known of the network (name, classes, data), written beside its weights.
+    about: what is known of the network (name, classes, data), written beside its weights. task: of its data.
     """
 
     def __init__(
@@ -59,9 +62,10 @@ class Student(nn.Module):
         schedule: Schedule,
         folder: RunFolder,
         about: Mapping[str, Any],
+        task: Task = TASKS["images"],
     ) -> None:
         super().__init__()
-        self.schedule, self.folder, self.about = schedule, folder, dict(about)
+        self.schedule, self.folder, self.about, self.task = schedule, folder, dict(about), task
         self.model = model.to(memory_format=torch.channels_last)
         self.loss = loss
         self.logger: Any = None
@@ -74,15 +78,27 @@ class Student(nn.Module):
         those of an objective that answers for it."""
         self._optimizer_state: dict[str, Any] | None = None
 
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that its batches must have: of text the one that is scored, before those that the loss asks for."""
+        first = (self.loss.input or self.task.views[0],) if self.task.views else ()
+        return tuple(dict.fromkeys((*first, *self.loss.views)))
+
+    def seen(self, batch: Batch, scored: bool = False) -> Batch:
+        """The batch with the views alone that the student looks at; where it is scored, one text of each row."""
+        views = {name: batch.views[name] for name in self.loss.views if name in batch.views}
+        wanted = self.views[:1] if scored else self.views
+        texts = {name: batch.texts[name] for name in wanted if name in batch.texts}
+        return replace(batch, views=views, texts=texts)
+
     def answer(self, batch: Batch) -> Outputs:
         """What the loss looks at, of the batch and of those of its further views that the loss wants."""
         if not self.loss.needs_student:
             return Outputs(batch.inputs.new_zeros(len(batch.inputs), 1))
-        views = {name: batch.views[name] for name in self.loss.views if name in batch.views}
-        return answer_batch(self.model, replace(batch, views=views), self.loss.student_taps)
+        return answer_batch(self.model, self.seen(batch), self.loss.student_taps)
 
     @torch.no_grad()
-    def bind(self, teacher: LiveTeacher | None, probe: Tensor, facts: Facts, seed: int) -> None:
+    def bind(self, teacher: LiveTeacher | None, batch: Batch, facts: Facts, seed: int) -> None:
         """Let the loss make its learnable parts, from both sides' answers to a probe batch in eval mode."""
         if not self.loss.terms:
             return
@@ -90,8 +106,6 @@ class Student(nn.Module):
             teacher = None
         self.model.eval()
         self.loss.choose_taps(tap_names(self.model), tap_names(teacher.model) if teacher else ())
-        nothing = torch.zeros(len(probe), dtype=torch.int64)
-        batch = Batch(inputs=probe, target=nothing, index=nothing)
         own = self.answer(batch)
         theirs = teacher(batch, self.loss.teacher_taps) if teacher else Outputs(own.logits)
         with torch.enable_grad():
@@ -171,7 +185,7 @@ class Student(nn.Module):
         progress.step = stop
         row: dict[str, Any] = {"epoch": progress.epoch, "step": stop}
         row |= {f"train/{key}": sum(values) / len(values) for key, values in rows.items()}
-        row["images_per_second"] = images / seconds
+        row[f"{self.task.unit}_per_second"] = images / seconds
         row["lr"] = self.schedule.lr_at(progress.epoch, stop - 1, steps_per_epoch)
         self._report(row, steps_per_epoch)
 
@@ -224,9 +238,24 @@ class Student(nn.Module):
     def keep_best(self) -> None:
         """Remember the weights of the epoch just evaluated if it is the best on the validation part so far."""
         *earlier, row = self.progress.curve
-        score = row.get("validation/top1")
-        if score is not None and all(score > other["validation/top1"] for other in earlier):
+        metric = f"validation/{self.task.metric}"
+        score = row.get(metric)
+        if score is not None and all(score > other[metric] for other in earlier):
             self.best = {name: value.detach().clone() for name, value in self._weights().items()}
+
+    @contextmanager
+    def at_its_best(self) -> Iterator[None]:
+        """Within: it has the weights of the best epoch, where there is one."""
+        now = {name: value.detach().clone() for name, value in self._weights().items()}
+        self._take(self.best or now)
+        yield
+        self._take(now)
+
+    def _take(self, weights: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict({k: v for k, v in weights.items() if not k.startswith(_PREDICTOR)})
+        if self.loss.predictor is not None:
+            head = {k.removeprefix(_PREDICTOR): v for k, v in weights.items() if k.startswith(_PREDICTOR)}
+            self.loss.predictor.load_state_dict(head)
 
     def check_finite(self) -> None:
         """Refuse to commit weights that are not numbers: a resumed run would start from them."""
@@ -257,18 +286,19 @@ class Student(nn.Module):
         self._optimizer_state = state["optimizer"]
 
     def results(self) -> dict[str, Any]:
-        """The accuracies so far under the names that say how the epoch was chosen, and the last epoch's recall of
-        each class; none of a first stage that looks at the teacher alone."""
-        curve = self.progress.curve
+        """The scores so far under the names that say how the epoch was chosen, and the last epoch's recall of each
+        class; none of a first stage that looks at the teacher alone. What is tested at the end alone has no best on
+        test."""
+        curve, metric = self.progress.curve, self.task.metric
         if not curve:
             return {}
-        results = {
-            "last": _on_test(curve[-1]),
-            "best_on_test": _on_test(max(curve, key=lambda row: row["test/top1"])),
-        }
-        if "validation/top1" in curve[-1]:
-            best = max(curve, key=lambda row: row["validation/top1"])
-            results["best_validation"] = {**_on_test(best), "validation_top1": best["validation/top1"]}
+        results = {"last": _on_test(curve[-1])}
+        if all(f"test/{metric}" in row for row in curve):
+            results["best_on_test"] = _on_test(max(curve, key=lambda row: row[f"test/{metric}"]))
+        if f"validation/{metric}" in curve[-1]:
+            best = max(curve, key=lambda row: row[f"validation/{metric}"])
+            scores = _on_test({**best, **self.progress.final})
+            results["best_validation"] = {**scores, f"validation_{metric}": best[f"validation/{metric}"]}
         return {**results, "recall": self.progress.recall, "curve": curve}
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:

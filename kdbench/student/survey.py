@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdbench.core import Batch, Survey
 from kdbench.data.balanced import ClassBalanced
+from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
 from kdbench.seeding import begin_draws, derive
 from kdbench.student.student import Student
@@ -18,7 +19,7 @@ from kdbench.student.student import Student
 class Surveys:
     """Holds the surveys that the objectives of a student want before a step."""
 
-    def __init__(self, data: ImageData, seed: int, bf16: bool) -> None:
+    def __init__(self, data: TaskData, seed: int, bf16: bool) -> None:
         self.data, self.seed, self.bf16 = data, seed, bf16
 
     def before(self, student: Student, epoch: int, step: int) -> None:
@@ -29,6 +30,7 @@ class Surveys:
 
     @cached_property
     def _balanced(self) -> ClassBalanced:
+        assert isinstance(self.data, ImageData)  # objectives that survey are for images
         return ClassBalanced(self.data)
 
     def _batches(self, wanted: Survey, epoch: int, step: int) -> Iterator[Batch]:

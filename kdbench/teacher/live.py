@@ -1,6 +1,6 @@
 """The live teacher: a trained network that answers each batch itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,16 +57,18 @@ def live_teacher(
     cache: CacheMode = "auto",
     variant: str | None = None,
     init: str | None = None,
+    network: Callable[[str, Mapping[str, Any] | None], nn.Module] | None = None,
 ) -> LiveTeacher:
     """The trained network `name` with the weights in the file `checkpoint`; ValueError where it does not fit.
 
     variant: which one of this name; init: where its training starts, which says nothing of one that is trained.
+    network: what makes a network by its name and options, where that is not `create_model`.
     """
     if checkpoint is None:
         raise ValueError(
             f"the teacher {name} has no checkpoint; kdbench.teacher.store.locate finds one by name"
         )
-    model = create_model(name, num_classes, options=options)
+    model = network(name, options) if network else create_model(name, num_classes, options=options)
     about = load_weights(model, Path(checkpoint))
     model = model.to(memory_format=torch.channels_last)
     return LiveTeacher(full_name(name, variant), model, [Path(checkpoint)], about, bf16, cache)

@@ -220,7 +220,7 @@ def test_which_runs_can_be_teachers(tmp_path):
 
 
 def test_the_short_form_is_spelled_out():
-    assert spelled_out(["teacher=run:runs/a b", "loss=kd"]) == [
+    assert spelled_out(["teacher=run:runs/a b", "loss=kd"], "train") == [
         "teacher=run",
         "teacher.checkpoint=runs/a b",
         "loss=kd",

@@ -1,0 +1,126 @@
+"""What every data set offers to a run, whatever its task: batches and splits as functions of a position."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from lightning import LightningDataModule
+from torch import nn
+
+from kdbench.core import Batch, Facts, Task
+from kdbench.data.chunks import Chunk, Course, EvalChunk
+from kdbench.metrics import Meter
+
+
+class TaskData(LightningDataModule):
+    """One data set on one device, and its batches as a function of (seed, epoch, step).
+
+    task: what its rows are. eval_splits: what runs are scored on at every evaluation; final_splits: what they are
+    scored on once, at the end, with the weights of the last epoch and those of the best.
+    After `setup`: num_classes (of logits), steps_per_epoch, train_size, fingerprint (a hash of the data), protocol (in
+    words, empty for the plain data), groups (classes whose mean recall is reported, by name).
+    """
+
+    task: Task
+    name: str
+    label_space: str
+    seed: int
+    batch_size: int
+    eval_batch_size: int
+    eval_splits: tuple[str, ...] = ()
+    final_splits: tuple[str, ...] = ()
+    num_classes: int
+    train_size: int
+    steps_per_epoch: int
+    fingerprint: str
+    protocol: str = ""
+    groups: Mapping[str, Sequence[int]]
+
+    position: tuple[int, int] = (1, 0)
+    """Epoch (from 1) and step (from 0) at which the next training loader starts."""
+
+    steps_per_chunk: int = 1
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the data are."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """Move everything resident to the device."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What an objective may know of the training data."""
+
+    @property
+    @abstractmethod
+    def about(self) -> dict[str, Any]:
+        """What a network trained on it answers with, as plain data: kept beside its weights, and compared."""
+
+    @abstractmethod
+    def train_batch(self, epoch: int, step: int, views: Sequence[str] = ()) -> Batch:
+        """The batch of one optimiser step, with the views of its rows that the losses ask for."""
+
+    @abstractmethod
+    def rows(self, epoch: int, start: int, stop: int) -> int:
+        """How many samples the steps [start, stop) of an epoch show."""
+
+    def steps_with_rows(self, epoch: int) -> int:
+        """How many of the epoch's steps show anything."""
+        return self.steps_per_epoch
+
+    @abstractmethod
+    def eval_batch(self, split: str, start: int, stop: int) -> Batch:
+        """Samples [start, stop) of a split as they are."""
+
+    @abstractmethod
+    def eval_size(self, split: str) -> int:
+        """The number of samples of a split; ValueError unless there is such a split."""
+
+    @abstractmethod
+    def probe_batch(self) -> Batch:
+        """A few training samples as they are: for finding out shapes."""
+
+    @abstractmethod
+    def meter(self, split: str) -> Meter:
+        """What gathers the scores of one network on a split."""
+
+    @abstractmethod
+    def check_network(self, name: str) -> None:
+        """ValueError, with what is possible, where no network of that name serves this data set; builds nothing."""
+
+    @abstractmethod
+    def network(self, name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
+        """The network of that name for these data, initialised from torch's generator; after `setup`."""
+
+    def train_dataloader(self) -> Course:
+        """Chunks from `position` to the end of its epoch."""
+        return Course(self._train_chunks)
+
+    def val_dataloader(self) -> list[Course]:
+        """One loader of EvalChunks for each of `eval_splits`."""
+        return [Course(lambda split=split: self.eval_chunks(split)) for split in self.eval_splits]  # type: ignore[misc]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Chunks are positions, and the data are where they should be."""
+        return batch
+
+    def _train_chunks(self) -> Iterator[Chunk]:
+        epoch, start = self.position
+        while start < self.steps_per_epoch:
+            # a resumed epoch has its seams where they would have been without the interruption
+            stop = min((start // self.steps_per_chunk + 1) * self.steps_per_chunk, self.steps_per_epoch)
+            yield Chunk(epoch, start, stop)
+            start = stop
+
+    def eval_chunks(self, split: str) -> Iterator[EvalChunk]:
+        """A split in pieces of eval_batch_size samples."""
+        size = self.eval_size(split)
+        for start in range(0, size, self.eval_batch_size):
+            yield EvalChunk(split, start, min(start + self.eval_batch_size, size))
