@@ -274,12 +274,6 @@ class Objective(nn.Module):
     owns_predict: bool = False
     """`predict` replaces the student's own logits at evaluation and in the export (SimKD's head)."""
 
-    @property
-    def serves(self) -> tuple[str, ...]:
-        """The names of the tasks that it can be used for."""
-        row_wise = set(self.needs) <= {"logits", "labels", "epoch"} and not self.views
-        return self.tasks or (("images", "lm") if row_wise else ("images",))
-
     def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
         """Make learnable parts and memories, before the optimiser, the checkpoint load and DDP exist.
 
@@ -304,3 +298,9 @@ class Objective(nn.Module):
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The unweighted term: a scalar, mean over rows."""
         raise NotImplementedError
+
+
+def tasks_of(objective: Objective | type[Objective]) -> tuple[str, ...]:
+    """The names of the tasks that an objective can be used for."""
+    row_wise = set(objective.needs) <= {"logits", "labels", "epoch"} and not objective.views
+    return objective.tasks or (("images", "lm") if row_wise else ("images",))

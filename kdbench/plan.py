@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config import CONF_DIR, PRECISIONS, build
+from kdbench.core import tasks_of
 from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
 from kdbench.loss import Loss
@@ -155,9 +156,9 @@ def _check_task(data: TaskData, loss: Loss) -> None:
     """Every term must be made for what the rows of the data set are."""
     task = data.task
     for name, term in loss.terms.items():
-        if task.name not in term.serves:
+        if task.name not in tasks_of(term):
             raise ValueError(
-                f"the task of {data.name} is {task.name}, and {name} is for {' and '.join(term.serves)}; "
+                f"the task of {data.name} is {task.name}, and {name} is for {' and '.join(tasks_of(term))}; "
                 f"`kdbench list losses` says what each is for"
             )
     if loss.input is not None and loss.input not in task.views:

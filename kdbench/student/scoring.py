@@ -48,7 +48,7 @@ class Scoring(nn.Module):
             with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.bf16):
                 answer = answer_batch(student.model, seen, student.loss.student_taps)
             logits, teacher = student.loss.predict(answer), self._teacher_logits(chunk, seen)
-            self.meter(student, chunk.split).look(student.model, seen, logits, teacher)
+            self.meter(student, chunk.split).look(student.model, student.seen(batch), logits, teacher)
 
     @torch.no_grad()
     def finally_on(self, student: Student, split: str) -> dict[str, float]:

@@ -2,112 +2,121 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from kdbench.core import IGNORED, TASKS
 from kdbench.data.images import DataError
-from kdbench.data.parquet import read_rows
 from kdbench.metrics import Meter
 from kdbench.results import digest
 from kdbench.seeding import generator
-from kdbench.text.bpe import BOS, EOS, PAD, SEP, BytePairs, byte_pairs
 from kdbench.text.causal import CONTEXT, causal_lm, check_causal
 from kdbench.text.data import Side, TextData
 from kdbench.text.ragged import Ragged
-from kdbench.text.scores import TokenScores
+from kdbench.text.sources import read_split
+from kdbench.text.token_scores import TokenScores
+from kdbench.text.tokens import EOS, PAD, encoded, tokenizer_hash, trained_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Pair = tuple[str, str]
 """A prompt and its response."""
 
-Read = Callable[[], Mapping[str, Sequence[Pair]]]
-"""The texts by split, `train` and `test`."""
-
-
-class LanguageOptions(TypedDict, total=False):
-    """What all data sets for language models share."""
-
-    seed: int
-    batch_size: int
-    vocabulary: int
-    prompt: bool
-    max_prompt: int
-    max_length: int
-    validation: int
-    validation_seed: int
-    eval_batch_size: int
-    epoch_steps: int | None
-
 
 class LanguageData(TextData):
-    """Prompts and responses for a causal language model, in a tokenizer trained on the training texts.
+    """Questions and the rationales of a large language model, for a causal language model to continue.
 
-    A sequence is the beginning mark, the prompt, a separator, the response and the end mark; rows are the tokens of the
-    response and the end. prompt: False leaves the prompts out. max_prompt and max_length cut, in tokens. validation: so
-    many training texts are held out, in a draw of their own, for choosing the best epoch; test is scored at the end.
+    A sequence is the mark, the prompt, the mark, the response and the mark (`</s>`); rows are the tokens of the
+    response and its end. Rows of the files without a rationale are left out.
+
+    name: one of the sets that have a train split; path: see `kdbench.text.sources.read_split`. prompt: False leaves
+    the prompts out. vocabulary: of the tokenizer, which is trained on the training texts. max_prompt, max_response:
+    tokens, the mark included. validation: the share of the training texts that is held out, in a draw by validation_seed, for
+    choosing the best epoch; test is then scored at the end alone.
     """
 
     task = TASKS["lm"]
 
     def __init__(
         self,
-        read: Read,
         *,
         name: str,
         seed: int,
         batch_size: int,
-        vocabulary: int = 2048,
+        path: str | None = None,
         prompt: bool = True,
+        vocabulary: int = 2048,
         max_prompt: int = 96,
-        max_length: int = 192,
-        validation: int = 500,
+        max_response: int = 96,
+        validation: float = 0.1,
         validation_seed: int = 0,
         eval_batch_size: int = 32,
         epoch_steps: int | None = None,
     ) -> None:
-        super().__init__(name, seed, batch_size, eval_batch_size, epoch_steps)
-        _check_lengths(max_prompt, max_length, validation)
-        self._read, self.label_space = read, name
-        self.vocabulary, self.prompt = vocabulary, prompt
-        self.max_prompt, self.max_length = max_prompt, max_length
-        self.validation, self.validation_seed = validation, validation_seed
+        super().__init__(f"{name}_lm", seed, batch_size, eval_batch_size, epoch_steps)
+        if name not in SETS:
+            raise ValueError(f"dataset.name={name}; possible: {', '.join(SETS)}")
+        if not 0 <= validation < 1:
+            raise ValueError(f"dataset.validation is a share of the training texts, got {validation}")
+        for key, value, least in (
+            *(("max_prompt", max_prompt, 2), ("max_response", max_response, 2)),
+            ("vocabulary", vocabulary, 300),
+        ):
+            if value < least:
+                raise ValueError(f"dataset.{key} must be at least {least}, got {value}")
+        if max_prompt + max_response > CONTEXT:
+            raise ValueError(
+                f"dataset.max_prompt + dataset.max_response is {max_prompt + max_response}; a network sees {CONTEXT}"
+            )
+        self._set, self._path, self._prompt = name, path, prompt
+        self.label_space = self.name
+        self._vocabulary, self._max_prompt, self.max_response = vocabulary, max_prompt, max_response
+        self._validation, self._validation_seed = validation, validation_seed
         self.eval_splits = ("validation",) if validation else ("test",)
         self.final_splits = ("test",) if validation else ()
 
     def load(self) -> None:
         """Read the texts, cut the validation part, train the tokenizer or find it, and tokenise."""
-        texts = dict(self._read())
-        self.fingerprint = digest({split: [list(pair) for pair in pairs] for split, pairs in texts.items()})
-        if self.validation:
-            texts |= self._cut(texts["train"])
-        words = [text for pair in texts["train"] for text in (pair if self.prompt else pair[1:])]
-        self.tokenizer = byte_pairs(words, self.vocabulary)
-        self.pad_id, self.num_classes = PAD, self.vocabulary
-        self.sides = {split: {"text": self._side(pairs)} for split, pairs in texts.items()}
+        self.texts = {split: self._read(split) for split in ("train", "test")}
+        content = {split: [list(pair) for pair in pairs] for split, pairs in self.texts.items()}
+        if self._validation:
+            self.texts |= self._cut(self.texts["train"])
+        words = [text for pair in self.texts["train"] for text in pair]
+        self.tokenizer: Tokenizer = trained_tokenizer(words, self._vocabulary)
+        self.fingerprint = digest([content, tokenizer_hash(self.tokenizer)])
+        self.num_classes = self.tokenizer.get_vocab_size()
+        self.pad_id, self.mark = self.tokenizer.token_to_id(PAD), self.tokenizer.token_to_id(EOS)
+        self.sides = {split: {"text": self._side(pairs)} for split, pairs in self.texts.items()}
+
+    def _read(self, split: str) -> list[Pair]:
+        rows = read_split(self._set, split, self._path)
+        if rows is None:
+            where = self._path or f"$KDBENCH_DATA/dss/{self._set}"
+            raise DataError(f"{self._set} has no {split} split in {where}; dataset=svamp_lm is always there")
+        return [(row.input, row.rationale.strip()) for row in rows if row.rationale.strip()]
 
     def _cut(self, pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-        if self.validation >= len(pairs):
-            raise ValueError(
-                f"dataset.validation={self.validation} leaves nothing of {len(pairs)} training texts"
-            )
-        order = torch.randperm(len(pairs), generator=generator(self.validation_seed, "validation")).tolist()
-        held_out, kept = sorted(order[: self.validation]), sorted(order[self.validation :])
+        size = max(1, round(self._validation * len(pairs)))
+        order = torch.randperm(len(pairs), generator=generator(self._validation_seed, "validation")).tolist()
+        held_out, kept = sorted(order[:size]), sorted(order[size:])
         return {"validation": [pairs[i] for i in held_out], "train": [pairs[i] for i in kept]}
 
     def _side(self, pairs: Sequence[Pair]) -> Side:
-        responses = self.tokenizer.encode([response for _, response in pairs])
-        prompts = self.tokenizer.encode([prompt for prompt, _ in pairs]) if self.prompt else [[]] * len(pairs)
+        prompts = encoded(self.tokenizer, [prompt for prompt, _ in pairs], self._max_prompt).rows()
+        responses = encoded(self.tokenizer, [response for _, response in pairs], self.max_response).rows()
+        return self.side_of(prompts, responses)
+
+    def side_of(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Side:
+        """Sequences of prompts and responses, each with the mark at its end, and the token after each position."""
         inputs, labels = [], []
         for prompt, response in zip(prompts, responses, strict=True):
-            given = [BOS, *prompt[: self.max_prompt], SEP] if self.prompt else [BOS]
-            ids = [*given, *response, EOS][: self.max_length + 1]
-            inputs.append(ids[:-1])
-            labels.append([IGNORED] * (len(given) - 1) + ids[len(given) :])
+            given = [self.mark, *(prompt if self._prompt else ())]
+            inputs.append([*given, *response[:-1]])
+            labels.append([IGNORED] * (len(given) - 1) + list(response))
         return Side(Ragged.of(inputs), Ragged.of(labels))
 
     @property
@@ -116,7 +125,7 @@ class LanguageData(TextData):
         return {
             "num_classes": self.num_classes,
             "label_space": self.label_space,
-            "tokenizer": self.tokenizer.hash,
+            "tokenizer": tokenizer_hash(self.tokenizer),
         }
 
     def meter(self, split: str) -> Meter:
@@ -124,7 +133,7 @@ class LanguageData(TextData):
         return TokenScores()
 
     def check_network(self, name: str) -> None:
-        """One of kdbench.text.causal."""
+        """One of `kdbench.text.causal`."""
         check_causal(name)
 
     def network(self, name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
@@ -132,43 +141,5 @@ class LanguageData(TextData):
         return causal_lm(name, self.num_classes, **(options or {}))
 
 
-def _check_lengths(max_prompt: int, max_length: int, validation: int) -> None:
-    if max_prompt < 1:
-        raise ValueError(f"dataset.max_prompt must be at least 1, got {max_prompt}")
-    if not max_prompt + 2 < max_length <= CONTEXT:
-        raise ValueError(
-            f"dataset.max_length must be larger than max_prompt + 2 = {max_prompt + 2} and at most {CONTEXT}, got "
-            f"{max_length}"
-        )
-    if validation < 0:
-        raise ValueError(f"dataset.validation must not be negative, got {validation}")
-
-
-def cqa_lm(*, path: str | None = None, **options: Unpack[LanguageOptions]) -> LanguageData:
-    """CommonsenseQA's questions with the rationales that PaLM 540B wrote to them (Hsieh et al. 2023)."""
-    return LanguageData(lambda: rationales(path), name="cqa_lm", **options)
-
-
-def rationales(path: str | None, data_set: str = "cqa") -> dict[str, list[Pair]]:
-    """Questions and rationales by split; rows without a rationale are left out. DataError says where was looked."""
-    home = os.environ.get("KDBENCH_DATA")
-    folder = Path(path) if path else Path(home) / "dss" / data_set if home else None
-    found = {}
-    for split in ("train", "test"):
-        files = sorted(folder.glob(f"{split}-*.parquet")) if folder else []
-        if not files:
-            looked = folder or "dataset.path or $KDBENCH_DATA (neither is set)"
-            raise DataError(
-                f"no {split}-*.parquet of {data_set} in {looked}: "
-                f"give dataset.path=FOLDER, or KDBENCH_DATA with dss/{data_set} in it"
-            )
-        table = read_rows(files, ("input", "rationale"))
-        rows = zip(table.column("input").to_pylist(), table.column("rationale").to_pylist(), strict=True)
-        found[split] = [(prompt, text.strip()) for prompt, text in rows if text and text.strip()]
-    return found
-
-
-def texts_of(tokenizer: BytePairs, side: Side, index: Sequence[int]) -> list[str]:
-    """What people can read of these samples."""
-    ids, mask = side.inputs.padded(torch.tensor(list(index)), PAD)
-    return tokenizer.decode([row[seen].tolist() for row, seen in zip(ids, mask, strict=True)])
+SETS = ("cqa", "svamp")
+"""Those of which the training rationales are at hand."""
