@@ -35,8 +35,8 @@ class LanguageData(TextData):
 
     name: one of the sets that have a train split; path: see `kdbench.text.sources.read_split`. prompt: False leaves
     the prompts out. vocabulary: of the tokenizer, which is trained on the training texts. max_prompt, max_response:
-    tokens, the mark included. validation: the share of the training texts that is held out, in a draw by validation_seed, for
-    choosing the best epoch; test is then scored at the end alone.
+    tokens, the mark included. validation: the share of the training texts that is held out, in a draw by
+    validation_seed, for choosing the best epoch; test is then scored at the end alone.
     """
 
     task = TASKS["lm"]
@@ -89,7 +89,8 @@ class LanguageData(TextData):
         self.tokenizer: Tokenizer = trained_tokenizer(words, self._vocabulary)
         self.fingerprint = digest([content, tokenizer_hash(self.tokenizer)])
         self.num_classes = self.tokenizer.get_vocab_size()
-        self.pad_id, self.mark = self.tokenizer.token_to_id(PAD), self.tokenizer.token_to_id(EOS)
+        vocabulary = self.tokenizer.get_vocab()
+        self.pad_id, self.mark = vocabulary[PAD], vocabulary[EOS]
         self.sides = {split: {"text": self._side(pairs)} for split, pairs in self.texts.items()}
 
     def _read(self, split: str) -> list[Pair]:
