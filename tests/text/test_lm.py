@@ -178,7 +178,7 @@ def teacher(common) -> None:
     made = build(cfg.dataset, seed=0, batch_size=8)
     made.setup()
     torch.manual_seed(1)
-    put(made.network("lm_small"), made.label_space, "lm_small", {"model": "lm_small", **made.about})
+    put(made.network("lm_tiny"), made.label_space, "lm_tiny", {"model": "lm_tiny", **made.about})
 
 
 class KillError(Exception):
