@@ -17,7 +17,8 @@ from pathlib import Path
 
 from scipy import stats
 
-from kdbench.results import provenance, records
+from kdbench.provenance import provenance
+from kdbench.results import records
 
 HERE = Path(__file__).parent
 REFERENCE = "live"

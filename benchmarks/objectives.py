@@ -30,7 +30,7 @@ from kdbench.config import CONF_DIR, load_yaml
 from kdbench.core import Batch, Facts, Outputs, Probes
 from kdbench.loss import Loss
 from kdbench.models import answer_batch, create_model, tap_names
-from kdbench.results import provenance
+from kdbench.provenance import provenance
 
 BATCH, CLASSES, TRAIN_SIZE = 64, (100, 1000), 50_000
 STEPS, REPEATS = 2, 5
@@ -142,7 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for classes in CLASSES:
         pair = Pair(classes)
         pair.step()
-        for name in options.names or [entry.name for entry in objectives.available()]:
+        for name in options.names or [
+            entry.name for entry in objectives.available() if "images" in entry.tasks
+        ]:
             row = rows.setdefault(name, {"objective": name})
             row |= {f"{key}_{classes}": round(value, 2) for key, value in measure(name, pair).items()}
             print(json.dumps(row), flush=True)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kdbench.config import build, register
-from kdbench.data.module import ImageData
+from kdbench.data.base import TaskData
 from kdbench.metrics import evaluate, in_groups
 from kdbench.plan import check_settings
 from kdbench.run import exact_float32
@@ -25,10 +25,11 @@ def main(arguments: list[str]) -> int:
         check_settings(cfg)
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
-        data: ImageData = build(cfg.dataset, seed=0, batch_size=1)
+        data: TaskData = build(cfg.dataset, seed=0, batch_size=1)
         data.setup("test")
-        if cfg.split not in data.eval_splits:
-            raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(data.eval_splits)}")
+        if cfg.split not in (splits := (*data.eval_splits, *data.final_splits)):
+            raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(splits)}")
+        data.check_network(cfg.model.name)
         network: nn.Module = build(cfg.model, num_classes=data.num_classes)
         model, _ = load_student(network, Path(cfg.checkpoint), data)
     except ValueError as error:
@@ -39,24 +40,26 @@ def main(arguments: list[str]) -> int:
     data.to(torch.device(device))
     model = model.to(device).to(memory_format=torch.channels_last)
     scores = evaluate(model, data, cfg.split, bf16=cfg.precision != "fp32")
+    task = data.task
     result = {
         "dataset": data.name,
         "split": cfg.split,
-        "images": data.eval_size(cfg.split),
+        task.unit: data.eval_size(cfg.split),
         "model": cfg.model.name,
     }
     result |= {
         "checkpoint": cfg.checkpoint,
         "precision": cfg.precision,
-        "top1": scores["top1"],
+        task.metric: scores[task.metric],
         **{key: scores[key] for key in ("top5", "nll", "ece", *data.groups) if key in scores},
     }
+    top5 = f", top-5 {scores['top5']:.2f} %" if "top5" in scores else ""
     if cfg.json:
         print(json.dumps(result))
     else:
         print(
-            f"{result['model']} on {data.name} ({cfg.split}, {result['images']} images, {cfg.precision}): "
-            f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %, NLL {scores['nll']:.4f}, "
+            f"{result['model']} on {data.name} ({cfg.split}, {result[task.unit]} {task.unit}, {cfg.precision}): "
+            f"{task.title} {scores[task.metric]:.2f} %{top5}, NLL {scores['nll']:.4f}, "
             f"ECE {scores['ece']:.2f} %{in_groups(scores)}"
         )
     return 0

@@ -94,11 +94,24 @@ def _loss(file: Path, known: dict[str, Any]) -> dict[str, Any]:
         "loss": file.stem,
         "objectives": ", ".join(entry.name for entry in entries) or "-",
         "paper": "; ".join(entry.title for entry in entries) or "-",
+        "task": ", ".join(_tasks(recipe, entries)),
         "year": ", ".join(str(entry.year) for entry in entries) or "-",
         "arXiv": ", ".join(entry.arxiv for entry in entries if entry.arxiv) or "-",
         "needs": ", ".join(dict.fromkeys(need for entry in entries for need in entry.needs)) or "labels",
         "recipe": _about(file),
     }
+
+
+def _tasks(recipe: dict[str, Any], entries: list[Any]) -> list[str]:
+    """Which tasks a recipe can be used for: all its objectives can, and there is such a view of a text."""
+    from kdbench.core import TASKS
+
+    view = recipe.get("input")
+    return [
+        name
+        for name, task in TASKS.items()
+        if all(name in entry.tasks for entry in entries) and (view is None or view in task.views)
+    ]
 
 
 def models() -> list[dict[str, Any]]:

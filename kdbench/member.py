@@ -8,7 +8,8 @@ from typing import Any
 
 from kdbench.core import RunError
 from kdbench.plan import Plan
-from kdbench.results import PROVENANCE, SCHEMA, RunFolder, file_hash, provenance
+from kdbench.provenance import KEYS, provenance
+from kdbench.results import SCHEMA, RunFolder, file_hash
 from kdbench.student import Interrupted, Student
 from kdbench.teacher import LiveTeacher
 from kdbench.teacher.cache import CachedTeacher
@@ -72,7 +73,7 @@ class Member:
             self.record["task"] = planned.data.task.name
         self.record |= {"hashes": self.hashes, "config": config, **provenance()}
         if earlier:  # what resumed runs did before: other code or another machine may have had a part
-            session = {key: earlier[key] for key in PROVENANCE}
+            session = {key: earlier[key] for key in KEYS}
             self.record["sessions"] = [*earlier.get("sessions", []), session]
         if teacher is not None:
             self.record["teacher"] = {

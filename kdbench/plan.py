@@ -140,6 +140,11 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     names |= {"student": cfg.student.name} if "student" in cfg else {}
     planned = Plan(cfg, names, data, loss, schedule)
     _check_task(data, loss)
+    if data.task.name == "rationale" and "student" in cfg and cfg.teacher.name != "none":
+        raise ValueError(
+            f"teacher={cfg.teacher.name}: the teacher of {data.name} is the language model whose texts are its "
+            f"data, and nobody else answers; give teacher=none"
+        )
     if planned.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
         terms = loss.terms or (loss.stage.loss.terms if loss.stage else {})
         raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")

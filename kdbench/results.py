@@ -7,22 +7,16 @@ import hashlib
 import io
 import json
 import os
-import platform
-import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from kdbench.config import PACKAGE
 from kdbench.core import RunError
 from kdbench.files import write_atomically
 
 SCHEMA = 1
-PROVENANCE = ("versions", "commit", "machine", "threads", "started")
 
 
 def digest(value: Any) -> str:
@@ -187,6 +181,8 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, key in (
         ("dataset", "path"),
         ("dataset", "eval_batch_size"),
+        ("dataset", "tokenizer"),  # in the hash of the data, by what it does
+        ("dataset", "quality_samples"),
         ("teacher", "checkpoint"),
         ("teacher", "checkpoints"),
         ("teacher", "variant"),  # a name; its weights have a hash of their own, as those of `init`
@@ -196,6 +192,8 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
         ("teacher_loss", "pair"),
     ):
         recipe.get(section, {}).pop(key, None)
+    if (options := recipe.get("student", {}).get("options")) and "pretrained" in options:
+        recipe["student"]["options"] = {**options, "pretrained": True}  # its weights have a hash of their own
     for section in ("loss", "teacher_loss"):
         if section in recipe:
             recipe[section] = _without_later_keys(recipe[section])
@@ -253,52 +251,3 @@ def _without_idle_protocol(dataset: Mapping[str, Any]) -> dict[str, Any]:
     if subset.get("mode") == "first":
         subset.pop("seed", None)
     return {**kept, "subset": subset} if subset.get("fraction", 1) < 1 else kept
-
-
-def provenance() -> dict[str, Any]:
-    """Versions, commit, machine and threads: what a number needs to be believed later."""
-    packages = ("torch", "lightning", "hydra-core", "timm", "kdbench")
-    return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
-        "commit": _commit(),
-        "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
-        "threads": torch.get_num_threads(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of this checkout, with `+changes` where files differ from it; None outside a checkout."""
-    command = [
-        "git",
-        "-C",
-        str(PACKAGE.parent),
-        "describe",
-        "--always",
-        "--abbrev=12",
-        "--dirty=+changes",
-        "--exclude=*",
-    ]
-    if not (PACKAGE.parent / ".git").exists():
-        return None
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _processor() -> str:
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -28,7 +28,7 @@ from kdbench.teacher import LiveTeacher
 from kdbench.teacher.cache import CachedTeacher, find, place
 from kdbench.teacher.module import store
 from kdbench.teacher.store import check_free
-from kdbench.weights import init_file, load_teacher, network, teacher_files
+from kdbench.weights import init_file, is_pretrained, load_teacher, network, teacher_files
 
 _THREADS = torch.get_num_threads()
 """What this process began with: a run of a sweep must not inherit what the one before it had."""
@@ -106,7 +106,7 @@ def _member(planned: Plan, teacher: LiveTeacher | None, stored: CachedTeacher | 
     hashes = {"recipe": recipe_hash(planned), "data": planned.data.fingerprint}
     if teacher is not None and planned.needs_teacher:
         hashes["teacher"] = teacher.hash
-    if (init := init_file(planned)) is not None:
+    if (init := init_file(planned)) is not None or is_pretrained(planned):
         hashes["init"] = weights_hash(network(planned, init))
     folder = _folder(planned, hashes)
     if teacher is not None and stored is not None and _is_served(planned, teacher, folder):

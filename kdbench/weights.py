@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from kdbench.config import build
+from kdbench.data.base import check_fits
 from kdbench.models import load_weights
 from kdbench.plan import Plan
 from kdbench.seeding import drawn_from
@@ -42,6 +43,11 @@ def init_file(planned: Plan) -> Path | None:
     return locate(name, planned.data.label_space, init, planned.training_command(name), "teacher.init")
 
 
+def is_pretrained(planned: Plan) -> bool:
+    """Whether the student starts from weights of a folder or of the hub: where they lie says nothing, they do."""
+    return bool((planned.network.get("options") or {}).get("pretrained"))
+
+
 def load_teacher(planned: Plan, files: dict[str, Path]) -> LiveTeacher | None:
     """The teacher of a run, from the files that `teacher_files` found; ValueError where one does not fit."""
     if not files:
@@ -62,12 +68,7 @@ def load_teacher(planned: Plan, files: dict[str, Path]) -> LiveTeacher | None:
 
 
 def _check_classes(planned: Plan, about: Mapping[str, Any], files: Iterable[Path]) -> None:
-    for key, own in planned.data.about.items():
-        if key in ("classes", "tokenizer") and about.get(key, own) != own:
-            other = "other classes, or in another order," if key == "classes" else "another tokenizer"
-            raise ValueError(
-                f"{' and '.join(map(str, files))} was trained on {other} than {planned.data.name} has"
-            )
+    check_fits(planned.data, about, " and ".join(map(str, files)))
 
 
 def network(planned: Plan, init: Path | None) -> nn.Module:

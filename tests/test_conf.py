@@ -17,6 +17,7 @@ from kdbench.models import available
 from kdbench.plan import plan
 from kdbench.report.grid import cells, load_table, tables
 from kdbench.strict import compose_checked
+from kdbench.text.t5 import NAMES
 
 register()
 
@@ -32,6 +33,12 @@ NEEDS = {
     "schedule=sgd": ["schedule.epochs=1", "schedule.lr=0.1", "schedule.plan=constant"],
     "schedule=adamw": ["schedule.epochs=1"],
     "loss=sum": [],
+    "dataset=rationale": ["dataset.name=svamp", "teacher=none", "student=t5_tiny", "loss=dss"],
+    **{
+        f"loss={name}": ["dataset=svamp"]
+        for name in ("dss", "dss_infonce", "dss_mi", "dss_mi_normalised", "finetune")
+    },
+    **{f"student={name}": ["dataset=svamp"] for name in NAMES},
 }
 GROUPS = ("dataset", "teacher", "student", "loss", "schedule", "trainer", "logger")
 TEACHER_LOSSES = sorted(file.stem for file in (CONF_DIR / "teacher_loss").glob("*.yaml"))

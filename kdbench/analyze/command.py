@@ -104,7 +104,9 @@ def _analyse(cfg: DictConfig, found: Source | None, command: str, dataset: str) 
             raise ValueError(f"threads must be at least 1, got {cfg.threads}")
         torch.set_num_threads(cfg.threads)
     exact_float32()
-    data: ImageData = build(cfg.dataset, seed=0, batch_size=1)
+    data = build(cfg.dataset, seed=0, batch_size=1)
+    if not isinstance(data, ImageData):
+        raise ValueError(f"the instruments are for images, and the task of {data.name} is {data.task.name}")
     if cfg.split not in data.splits:
         hint = "; dataset.validation=N holds a part out" if cfg.split == "validation" else ""
         raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(data.splits)}{hint}")

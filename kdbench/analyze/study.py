@@ -13,7 +13,7 @@ from kdbench.analyze.analysis import Measured, of_one, of_pair
 from kdbench.analyze.answers import Answers, collect, targets
 from kdbench.analyze.networks import Side
 from kdbench.data.module import ImageData
-from kdbench.results import provenance
+from kdbench.provenance import provenance
 from kdbench.seeding import generator
 
 SCHEMA = 1

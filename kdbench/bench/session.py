@@ -22,7 +22,7 @@ from kdbench.bench.sides import BATCH, SETTINGS, Setup, reference_module, setup
 from kdbench.config import build, register
 from kdbench.data.module import ImageData
 from kdbench.machine import free_cores, has_bf16_units
-from kdbench.results import provenance
+from kdbench.provenance import provenance
 from kdbench.strict import compose_checked, unknown
 
 SCHEMA = 1

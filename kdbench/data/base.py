@@ -15,6 +15,14 @@ from kdbench.data.chunks import Chunk, Course, EvalChunk
 from kdbench.metrics import Meter
 
 
+def check_fits(data: TaskData, about: Mapping[str, Any], files: str) -> None:
+    """ValueError where what is said of a network (the files it came from) answers with other classes or tokens."""
+    for key, own in data.about.items():
+        if key in ("classes", "tokenizer") and about.get(key, own) != own:
+            other = "other classes, or in another order," if key == "classes" else "another tokenizer"
+            raise ValueError(f"{files} was trained on {other} than {data.name} has")
+
+
 class TaskData(LightningDataModule):
     """One data set on one device, and its batches as a function of (seed, epoch, step).
 

@@ -33,6 +33,7 @@ class Entry:
     arxiv: str
     formula: str
     needs: tuple[str, ...]
+    tasks: tuple[str, ...]
     defaults: dict[str, Any]
     defaults_from: str
     disagreements: tuple[str, ...]
@@ -130,10 +131,13 @@ def _unknown(what: str, given: str, possible: list[str]) -> str:
 
 
 def _entry(name: str, objective: type[Objective]) -> Entry:
+    from kdbench.core import tasks_of
+
     defaults = {key: p.default for key, p in _parameters(objective).items() if p.default is not p.empty}
     said = ("formula", "needs", "defaults_from", "disagreements", *FLAGS)
     about = {key: getattr(objective, key) for key in said}
     paper = objective.paper
+    about["tasks"] = tasks_of(objective)
     return Entry(name, paper.title, paper.year, paper.arxiv, defaults=defaults, **about)
 
 

@@ -68,10 +68,11 @@ class _PooledLogProbabilities(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, mask: Tensor, pool: Pool, size: int) -> Tensor:
         norm = torch.full_like(logits[..., 0], -math.inf)
-        for part in logits.split(size, dim=-1):
-            norm = torch.logaddexp(norm, part.logsumexp(dim=-1))
+        for words in _slices(logits, size):
+            norm = torch.logaddexp(norm, logits[..., words].logsumexp(dim=-1))
         norm = norm.masked_fill(~mask, math.inf)  # a probability of 0 at what does not count
-        pooled = torch.cat([_pool(part, norm, mask, pool) for part in logits.split(size, dim=-1)], dim=-1)
+        parts = (logits[..., words] for words in _slices(logits, size))
+        pooled = torch.cat([_pool(part, norm, mask, pool) for part in parts], dim=-1)
         ctx.save_for_backward(logits, mask, norm, pooled)
         ctx.pool, ctx.size = pool, size
         return pooled
@@ -81,14 +82,19 @@ class _PooledLogProbabilities(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         logits, mask, norm, pooled = ctx.saved_tensors
         result, weight = torch.empty_like(logits), torch.zeros_like(norm)
-        slices = [slice(start, start + ctx.size) for start in range(0, logits.shape[-1], ctx.size)]
-        for words in slices:  # the gradient that comes to each position's log-probabilities
+        for words in _slices(
+            logits, ctx.size
+        ):  # the gradient that comes to each position's log-probabilities
             share = _share(logits[..., words], norm, mask, pooled[..., words], ctx.pool)
             result[..., words] = share * gradient[:, None, words]
             weight += result[..., words].sum(dim=-1)
-        for words in slices:
+        for words in _slices(logits, ctx.size):
             result[..., words] -= weight[..., None] * (logits[..., words] - norm[..., None]).exp()
         return result, None, None, None
+
+
+def _slices(logits: Tensor, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, logits.shape[-1], size)]
 
 
 def _pool(part: Tensor, norm: Tensor, mask: Tensor, pool: Pool) -> Tensor:
@@ -152,5 +158,9 @@ class CotMI(Objective):
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The term of the two answers, in nats."""
         predict, explain = (student.parts[view].logits for view in self.views)
-        masks = [batch.texts[view].valid for view in self.views] if self.mask_padding else [None, None]
-        return cot_mi_loss(predict, explain, *masks, pool=self.pool, form=self.form, detach=self.detach)
+        masks = (
+            (batch.texts["predict"].valid, batch.texts["explain"].valid)
+            if self.mask_padding
+            else (None, None)
+        )
+        return cot_mi_loss(predict, explain, masks[0], masks[1], self.pool, self.form, self.detach)

@@ -23,7 +23,8 @@ from kdbench.weights import teacher_files
 class Table:
     """conf/table/NAME.yaml: the grid pairs x variants x losses x seeds, and how its runs are started.
 
-    pairs: `teacher:student`; a teacher may be a variant, `resnet56@mcmi-0.25`, or several, `resnet56+wrn_40_2`.
+    pairs: `teacher:student`, or `none:student` where no loss looks at a teacher; a teacher may be a variant,
+    `resnet56@mcmi-0.25`, or several, `resnet56+wrn_40_2`.
     overrides: what all runs have on their command line. variants: what some have beside that, by a name for them (a
     protocol, a schedule); the runs have none where there are no variants.
     jobs: processes side by side; threads: CPU threads of each.
@@ -118,10 +119,8 @@ def _check(table: Table) -> None:
     for name in ("jobs", "threads", "cohort"):
         if getattr(table, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(table, name)}")
-    if stray := [
-        pair for pair in table.pairs if not re.fullmatch(r"[^:]+:[^:]+", pair) or pair.startswith("none:")
-    ]:
-        raise ValueError(f"pairs={stray[0]}: a pair is TEACHER:STUDENT")
+    if stray := [pair for pair in table.pairs if not re.fullmatch(r"[^:]+:[^:]+", pair)]:
+        raise ValueError(f"pairs={stray[0]}: a pair is TEACHER:STUDENT, or none:STUDENT")
 
 
 def cells(table: Table) -> list[Cell]:
@@ -164,12 +163,11 @@ def found(table: Table) -> dict[str, dict[str, Any]]:
     """The records of the table's folder by the key of their cell; a finished one before an unfinished one."""
     by_key: dict[str, dict[str, Any]] = {}
     for folder, record in records(Path(table.output) / "runs"):
-        if record.get("is_stage") or "teacher" not in record:
+        if record.get("is_stage") or "student" not in record["names"]:
             continue
         pair = f"{record['names']['teacher']}:{record['names']['student']}"
-        key = _key(
-            pair, record["hashes"]["recipe"], record["teacher"]["file_hash"], record["config"]["dataset"]
-        )
+        teacher = record["teacher"]["file_hash"] if "teacher" in record else file_hash()
+        key = _key(pair, record["hashes"]["recipe"], teacher, record["config"]["dataset"])
         if key not in by_key or record["state"] == "done":
             by_key[key] = {**record, "folder": str(folder)}
     return by_key

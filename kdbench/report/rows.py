@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kdbench.core import TASKS, Task
 from kdbench.metrics import GROUPS
 from kdbench.report.published import Published, Value
 
@@ -15,32 +16,39 @@ PLAIN = "the data as they are"
 
 @dataclass(frozen=True)
 class Row:
-    """One loss on one pair, data set, variant and protocol over the seeds: accuracies in per cent, of the last epoch.
+    """One loss on one pair, data set, variant and protocol over the seeds: the task's main score in per cent, of the
+    last epoch and (the mean) of the best one.
 
     groups: the mean recall of each group of classes, for each seed.
     """
 
     pair: str
     loss: str
-    top1: list[float]
-    agreement: float
-    best_on_test: float
+    scores: list[float]
+    agreement: float | None
+    best: float | None
     seconds: float
     dataset: str = ""
     variant: str = ""
     protocol: str = ""
     groups: dict[str, list[float]] = field(default_factory=dict)
     epochs: int | None = None
+    task: Task = TASKS["images"]
+
+    @property
+    def best_key(self) -> str:
+        """How the best epoch was chosen: on test where every epoch was tested, else on the validation part."""
+        return _selected(self.task)
 
     @property
     def mean(self) -> float:
-        """Of top-1 at the last epoch."""
-        return statistics.fmean(self.top1)
+        """Of the main score at the last epoch."""
+        return statistics.fmean(self.scores)
 
     @property
     def std(self) -> float | None:
         """The sample standard deviation (n - 1); None for a single run."""
-        return statistics.stdev(self.top1) if len(self.top1) > 1 else None
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> list[Row]:
@@ -61,12 +69,17 @@ def _row(
     pair: str, loss: str, dataset: str, variant: str, protocol: str, runs: Sequence[dict[str, Any]]
 ) -> Row:
     last = [run["results"]["last"] for run in runs]
+    task = TASKS[runs[0].get("task", "images")]
+    key = _selected(task)
+    best = [run["results"][key][task.metric] for run in runs if key in run["results"]]
+    agreement = [row["agreement"] for row in last if "agreement" in row]
     return Row(
         pair,
         loss,
-        [row["top1"] for row in last],
-        agreement=statistics.fmean(row["agreement"] for row in last),
-        best_on_test=statistics.fmean(run["results"]["best_on_test"]["top1"] for run in runs),
+        [row[task.metric] for row in last],
+        agreement=statistics.fmean(agreement) if agreement else None,
+        best=statistics.fmean(best) if best else None,
+        task=task,
         seconds=statistics.fmean(run["seconds"] + run.get("stage", {}).get("seconds", 0) for run in runs),
         dataset=dataset,
         variant=variant,
@@ -74,6 +87,10 @@ def _row(
         epochs=last[0].get("epoch"),
         groups={name: [row[name] for row in last] for name in GROUPS if all(name in row for row in last)},
     )
+
+
+def _selected(task: Task) -> str:
+    return "best_on_test" if task.name == "images" else "best_validation"
 
 
 @dataclass(frozen=True)
@@ -98,15 +115,30 @@ def columns(rows: Sequence[Row], published: Published | None = None) -> list[Col
     if len(protocols) > 1:
         shown.append(Column("protocol", lambda row: row.protocol or PLAIN, is_name=True))
     shown.append(Column("loss", lambda row: row.loss, is_name=True))
-    shown.append(Column("last top-1 %", lambda row: mean_and_std(row.top1)))
-    shown.append(Column("n", lambda row: str(len(row.top1))))
+    shown.append(Column(f"last {title(rows)} %", lambda row: mean_and_std(row.scores)))
+    shown.append(Column("n", lambda row: str(len(row.scores))))
     shown += [_of_group(name) for name in GROUPS if any(name in row.groups for row in rows)]
-    shown.append(Column("best_on_test %", lambda row: f"{row.best_on_test:.2f}"))
+    for key in dict.fromkeys(row.best_key for row in rows if row.best is not None):
+        shown.append(Column(f"{key} %", _of_best(key)))
     if published is not None and any(value_beside(row, published) for row in rows):
         shown.append(Column(f"published % ({published.selection})", lambda row: _published(row, published)))
-    shown.append(Column("agreement %", lambda row: f"{row.agreement:.1f}"))
+    if any(row.agreement is not None for row in rows):
+        shown.append(Column("agreement %", lambda row: _one_place(row.agreement)))
     shown.append(Column("training s", lambda row: f"{row.seconds:.0f}"))
     return shown
+
+
+def title(rows: Sequence[Row]) -> str:
+    """What the main score of these rows is called."""
+    return " or ".join(dict.fromkeys(row.task.title for row in rows))
+
+
+def _of_best(key: str) -> Callable[[Row], str]:
+    return lambda row: "" if row.best is None or row.best_key != key else f"{row.best:.2f}"
+
+
+def _one_place(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _of_group(name: str) -> Column:

@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from kdbench.config import register
+from kdbench.core import TASKS
 from kdbench.files import write_atomically
 from kdbench.metrics import in_groups
 from kdbench.report.ahead import store_ahead
 from kdbench.report.grid import Cell, Table, cells, found, load_table, tables
 from kdbench.report.published import published_for
-from kdbench.report.rows import PLAIN, Row, columns, summarise, value_beside
+from kdbench.report.rows import PLAIN, Row, columns, summarise, title, value_beside
 from kdbench.report.running import Outcome, batches, run_missing
 
 
@@ -59,13 +60,14 @@ def _larger(records: list[dict[str, Any]]) -> list[str]:
 
 
 def _teachers(records: list[dict[str, Any]]) -> list[str]:
+    done = [record for record in records if record["state"] == "done" and "teacher" in record]
     teachers = {
-        record["teacher"]["name"]: record["teacher"] for record in records if record["state"] == "done"
+        record["teacher"]["name"]: (record["teacher"], TASKS[record.get("task", "images")]) for record in done
     }
     return [
-        f"Teacher {name}: {teacher['top1']:.2f} % test top-1{in_groups(teacher)}{_spread(teacher)}"
+        f"Teacher {name}: {teacher[task.metric]:.2f} % test {task.title}{in_groups(teacher)}{_spread(teacher)}"
         + (f"; trained under: {teacher['protocol']}." if teacher.get("protocol") else ".")
-        for name, teacher in teachers.items()
+        for name, (teacher, task) in teachers.items()
     ]
 
 
@@ -131,9 +133,9 @@ def picture(table: Table, rows: list[Row], path: Path) -> None:
     names = [", ".join(column.text(row) for column in shown) or row.loss for row in rows]
     axes.barh(names, [row.mean for row in rows], color="#b8cbe0")
     for name, row in zip(names, rows, strict=True):
-        axes.plot(row.top1, [name] * len(row.top1), "o", color="#1f3f66", markersize=4)
+        axes.plot(row.scores, [name] * len(row.scores), "o", color="#1f3f66", markersize=4)
     axes.invert_yaxis()
-    axes.set_xlabel("test top-1 % at the last epoch; bar: mean, dots: seeds")
+    axes.set_xlabel(f"test {title(rows)} % at the last epoch; bar: mean, dots: seeds")
     axes.set_title(_title(table, rows), loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
@@ -212,6 +214,7 @@ def _write(console: Console, table: Table, records: list[dict[str, Any]], comman
     folder = Path(table.output)
     kept = (
         "names",
+        "task",
         "variant",
         "protocol",
         "seed",

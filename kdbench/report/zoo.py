@@ -56,13 +56,19 @@ def names() -> str:
     """All recipes by what they look at, for README."""
     rows = losses()
     on_maps = [row["loss"] for row in rows if {"taps", "pooled"} & set(row["needs"].split(", "))]
-    on_logits = [row["loss"] for row in rows if row["loss"] not in on_maps and row["loss"] != "sum"]
-    listed = (("logits", on_logits), ("features and relations, and sums with them", on_maps))
+    on_text = [row["loss"] for row in rows if "images" not in row["task"].split(", ")]
+    on_logits = [row["loss"] for row in rows if row["loss"] not in (*on_maps, *on_text, "sum")]
+    on_maps = [name for name in on_maps if name not in on_text]
+    listed = (
+        ("logits", on_logits),
+        ("features and relations, and sums with them", on_maps),
+        ("text alone", on_text),
+    )
     return "\n".join(f"* {what}: {', '.join(f'`{loss}`' for loss in those)}" for what, those in listed)
 
 
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in ("loss", "objectives", "arXiv", "needs", "recipe")}
+    return {key: row[key] for key in ("loss", "objectives", "task", "arXiv", "needs", "recipe")}
 
 
 def _section(entry: Entry, recipes: Sequence[Mapping[str, Any]]) -> str:
@@ -73,7 +79,7 @@ def _section(entry: Entry, recipes: Sequence[Mapping[str, Any]]) -> str:
         f"### {entry.name}\n",
         f"{entry.title} ({entry.year}{link})\n",
         f"    {entry.formula}\n",
-        f"* needs: {', '.join(entry.needs)}",
+        f"* tasks: {', '.join(entry.tasks)}; needs: {', '.join(entry.needs)}",
         f"* defaults: {defaults}" + (f"; from {entry.defaults_from}" if entry.defaults_from else ""),
         f"* losses: {', '.join(f'`{name}`' for name in used) or 'none'}",
         *(f"* {words}" for flag, words in FLAGS.items() if getattr(entry, flag)),

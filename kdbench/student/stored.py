@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kdbench.config import build
 from kdbench.core import Outputs
+from kdbench.data.base import TaskData, check_fits
 from kdbench.data.module import ImageData
 from kdbench.loss import Loss
 from kdbench.models import answer, create_model, load_weights
@@ -58,17 +59,17 @@ def finished(folder: Path) -> dict[str, Any]:
     return record
 
 
-def load_student(network: nn.Module, file: Path, data: ImageData) -> tuple[nn.Module, dict[str, Any]]:
+def load_student(network: nn.Module, file: Path, data: TaskData) -> tuple[nn.Module, dict[str, Any]]:
     """The network with the weights of a checkpoint, and what the file says of them; a `Headed` one where the student
     in it answers with the head of an objective, which is read from beside the file.
 
-    data: set up; where it has class names and the file says others, that is a ValueError, too.
+    data: set up; where it has class names (a tokenizer) and the file says others, that is a ValueError, too.
     """
     about = load_weights(network, file, own_head=False)
-    if about.get("classes", list(data.classes)) != list(data.classes):
-        raise ValueError(f"{file} was trained on other classes, or in another order, than {data.name} has")
+    check_fits(data, about, str(file))
     if "predictor" not in about:
         return network, about
+    assert isinstance(data, ImageData)  # no head for text
     return Headed(network, _head(network, file, data)), about
 
 

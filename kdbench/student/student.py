@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -17,34 +17,9 @@ from kdbench.loss import CROSS_ENTROPY, Loss
 from kdbench.models import answer_batch, classifier, save_weights, tap_names
 from kdbench.results import RunFolder
 from kdbench.schedule import Schedule
+from kdbench.student.position import Progress
 from kdbench.teacher.cache import CachedTeacher
 from kdbench.teacher.live import LiveTeacher
-
-
-@dataclass
-class Progress:
-    """Our own position (epoch from 1, step from 0 within it) and what was seen on the way there."""
-
-    epoch: int = 1
-    step: int = 0
-    seconds: float = 0.0
-    """Of training: the student's own, and its part of what a cohort shares (data, the teacher's answers), which is
-    divided among the members that took the same steps. Without start and evaluation."""
-    images: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    """Of the loss parts over the steps of this epoch."""
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    """A row per evaluated epoch."""
-    recall: list[float | None] = field(default_factory=list)
-    """Of each class on the test split, in per cent, at the last evaluation."""
-    final: dict[str, float] = field(default_factory=dict)
-    """The best epoch's scores on splits that are looked at once, at the end."""
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """(epoch, step) of the next optimiser step."""
-        return self.epoch, self.step
-
 
 _PREDICTOR = "predictor."
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from kdbench.core import Batch, RunError
 from kdbench.data.module import ImageData
 from kdbench.files import write_atomically
-from kdbench.results import provenance
+from kdbench.provenance import provenance
 from kdbench.teacher.cache import CARD, KEYS, LOGITS, STORAGES, Cache, checksum, place, sealed, subject
 from kdbench.teacher.live import LiveTeacher
 

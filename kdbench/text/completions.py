@@ -16,8 +16,8 @@ Parts = tuple[str, str]
 
 
 def cqa(completion: str) -> Parts:
-    """Up to the next `Q:`; the label is what follows `(x)`, without one full stop. The official rule stops with an error
-    where the phrase is missing."""
+    """Up to the next `Q:`; the label is what follows `(x)`, without one full stop. The official rule stops with an
+    error where the phrase is missing."""
     head, found, tail = completion.split("Q:")[0].rstrip().partition("So the answer is")
     if not found or "So the answer is" in tail:
         return BLANK, BLANK

@@ -1,4 +1,4 @@
-"""Rationale distillation: questions, labels, and a language model's rationales, for a student that predicts and explains."""
+"""Rationale distillation: questions, labels and a language model's rationales, for a student that does both tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from kdbench.seeding import generator
 from kdbench.text.data import Side, TextData
 from kdbench.text.sources import ROWS, Row, read_split
 from kdbench.text.t5 import NAMES, t5
-from kdbench.text.tokens import encoded, pretrained_tokenizer, tokenizer_hash, trained_tokenizer
+from kdbench.text.tokens import (
+    PAD,
+    encoded,
+    pretrained_tokenizer,
+    token_id,
+    tokenizer_hash,
+    trained_tokenizer,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,15 +37,16 @@ Noise = Literal["exchange", "drop"]
 class RationaleData(TextData):
     """One of the sets of Distilling step-by-step (Hsieh et al. 2023, arXiv:2305.02301).
 
-    Views of a row: `predict` (prefix `predict: `, says the label), `explain` (prefix `explain: `, says the rationale) and
-    `raw` (no prefix, says the label).
+    Views of a row: `predict` (prefix `predict: `, says the label), `explain` (prefix `explain: `, says the rationale)
+    and `raw` (no prefix, says the label).
 
     path: see `read_split`. train_split: which of the files is trained on. validation: the share of it that is held out
     for selection, as the official loader cuts it (`datasets`' train_test_split, seed 0), where there is no valid split;
     0 for none. fraction: of what is left, drawn by subset_seed. label_source: `llm`, training labels are the language
     model's. rationale_noise: the share of training rationales that are exchanged with each other, or half of whose
     words are dropped, drawn by noise_seed.
-    tokenizer: of a pretrained network (hub or folder); None: one of `vocabulary` tokens is trained on the training texts.
+    tokenizer: of a pretrained network (hub or folder); None: one of `vocabulary` tokens is trained on the training
+    texts.
     max_input, max_target: tokens, the end included; max_answer: the most that is written at evaluation.
     quality_samples: how many test rationales are written and compared with the language model's at the end.
     """
@@ -106,7 +114,7 @@ class RationaleData(TextData):
         self.texts = {"train": self._as_told(train), "validation": held_out or [], "test": test}
         self.tokenizer = self._tokenizer(train)
         self.fingerprint += tokenizer_hash(self.tokenizer)
-        self.num_classes, self.pad_id = self.tokenizer.get_vocab_size(), self.tokenizer.token_to_id("<pad>")
+        self.num_classes, self.pad_id = self.tokenizer.get_vocab_size(), token_id(self.tokenizer, PAD)
         splits = dict.fromkeys(("train", *self.eval_splits, *self.final_splits))
         self.sides = {split: self._encoded(self.texts[split]) for split in splits}
         blank = sum(row.is_blank for row in self.texts["train"])
@@ -134,7 +142,7 @@ class RationaleData(TextData):
         """An encoder-decoder of ours."""
         if name not in NAMES:
             raise ValueError(
-                f"{self.name} is text (task rationale), and {name} is no network for it: {', '.join(NAMES)}"
+                f"the task of {self.name} is rationale, and {name} is no network for it: {', '.join(NAMES)}"
             )
 
     def network(self, name: str, options: Mapping[str, Any] | None = None) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +44,11 @@ class RationaleScores(Meter):
     """accuracy in per cent: of labels that are written as they are (SVAMP: that have the value of the gold expression,
     within 1e-6), by greedy decoding, at most dataset.max_answer tokens.
 
-    exact_match; on SVAMP value_exact (the very same float) and unparsed (no expression), in per cent. nll: of the label's
-    tokens, teacher forced, in nats. ece, ece_mass: calibration error of the probability of the whole answer, in
-    per cent, in 15 bins of equal width and of equal mass (at least 20 rows each); ece_first, ece_first_mass: of the first
-    token's. On the splits that are scored at the end, of students that explain: rouge_l (F of stemmed words) and bleu, of
-    100, of their rationales against the language model's, over dataset.quality_samples rows.
+    exact_match; on SVAMP value_exact (the very same float) and unparsed (no expression), in per cent. nll: of the
+    label's tokens, teacher forced, in nats. ece, ece_mass: calibration error of the probability of the whole answer,
+    in per cent, in 15 bins of equal width and of equal mass (at least 20 rows each); ece_first, ece_first_mass: of the
+    first token's. On the splits that are scored at the end, of students that explain: rouge_l (F of stemmed words) and
+    bleu, of 100, of their rationales against the language model's, over dataset.quality_samples rows.
     """
 
     def __init__(self, data: RationaleData, split: str) -> None:
@@ -66,7 +66,7 @@ class RationaleScores(Meter):
         """Let it write the label, and at the end the rationale."""
         self._nll += F.cross_entropy(logits, batch.target, reduction="sum").item()
         self._tokens += len(batch.target)
-        rows = batch.index.unique_consecutive().tolist()
+        rows = torch.unique_consecutive(batch.index).tolist()
         first, asked = next(iter(batch.texts.values())), batch.texts.get("explain")
         assert isinstance(model, T5)
         self._predictions += self._labels(model, first, rows)
@@ -169,6 +169,6 @@ def quality(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
     return {"rouge_l": round(100 * math.fsum(rouge) / len(rouge), 4), "bleu": round(float(bleu.score), 4)}
 
 
-def _share(hits: Any) -> float:
-    found = list(hits)
+def _share(hits: Iterable[bool]) -> float:
+    found = [bool(hit) for hit in hits]
     return round(100 * sum(found) / max(1, len(found)), 4)

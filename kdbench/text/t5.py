@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdbench.core import Batch, Outputs, Tokens
 from kdbench.text.tokens import needs, unreachable
 
-NAMES = ("t5_tiny", "t5_small", "t5_base", "t5_v1_1_small")
+NAMES = ("t5_tiny", "t5_small", "t5_base", "t5_v1_1_small", "t5_v1_1_base")
 _TIED = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 
@@ -58,8 +58,8 @@ def t5(
     if stray := [key for key in own if key not in T5Config().to_dict()]:
         raise ValueError(f"student.options.{stray[0]}: transformers' T5Config has no such key")
     # tie_word_embeddings is left alone: set to False it would leave the outputs tied and unscaled (transformers 5)
-    config = T5Config(vocab_size=size, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, **own)
-    return T5(name, T5ForConditionalGeneration(config))
+    own |= {"vocab_size": size, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    return T5(name, T5ForConditionalGeneration(T5Config(**own)))
 
 
 class T5(nn.Module):
@@ -75,8 +75,8 @@ class T5(nn.Module):
         self.name, self.network = name, network
         network.config.use_cache = False
         # weights that are tied are one: stored once, and found under every name again
-        self.register_state_dict_post_hook(_drop_tied)
-        self.register_load_state_dict_pre_hook(_add_tied)
+        self.register_state_dict_post_hook(_drop_tied)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_add_tied)  # type: ignore[no-untyped-call]
 
     def answer_batch(self, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
         """Logits [N, V] of the first text's valid positions; every text's [B, T, V] in `parts`."""

@@ -95,6 +95,14 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
 
 
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """Of a token that every tokenizer here has; ValueError for one of another family."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer has no {token}: it is none of a T5")
+    return found
+
+
 def encoded(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> Ragged:
     """The texts as ids with an end each, cut at `longest` tokens, the end included. Kept in kdbench's home."""
     content = hashlib.sha256("\0".join(texts).encode()).hexdigest()
@@ -103,7 +111,7 @@ def encoded(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> Ragged:
     if file.is_file():
         stored: dict[str, Any] = torch.load(file, weights_only=True)
         return Ragged(stored["values"], stored["offsets"])
-    end = tokenizer.token_to_id(EOS)
+    end = token_id(tokenizer, EOS)
     made = Ragged.of(
         [
             [*one.ids[: longest - 1], end]

@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor
 
 from kdbench import objectives
-from kdbench.core import Objective
+from kdbench.core import Objective, tasks_of
 from kdbench.loss import Loss
 
 from .cases import bound, normal, of_all, sides, term, value_and_gradients
@@ -27,18 +27,23 @@ NEEDS = {
 
 SIDES = ("student", "teacher", "target")
 
-every_objective = pytest.mark.parametrize("name", FILES)
+every_file = pytest.mark.parametrize("name", FILES)
 
 
 def build(name: str) -> Objective:
     return objectives.create(name, **{key: value for key, value in FILES[name].items() if key != "_target_"})
 
 
+ON_IMAGES = [name for name in FILES if "images" in tasks_of(build(name))]
+every_objective = pytest.mark.parametrize("name", ON_IMAGES)
+"""What looks at texts alone is tried in tests/text."""
+
+
 def reads_logits_alone(name: str) -> bool:
     return not {"taps", "pooled"} & set(build(name).needs)
 
 
-on_logits = pytest.mark.parametrize("name", [name for name in FILES if reads_logits_alone(name)])
+on_logits = pytest.mark.parametrize("name", [name for name in ON_IMAGES if reads_logits_alone(name)])
 
 
 def own_parameters(objective: type[Objective]) -> dict[str, inspect.Parameter]:
@@ -67,7 +72,7 @@ def test_files_yamls_and_registry_hold_together():
     assert modules <= {entry.name for entry in objectives.available()}
 
 
-@every_objective
+@every_file
 def test_the_yaml_names_the_class_and_all_its_parameters(name):
     objective = type(build(name))
     assert FILES[name]["_target_"] == f"{objective.__module__}.{objective.__name__}"
@@ -78,7 +83,7 @@ def test_the_yaml_names_the_class_and_all_its_parameters(name):
         assert parameter.default in (parameter.empty, FILES[name][key]), key
 
 
-@every_objective
+@every_file
 def test_the_function_and_the_class_agree_on_what_both_have(name):
     function = getattr(importlib.import_module(f"kdbench.objectives.{name}"), f"{name}_loss")
     of_class = own_parameters(type(build(name)))
@@ -87,7 +92,7 @@ def test_the_function_and_the_class_agree_on_what_both_have(name):
         assert key not in of_class or of_class[key].default in (parameter.default, parameter.empty), key
 
 
-@every_objective
+@every_file
 def test_says_what_it_is(name):
     objective = type(build(name))
     module = importlib.import_module(objective.__module__)

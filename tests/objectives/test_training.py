@@ -18,6 +18,7 @@ from kdbench.config import CONF_DIR, register
 from kdbench.core import Batch, Outputs, Probes
 from kdbench.loss import Loss
 from kdbench.models import answer_batch, create_model, tap_names
+from kdbench.objectives import available
 from kdbench.plan import Plan, first_stage, plan
 from kdbench.results import records
 from kdbench.run import run
@@ -29,7 +30,7 @@ from .cases import of_all
 register()
 pytestmark = pytest.mark.slow
 
-OBJECTIVES = sorted(file.stem for file in (CONF_DIR / "objective").glob("*.yaml"))
+OBJECTIVES = [entry.name for entry in available() if "images" in entry.tasks]
 COMMON = ["threads=1", "progress=false", "trainer=cpu", "schedule.epochs=2", "evaluate_every=2"]
 # the published weights are for batch 64 and a learning rate of 0.05
 COMMON += ["dataset=cifar100_mini", "schedule=quick", "schedule.lr=0.05", "schedule.batch_size=64"]
