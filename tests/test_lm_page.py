@@ -1,9 +1,9 @@
-"""docs/lm.md shows what benchmarks/lm_losses.json measured."""
+"""docs/lm.md shows what benchmarks/lm_losses.json measured, and what is published with its status."""
 
 import json
 from pathlib import Path
 
-from kdbench.report.lm import measured_words, with_measured
+from kdbench.report.lm import measured_words, published_words, with_parts
 
 ROOT = Path(__file__).parent.parent
 
@@ -12,8 +12,10 @@ def test_the_page_is_fresh():
     """Written by scripts/render_lm.py (make docs)."""
     page = (ROOT / "docs" / "lm.md").read_text()
     found = json.loads((ROOT / "benchmarks" / "lm_losses.json").read_text())
-    assert with_measured(page, found) == page
+    assert with_parts(page, found) == page
     assert measured_words(found) in page
+    assert published_words() in page
+    assert "(secondary" in published_words()
 
 
 def test_4096_tokens_of_150000_words_need_no_copy_of_all_logits():

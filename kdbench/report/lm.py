@@ -1,4 +1,4 @@
-"""The part of docs/lm.md that is measured: a loss over a large vocabulary, all rows at once and in pieces."""
+"""The parts of docs/lm.md that are read from files: what a loss costs over many words, and what others published."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdbench.listing import markdown
+from kdbench.report.published import published_for
 
-START, END = "<!-- python scripts/render_lm.py -->\n", "\n<!-- end -->"
+START, END = "<!-- python scripts/render_lm.py: {} -->\n", "\n<!-- end -->"
+PUBLISHED = "abkd-gpt2"
 
 
 def measured_words(found: Mapping[str, Any]) -> str:
@@ -27,10 +29,25 @@ def measured_words(found: Mapping[str, Any]) -> str:
     return f"{found['about']}\n\n{markdown(rows)}"
 
 
-def with_measured(page: str, found: Mapping[str, Any]) -> str:
+def published_words() -> str:
+    """What is published of instruction following, as it was published, with its status."""
+    found = published_for(PUBLISHED)
+    assert found is not None
+    methods = dict.fromkeys(value.loss for value in found.values)
+    rows = [
+        {"method": name} | {value.dataset: value.text for value in found.values if value.loss == name}
+        for name in methods
+    ]
+    return f"{found.about}\n\n{markdown(rows)}"
+
+
+def with_parts(page: str, measured: Mapping[str, Any]) -> str:
     """The page with what stands between its marks written anew."""
-    before, rest = page.split(START)
-    return before + START + measured_words(found) + END + rest.split(END, 1)[1]
+    for name, words in (("measured", measured_words(measured)), ("published", published_words())):
+        start = START.format(name)
+        before, rest = page.split(start)
+        page = before + start + words + END + rest.split(END, 1)[1]
+    return page
 
 
 def _number(value: float | None, digits: int = 0) -> str:
