@@ -67,6 +67,7 @@ bench: install  ## the speed of a step beside the literature's loop, all of it (
 docs: install  ## write docs/objectives.md, docs/performance.md and the list of losses in README anew
 	@$(BIN)/python scripts/render_objectives.py
 	@$(BIN)/python scripts/render_performance.py
+	@$(BIN)/python scripts/render_lm.py
 
 format: install  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -34,31 +35,57 @@ class Outputs:
         return [self.taps[name] for name in names]
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What the rows of a data set are, and which of its scores a run is judged by.
+class Hidden(Outputs):
+    """One side's answer before its last layer, where the logits [N, C] of all rows at once would fill the memory.
 
-    metric: the main score, in per cent, larger is better; title: what people call it. unit: what a batch counts.
-    views: what a row of text may be shown as (`Batch.texts`), the one that is scored first unless the loss says another
-    (`Loss.input`); images have none.
+    features: [N, D]; weight: [C, D] and bias: [C] or None, of the last linear layer. The logits are made, in the
+    precision of the features, whenever somebody looks at them: a loss takes a few rows at a time (`kdbench.pieces`).
     """
 
-    name: str
-    metric: str
-    title: str
-    unit: str = "images"
-    views: tuple[str, ...] = ()
+    __slots__ = ("bias", "features", "weight")
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, features: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+        own: dict[str, object] = {"features": features, "weight": weight, "bias": bias}
+        for name, value in {**own, "classifier": (weight, bias), "taps": {}, "parts": {}}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def logits(self) -> Tensor:
+        """Of all rows: [N, C]."""
+        kind = self.features.dtype
+        bias = None if self.bias is None else self.bias.to(kind)
+        return F.linear(self.features, self.weight.to(kind), bias)
+
+    def rows(self, span: slice) -> Hidden:
+        """These rows alone."""
+        return Hidden(self.features[span], self.weight, self.bias)
+
+    def detached(self) -> Hidden:
+        """The same without gradient."""
+        bias = None if self.bias is None else self.bias.detach()
+        return Hidden(self.features.detach(), self.weight.detach(), bias)
 
 
-TASKS = {
-    task.name: task
-    for task in (
-        Task("images", "top1", "top-1"),
-        Task("rationale", "accuracy", "accuracy", "examples", ("predict", "explain", "raw")),
-        Task("lm", "token_accuracy", "token accuracy", "sequences", ("text",)),
-    )
-}
-"""By name. A record that names no task is of a run on images."""
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """A teacher's answer of which the likeliest classes of each row are known, and the mass of all others.
+
+    indices: int64 [N, k], different in a row; log_probs: their log-probabilities [N, k] in nats; tail: the log of the
+    mass of all others [N]. With k = C there are no others, and tail says nothing.
+    """
+
+    indices: Tensor
+    log_probs: Tensor
+    tail: Tensor
+
+    def rows(self, span: slice) -> TopK:
+        """These rows alone."""
+        return TopK(self.indices[span], self.log_probs[span], self.tail[span])
+
 
 IGNORED = -100
 """A label that no logits answer for: padding, a prompt."""
@@ -213,6 +240,10 @@ class Objective(nn.Module):
     depends_on_batch_size: bool = False
     """Several copies of a batch have another value than the batch, so a published weight holds for its batch size."""
 
+    f_divergence: bool = False
+    """The value is a mean over rows of sums q f(p/q): it can be told from a teacher's likeliest classes and the mass of
+    all others (`kdbench.topk`)."""
+
     bounded: bool = True
     """False for a term that can fall without end: a run is stopped as diverged where both the cross-entropy and minus
     the term, over the steps of a log line, are above ln C."""
@@ -244,9 +275,3 @@ class Objective(nn.Module):
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The unweighted term: a scalar, mean over rows."""
         raise NotImplementedError
-
-
-def tasks_of(objective: Objective | type[Objective]) -> tuple[str, ...]:
-    """The names of the tasks that an objective can be used for."""
-    row_wise = set(objective.needs) <= {"logits", "labels", "epoch"} and not objective.views
-    return objective.tasks or (("images", "lm") if row_wise else ("images",))

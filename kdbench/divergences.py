@@ -1,5 +1,7 @@
 """What several objectives do with logits: all in log space, rows first, exact at any logit."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +18,13 @@ _NEAR = 1e-2
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) of each row, in nats: log-probabilities [..., C] -> [...]."""
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)
+
+
+def mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
+    """log(share p + (1 - share) q): log-probabilities [..., C] -> [..., C]. 0 <= share < 1."""
+    if share == 0:
+        return log_q
+    return torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
 
 
 def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:

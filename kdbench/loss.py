@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Objective, Outputs, Probes
+from kdbench.core import Batch, Facts, Hidden, Objective, Outputs, Probes, TopK
 from kdbench.divergences import standardise
 from kdbench.patterns import chosen_taps
+from kdbench.pieces import in_pieces, rows_at_once
 from kdbench.ranks import joined, joined_batch, rank, row_counts
 from kdbench.seeding import drawn_from
+from kdbench.topk import bucketed
 
 CROSS_ENTROPY = "ce"
 
@@ -99,14 +101,14 @@ class Loss(nn.Module):
 
     def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts, seed: int) -> None:
         """Let every objective make its learnable parts; each draws for itself, whatever the others are."""
-        probes = Probes(_float32(probes.student), _float32(probes.teacher))
+        probes = Probes(_float32(_whole(probes.student)), _float32(_whole(probes.teacher)))
         for name, term in self.terms.items():
             with drawn_from(seed, "bind", name):
                 term.bind(student, teacher, probes, facts)
 
     def predict(self, student: Outputs) -> Tensor:
         """The logits [N, C] that evaluation and export use, in float32."""
-        student = _float32(student)
+        student = _float32(_whole(student))
         return student.logits if self.predictor is None else self.predictor.predict(student)
 
     def weight(self, name: str, epoch: int) -> float:
@@ -115,18 +117,52 @@ class Loss(nn.Module):
         return self.weights[name] * (min(epoch / ramp, 1.0) if ramp else 1.0)
 
     def forward(
-        self, student: Outputs, teacher: Outputs | None, batch: Batch
+        self, student: Outputs, teacher: Outputs | TopK | None, batch: Batch, of_rows: int | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to be minimised, and every unweighted part, detached. Computed in float32.
 
         Under DDP the mean over ranks of the total's gradients is the gradient on all ranks' rows as one batch.
+        of_rows: how many rows this rank has in the whole optimiser step, where the batch is a part of them and the
+        gradients are summed: however unevenly it is divided, every row weighs the same. A batch of none adds nothing.
+
+        Outputs of very many logits are taken a few rows at a time, where every term is a mean over rows.
         """
         if teacher is None and self.needs_teacher:
             raise ValueError(f"the loss has {', '.join(self.objectives)}, which need a teacher")
+        if of_rows not in (None, len(batch.target)):
+            self._refuse_accumulation()
+        counts = list(batch.shares) or row_counts(of_rows or len(batch.target), batch.target.device)
+
+        def evaluate(mine: Outputs, theirs: Outputs | TopK, rows: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            return self._evaluate(mine, theirs, rows, counts)
+
+        answer = student if teacher is None else teacher
+        rows = rows_at_once(student) if self.separable else None
+        if rows is not None and len(batch.target):
+            return in_pieces(evaluate, student, answer, batch, rows, tuple(self.parameters()))
+        return evaluate(_whole(student), answer if isinstance(answer, TopK) else _whole(answer), batch)
+
+    @property
+    def separable(self) -> bool:
+        """Whether the rows of a batch can be taken a few at a time: logits of one view, nothing remembered."""
+        return all(
+            set(term.needs) <= {"logits", "labels", "epoch"}
+            and not (term.couples_rows or term.order_dependent)
+            for term in self.terms.values()
+        )
+
+    def _evaluate(
+        self, student: Outputs, teacher: Outputs | TopK, batch: Batch, counts: Sequence[int]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `forward`, of rows that are part of a step with so many on each rank."""
+        if not len(batch.target):
+            return 0.0 * student.logits.sum(), {
+                name: batch.target.new_zeros((), dtype=torch.float32) for name in self.weights
+            }
         with torch.autocast(student.logits.device.type, enabled=False):
             student = _float32(student)
-            answer = _float32(teacher or Outputs(student.logits), constant=True)
-            parts = self._parts(student, answer, batch)
+            answer = teacher if isinstance(teacher, TopK) else _float32(teacher, constant=True)
+            parts = self._parts(student, answer, batch, counts)
             total = student.logits.new_zeros(())
             for name, part in parts.items():
                 weight = self.weight(name, batch.epoch)
@@ -134,12 +170,17 @@ class Loss(nn.Module):
                 total = total + weight * part if weight else total
         return total, {name: part.detach() for name, part in parts.items()}
 
-    def _parts(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        counts = list(batch.shares) or row_counts(len(batch.target), student.logits.device)
-        share = counts[rank()] * len(counts) / sum(counts)
+    def _parts(
+        self, student: Outputs, teacher: Outputs | TopK, batch: Batch, counts: Sequence[int]
+    ) -> dict[str, Tensor]:
+        stands_in = bool(batch.shares) and not batch.shares[rank()]  # a row that counts for nothing
+        share = 0.0 if stands_in else len(batch.target) * len(counts) / sum(counts)
         parts: dict[str, Tensor] = {}
         if CROSS_ENTROPY in self.weights:
             parts[CROSS_ENTROPY] = share * F.cross_entropy(student.logits, batch.target)
+        if isinstance(teacher, TopK):
+            self._refuse_topk()
+            student, teacher = (Outputs(logits) for logits in bucketed(student.logits, teacher))
         for name, term in self.terms.items():
             seen = student, teacher, batch
             if term.couples_rows and len(counts) > 1:
@@ -152,6 +193,22 @@ class Loss(nn.Module):
                 seen = (_standardised(seen[0]), _standardised(seen[1]), seen[2])
             parts[name] = term(*seen) if term.couples_rows else share * term(*seen)
         return parts
+
+    def _refuse_accumulation(self) -> None:
+        if coupled := [name for name, term in self.terms.items() if term.couples_rows]:
+            raise ValueError(
+                f"{', '.join(coupled)}: couples the rows of a batch, which cannot be a part of a step's"
+            )
+
+    def _refuse_topk(self) -> None:
+        stray = [
+            name for name, term in self.terms.items() if not term.f_divergence or name in self.standardise
+        ]
+        if stray:
+            raise ValueError(
+                f"{', '.join(stray)}: cannot be told from a teacher's likeliest classes; possible are objectives with "
+                f"f_divergence (fkl, rkl, js, sfkl, srkl, tvd, wsd, alphanet), not standardised"
+            )
 
 
 @dataclass(frozen=True)
@@ -212,6 +269,10 @@ def _check_weight(weight: float | None, weights: Mapping[str, float]) -> None:
         f"loss.weight={weight}, but {said or 'this loss has no objective'}: only recipes such as mcmi have one "
         f"loss.weight, which their loss.weights follow"
     )
+
+
+def _whole(answer: Outputs) -> Outputs:
+    return Outputs(answer.logits, classifier=answer.classifier) if isinstance(answer, Hidden) else answer
 
 
 def _standardised(outputs: Outputs) -> Outputs:

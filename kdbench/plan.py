@@ -9,13 +9,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config import CONF_DIR, PRECISIONS, build
-from kdbench.core import tasks_of
 from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
 from kdbench.devices import check_devices, world_of
 from kdbench.loss import Loss
 from kdbench.results import digest, recipe_of
 from kdbench.schedule import Schedule
+from kdbench.tasks import tasks_of
 from kdbench.teacher.cache import obstacle
 from kdbench.teacher.ensemble import check_ensemble
 from kdbench.teacher.names import known_as, network_of, trained_by

@@ -98,7 +98,7 @@ _RUN_AS_TEACHER = "teacher=run:"
 def spelled_out(arguments: Sequence[str], root: str) -> list[str]:
     """The command line in Hydra's words: `teacher=run:FOLDER` is an option of a group and a key of it, and a data set
     of text brings what conf/companions.yaml says, where nothing else is said."""
-    words = _companions(arguments) if root == "train" else []
+    words = _companions(arguments, _ACCOMPANIED.get(root, ()))
     for given in arguments:
         if given.startswith(_RUN_AS_TEACHER):
             words += ["teacher=run", f"teacher.checkpoint={given.removeprefix(_RUN_AS_TEACHER)}"]
@@ -107,13 +107,20 @@ def spelled_out(arguments: Sequence[str], root: str) -> list[str]:
     return words
 
 
-def _companions(arguments: Sequence[str]) -> list[str]:
+_ACCOMPANIED = {
+    "train": ("student", "teacher", "loss", "schedule"),
+    "train_teacher": ("teacher", "schedule"),
+}
+"""The groups of which a data set may choose options, by command."""
+
+
+def _companions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
     """What the data sets on the command line choose beside them; only what all of a sweep agree on."""
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     known = load_yaml(CONF_DIR / "companions.yaml")
     sets = [known.get(name, {}) for name in given.get("dataset", "").split(",")]
     common = [item for item in sets[0].items() if all(item in other.items() for other in sets)]
-    return [f"{group}={option}" for group, option in common if group not in given]
+    return [f"{group}={option}" for group, option in common if group in groups and group not in given]
 
 
 def command_line_jobs(arguments: Sequence[str]) -> list[list[str]]:

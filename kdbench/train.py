@@ -83,8 +83,8 @@ def _say_failure(error: Exception, outcomes: list[int], name: str = "") -> None:
 
 
 def _say_result(record: dict[str, Any], name: str) -> None:
-    from kdbench.core import TASKS
     from kdbench.metrics import in_groups
+    from kdbench.tasks import TASKS
 
     task, results = TASKS[record.get("task", "images")], record["results"]
     last, metric = results["last"], task.metric

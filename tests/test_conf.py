@@ -17,6 +17,7 @@ from kdbench.models import available
 from kdbench.plan import plan
 from kdbench.report.grid import cells, load_table, tables
 from kdbench.strict import compose_checked
+from kdbench.text.causal import SIZES
 from kdbench.text.t5 import NAMES
 
 register()
@@ -39,6 +40,8 @@ NEEDS = {
         for name in ("dss", "dss_infonce", "dss_mi", "dss_mi_normalised", "finetune")
     },
     **{f"student={name}": ["dataset=svamp"] for name in NAMES},
+    "dataset=language": ["dataset.name=svamp", "student=lm_tiny", "teacher=lm_small", "loss=fkl"],
+    **{f"{side}={name}": ["dataset=svamp_lm"] for side in ("student", "teacher") for name in SIZES},
 }
 GROUPS = ("dataset", "teacher", "student", "loss", "schedule", "trainer", "logger")
 TEACHER_LOSSES = sorted(file.stem for file in (CONF_DIR / "teacher_loss").glob("*.yaml"))

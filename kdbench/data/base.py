@@ -10,10 +10,11 @@ import torch
 from lightning import LightningDataModule
 from torch import nn
 
-from kdbench.core import Batch, Facts, Task
+from kdbench.core import Batch, Facts
 from kdbench.data.chunks import Chunk, Course, EvalChunk
 from kdbench.metrics import Meter
 from kdbench.ranks import own_rows, world_size
+from kdbench.tasks import Task
 
 
 def check_fits(data: TaskData, about: Mapping[str, Any], files: str) -> None:

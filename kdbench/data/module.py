@@ -7,7 +7,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from kdbench.core import TASKS, Batch, Facts, View
+from kdbench.core import Batch, Facts, View
 from kdbench.data.augment import (
     crop_flip,
     draw_view,
@@ -27,6 +27,7 @@ from kdbench.metrics import Scores
 from kdbench.models import check_name, create_model
 from kdbench.ranks import own_rows, shares, world_size
 from kdbench.seeding import derive, generator
+from kdbench.tasks import TASKS
 
 _RESIDENT = (
     *("_train", "_train_labels", "_test", "_test_labels"),

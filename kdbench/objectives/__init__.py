@@ -131,7 +131,7 @@ def _unknown(what: str, given: str, possible: list[str]) -> str:
 
 
 def _entry(name: str, objective: type[Objective]) -> Entry:
-    from kdbench.core import tasks_of
+    from kdbench.tasks import tasks_of
 
     defaults = {key: p.default for key, p in _parameters(objective).items() if p.default is not p.empty}
     said = ("formula", "needs", "defaults_from", "disagreements", *FLAGS)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdbench.core import TASKS, Task
 from kdbench.results import SCHEMA, digest
+from kdbench.tasks import TASKS, Task
 
 Record = dict[str, Any]
 

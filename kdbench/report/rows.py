@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdbench.core import TASKS, Task
 from kdbench.metrics import GROUPS
 from kdbench.report.delta import Beside, compare
 from kdbench.report.published import Published, Value
+from kdbench.tasks import TASKS, Task
 
 PLAIN = "the data as they are"
 

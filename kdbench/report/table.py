@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from kdbench.config import register
-from kdbench.core import TASKS
 from kdbench.files import write_atomically
 from kdbench.metrics import in_groups
 from kdbench.report.comparing import comparisons
@@ -24,6 +23,7 @@ from kdbench.report.reading import Run
 from kdbench.report.rows import PLAIN, Row, columns, summarise, title, value_beside
 from kdbench.report.series import gather
 from kdbench.report.work import Work
+from kdbench.tasks import TASKS
 
 
 def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:

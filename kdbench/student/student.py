@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdbench.core import TASKS, Batch, Facts, Outputs, Probes, RunError, Task
+from kdbench.core import Batch, Facts, Outputs, Probes, RunError
 from kdbench.loggers import RunLogger
 from kdbench.loss import CROSS_ENTROPY, Loss
 from kdbench.models import answer_batch, classifier, save_weights, tap_names
@@ -20,6 +20,7 @@ from kdbench.ranks import agreed, on_rank_0
 from kdbench.results import RunFolder
 from kdbench.schedule import Schedule
 from kdbench.student.position import Progress
+from kdbench.tasks import TASKS, Task
 from kdbench.teacher.cache import CachedTeacher
 from kdbench.teacher.live import LiveTeacher
 

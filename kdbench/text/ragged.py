@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,11 @@ class Ragged:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def rows(self) -> list[list[int]]:
+        """As lists of ids again."""
+        flat, bounds = self.values.tolist(), self.offsets.tolist()
+        return [flat[start:stop] for start, stop in itertools.pairwise(bounds)]
 
     def to(self, device: torch.device | str) -> Ragged:
         """On another device."""

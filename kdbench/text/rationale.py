@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from kdbench.core import TASKS
 from kdbench.data.images import DataError
 from kdbench.metrics import Meter
 from kdbench.seeding import generator
+from kdbench.tasks import TASKS
 from kdbench.text.data import Side, TextData
 from kdbench.text.sources import ROWS, Row, read_split
 from kdbench.text.t5 import NAMES, t5

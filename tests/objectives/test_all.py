@@ -12,8 +12,9 @@ import yaml
 from torch import Tensor
 
 from kdbench import objectives
-from kdbench.core import Objective, tasks_of
+from kdbench.core import Objective
 from kdbench.loss import Loss
+from kdbench.tasks import tasks_of
 
 from .cases import bound, normal, of_all, sides, term, value_and_gradients
 

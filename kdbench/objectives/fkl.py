@@ -1,0 +1,32 @@
+"""Word-level distillation, Kim and Rush 2016, arXiv:1606.07947, eq. 5: KL(p || q), token by token."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.core import Batch, Objective, Outputs, Paper
+from kdbench.divergences import kl
+
+
+def fkl_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(p || q) of teacher from student, averaged over rows: mass-covering.
+
+    student, teacher: logits [N, C], no temperature. Returns a scalar in nats.
+    """
+    log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
+    return kl(log_p, log_q).mean()
+
+
+class FKL(Objective):
+    """`fkl_loss` as an objective."""
+
+    paper = Paper("Sequence-Level Knowledge Distillation", 2016, "1606.07947")
+    formula = "KL(p || q)"
+    disagreements = (
+        "The paper's word-level term and the code of DistiLLM and ABKD are the cross-entropy -sum p log q, which has "
+        "the same gradient and is larger by the teacher's entropy.",
+    )
+    f_divergence = True
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """`fkl_loss` of the logits: a scalar in nats."""
+        return fkl_loss(student.logits, teacher.logits)

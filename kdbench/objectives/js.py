@@ -1,0 +1,42 @@
+"""GKD, Agarwal et al. 2024, arXiv:2306.13649, eq. 2: the generalised Jensen-Shannon divergence."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.core import Batch, Objective, Outputs, Paper
+from kdbench.divergences import kl, mixture
+
+
+def js_loss(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
+    """a KL(q || m) + (1 - a) KL(p || m) with m = (1 - a) p + a q and a = skew, averaged over rows.
+
+    student, teacher: logits [N, C], no temperature. Returns a scalar in nats.
+    """
+    log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
+    log_m = mixture(log_q, log_p, skew)
+    return (skew * kl(log_q, log_m) + (1 - skew) * kl(log_p, log_m)).mean()
+
+
+class JS(Objective):
+    """`js_loss` as an objective. Raises ValueError unless 0 < skew < 1."""
+
+    paper = Paper(
+        "On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes", 2024, "2306.13649"
+    )
+    formula = "a KL(q || m) + (1 - a) KL(p || m), m = (1 - a) p + a q, a = skew"
+    defaults_from = "the code of DistiLLM and ABKD for GPT-2 (skew 0.1)"
+    disagreements = (
+        "The paper's beta is 1 - skew here: its m is beta p + (1 - beta) q. Named as in the code of DistiLLM and ABKD, "
+        "whose 0.1 is the default; TRL's is 0.5.",
+    )
+    f_divergence = True
+
+    def __init__(self, skew: float = 0.1) -> None:
+        super().__init__()
+        if not 0 < skew < 1:
+            raise ValueError(f"JS: skew must be between 0 and 1, both excluded (there it is 0), got {skew}")
+        self.skew = skew
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """`js_loss` of the logits: a scalar in nats."""
+        return js_loss(student.logits, teacher.logits, self.skew)

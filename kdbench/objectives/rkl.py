@@ -1,0 +1,32 @@
+"""MiniLLM, Gu et al. 2024, arXiv:2306.08543, eq. 1, token by token: KL(q || p)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.core import Batch, Objective, Outputs, Paper
+from kdbench.divergences import kl
+
+
+def rkl_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(q || p) of student from teacher, averaged over rows: mode-seeking.
+
+    student, teacher: logits [N, C], no temperature. Returns a scalar in nats.
+    """
+    log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
+    return kl(log_q, log_p).mean()
+
+
+class RKL(Objective):
+    """`rkl_loss` as an objective."""
+
+    paper = Paper("MiniLLM: Knowledge Distillation of Large Language Models", 2024, "2306.08543")
+    formula = "KL(q || p)"
+    disagreements = (
+        "MiniLLM takes the divergence over whole sequences that the student writes, by policy gradient; this is the "
+        "term per token of a given text, as in the code of DistiLLM and ABKD.",
+    )
+    f_divergence = True
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """`rkl_loss` of the logits: a scalar in nats."""
+        return rkl_loss(student.logits, teacher.logits)

@@ -1,0 +1,35 @@
+"""DistiLLM, Ko et al. 2024, arXiv:2402.03898, section 3.1: the skewed reverse KL(q || (1 - a) p + a q)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.core import Batch, Objective, Outputs, Paper
+from kdbench.divergences import kl, mixture
+
+
+def srkl_loss(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
+    """KL(q || (1 - skew) p + skew q), averaged over rows; at skew 0 the reverse divergence.
+
+    student, teacher: logits [N, C], no temperature. Returns a scalar in nats.
+    """
+    log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
+    return kl(log_q, mixture(log_q, log_p, skew)).mean()
+
+
+class SRKL(Objective):
+    """`srkl_loss` as an objective. Raises ValueError unless 0 <= skew < 1."""
+
+    paper = Paper("DistiLLM: Towards Streamlined Distillation for Large Language Models", 2024, "2402.03898")
+    formula = "KL(q || (1 - a) p + a q), a = skew"
+    defaults_from = "the code of DistiLLM and ABKD for GPT-2 (skew 0.1)"
+    f_divergence = True
+
+    def __init__(self, skew: float = 0.1) -> None:
+        super().__init__()
+        if not 0 <= skew < 1:
+            raise ValueError(f"SRKL: skew must be at least 0 and below 1, got {skew}")
+        self.skew = skew
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """`srkl_loss` of the logits: a scalar in nats."""
+        return srkl_loss(student.logits, teacher.logits, self.skew)

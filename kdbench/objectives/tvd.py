@@ -1,0 +1,26 @@
+"""f-DISTILL, Wen et al. 2023, arXiv:2307.15190, token by token: the total variation 1/2 sum |p - q|."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.core import Batch, Objective, Outputs, Paper
+
+
+def tvd_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """1/2 sum |p - q|, averaged over rows.
+
+    student, teacher: logits [N, C], no temperature. Returns a scalar in [0, 1].
+    """
+    return 0.5 * (F.softmax(teacher, dim=-1) - F.softmax(student, dim=-1)).abs().sum(dim=-1).mean()
+
+
+class TVD(Objective):
+    """`tvd_loss` as an objective."""
+
+    paper = Paper("f-Divergence Minimization for Sequence-Level Knowledge Distillation", 2023, "2307.15190")
+    formula = "1/2 sum |p - q|"
+    f_divergence = True
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """`tvd_loss` of the logits: a scalar in [0, 1]."""
+        return tvd_loss(student.logits, teacher.logits)

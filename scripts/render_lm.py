@@ -1,0 +1,12 @@
+"""Write the parts of docs/lm.md anew that are read from benchmarks/lm_losses.json and experiments/abkd-gpt2."""
+
+from pathlib import Path
+
+from kdbench.report.lm import with_parts
+from kdbench.report.zoo import load_measured
+
+ROOT = Path(__file__).parent.parent
+
+page, measured = ROOT / "docs" / "lm.md", load_measured(ROOT / "benchmarks" / "lm_losses.json")
+assert measured is not None
+page.write_text(with_parts(page.read_text(), measured))

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdbench.objectives.fkl import fkl_loss
+from kdbench.objectives.sfkl import SFKL, sfkl_loss
+
+from .cases import assert_same, assert_shift_invariant, pairs
+from .token_cases import STUDENT, TEACHER, assert_float32_is_close, teacher_entropy, vocabulary
+
+skews = st.floats(0.0, 0.9)
+
+
+def formula(student, teacher, skew):
+    p, q = teacher.softmax(1), student.softmax(1)
+    return (p * (p / (skew * p + (1 - skew) * q)).log()).sum(1).mean()
+
+
+def test_worked_value():
+    assert sfkl_loss(STUDENT, TEACHER).item() == pytest.approx(0.35399156689544553, abs=1e-9)
+
+
+def test_the_published_cross_entropy_is_larger_by_the_teachers_entropy():
+    published = 1.5416275646268087
+    assert sfkl_loss(STUDENT, TEACHER).item() + teacher_entropy() == pytest.approx(published, abs=1e-9)
+
+
+@given(pairs())
+def test_without_skew_is_the_plain_divergence(pair):
+    torch.testing.assert_close(sfkl_loss(*pair, 0.0), fkl_loss(*pair))
+    torch.testing.assert_close(sfkl_loss(*pair, 1e-12), fkl_loss(*pair), rtol=1e-6, atol=1e-9)
+
+
+@given(pairs(), skews)
+def test_never_negative_and_zero_on_itself(pair, skew):
+    assert sfkl_loss(*pair, skew) >= -1e-12
+    assert sfkl_loss(pair[0], pair[0], skew).abs() < 1e-12
+
+
+@given(pairs(), skews)
+def test_a_constant_added_to_a_row_changes_nothing(pair, skew):
+    assert_shift_invariant(lambda s, z: sfkl_loss(s, z, skew), pair)
+
+
+@pytest.mark.parametrize("skew", [0.1, 0.5, 0.9])
+def test_value_and_gradient(skew):
+    assert_same(lambda s: sfkl_loss(s, TEACHER, skew), lambda s: formula(s, TEACHER, skew), STUDENT)
+    student, teacher = vocabulary()
+    assert_float32_is_close(
+        lambda s: sfkl_loss(s, teacher, skew), lambda s: sfkl_loss(s, teacher.float(), skew), student
+    )
+
+
+@pytest.mark.parametrize("skew", [-0.1, 1.0, float("nan")])
+def test_refuses(skew):
+    with pytest.raises(ValueError, match="skew"):
+        SFKL(skew)

@@ -1,0 +1,15 @@
+"""The rationales of SVAMP, which are shipped with the package."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def common() -> list[str]:
+    """Short and few, for one CPU core."""
+    words = [
+        "dataset.vocabulary=400",
+        "dataset.prompt=false",
+        "dataset.max_response=32",
+        "schedule.batch_size=16",
+    ]
+    return ["dataset=svamp_lm", *words, "trainer=cpu", "threads=1", "progress=false"]
