@@ -30,7 +30,7 @@ def test_seeds_are_one_row():
             {"hash.teacher=resnet56", "hash.teacher=another"},
         ),
     ],
-    ids=str,
+    ids=["epochs", "weights", "lr", "protocol", "hashes"],
 )
 def test_settings_are_rows_of_their_own_and_say_why(changes, settings):
     found = rows(record(seed=0), record(seed=1), record(seed=1, **changes))
