@@ -2,6 +2,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from kdbench import machine
 from kdbench import run as run_module
@@ -35,11 +36,11 @@ def test_a_system_that_does_not_say_has_them():
 
 def test_only_a_cpu_emulates(monkeypatch):
     monkeypatch.setattr(machine, "has_bf16_units", lambda: False)
-    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert emulates_bf16("cpu")
     assert not emulates_bf16("gpu")
     assert not emulates_bf16("auto")
-    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert emulates_bf16("auto")
 
 

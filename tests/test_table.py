@@ -381,7 +381,7 @@ def test_a_small_table_runs_once_and_reports_what_failed(tmp_path, monkeypatch, 
     ]
     assert main(small) == 0
     out = capsys.readouterr().out
-    assert "2 done, 0 failed of 2" in out
+    assert "2 done, 0 failed, 0 left of 2" in out
     page = (tmp_path / "runs/tables/demo/README.md").read_text()
     assert page.count("| resnet20 -> resnet8 |") == 2
     assert (tmp_path / "runs/tables/demo/table.png").read_bytes().startswith(b"\x89PNG")
@@ -389,10 +389,10 @@ def test_a_small_table_runs_once_and_reports_what_failed(tmp_path, monkeypatch, 
     assert main(small) == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("student.safetensors")} == before
 
-    failing = [*small, "schedule.lr=1e30", "schedule.plan=constant"]
+    failing = [*small, "schedule.lr=1e30", "schedule.plan=constant", "retries=0"]
     assert main(failing) == 1
     out = capsys.readouterr().out
-    assert "0 done, 2 failed of 2" in out
+    assert "0 done, 2 failed, 0 left of 2" in out
     assert "not finite" in out
     assert len(found(load_table("demo", []))) == 4
     assert main([*small, "losses=ce"]) == 0
