@@ -63,7 +63,13 @@ class Plan:
         return node
 
     def training_command(self, teacher: str) -> str:
-        """The command that trains a teacher for this run, on all classes it must know."""
+        """The command that trains a teacher for this run, on all classes, or with the words, it must know."""
+        if not isinstance(self.data, ImageData):
+            given = self.config["dataset"]
+            said = [f"dataset.{key}={given[key]}" for key in ("path", "vocabulary") if given.get(key)]
+            return " ".join(
+                ["kdbench train-teacher", f"dataset={self.names['dataset']}", *said, f"teacher={teacher}"]
+            )
         words = ["kdbench train-teacher"]
         if (CONF_DIR / "dataset" / f"{self.data.label_space}.yaml").is_file():
             words.append(f"dataset={self.data.label_space}")
