@@ -70,23 +70,6 @@ class Hidden(Outputs):
         return Hidden(self.features.detach(), self.weight.detach(), bias)
 
 
-@dataclass(frozen=True, slots=True)
-class TopK:
-    """A teacher's answer of which the likeliest classes of each row are known, and the mass of all others.
-
-    indices: int64 [N, k], different in a row; log_probs: their log-probabilities [N, k] in nats; tail: the log of the
-    mass of all others [N]. With k = C there are no others, and tail says nothing.
-    """
-
-    indices: Tensor
-    log_probs: Tensor
-    tail: Tensor
-
-    def rows(self, span: slice) -> TopK:
-        """These rows alone."""
-        return TopK(self.indices[span], self.log_probs[span], self.tail[span])
-
-
 IGNORED = -100
 """A label that no logits answer for: padding, a prompt."""
 

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Hidden, Objective, Outputs, Probes, TopK
+from kdbench.core import Batch, Facts, Hidden, Objective, Outputs, Probes
 from kdbench.divergences import standardise
 from kdbench.patterns import chosen_taps
 from kdbench.pieces import in_pieces, rows_at_once
 from kdbench.ranks import joined, joined_batch, rank, row_counts
 from kdbench.seeding import drawn_from
-from kdbench.topk import bucketed
+from kdbench.topk import TopK, bucketed
 
 CROSS_ENTROPY = "ce"
 

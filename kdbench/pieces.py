@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kdbench.core import Batch, Hidden, Outputs, TopK
+from kdbench.core import Batch, Hidden, Outputs
+from kdbench.topk import TopK
 
 NUMBERS_AT_ONCE = 2**22
 """How many logits a piece has on each side: 16 MiB in float32, 27 tokens of a vocabulary of 150,000."""

@@ -73,8 +73,12 @@ class Plan:
         return " ".join(["kdbench train-teacher", *self.teacher_overrides(teacher)])
 
     def teacher_overrides(self, teacher: str) -> list[str]:
-        """The overrides with which `kdbench train-teacher` trains a teacher for this run, on all classes it must
-        know."""
+        """The overrides with which `kdbench train-teacher` trains a teacher for this run, on all classes, or with the
+        words, it must know."""
+        if not isinstance(self.data, ImageData):
+            given = self.config["dataset"]
+            said = [f"dataset.{key}={given[key]}" for key in ("path", "vocabulary") if given.get(key)]
+            return [f"dataset={self.names['dataset']}", *said, f"teacher={teacher}"]
         words = []
         if (CONF_DIR / "dataset" / f"{self.data.label_space}.yaml").is_file():
             words.append(f"dataset={self.data.label_space}")

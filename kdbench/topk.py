@@ -7,14 +7,31 @@ be said so at another temperature than that of the stored log-probabilities.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import TopK
-
 TAIL_FLOOR = -1e4
 """For the log-mass of a tail that is stored as 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """A teacher's answer of which the likeliest classes of each row are known, and the mass of all others.
+
+    indices: int64 [N, k], different in a row; log_probs: their log-probabilities [N, k] in nats; tail: the log of the
+    mass of all others [N]. With k = C there are no others, and tail says nothing.
+    """
+
+    indices: Tensor
+    log_probs: Tensor
+    tail: Tensor
+
+    def rows(self, span: slice) -> TopK:
+        """These rows alone."""
+        return TopK(self.indices[span], self.log_probs[span], self.tail[span])
 
 
 def topk_of(logits: Tensor, k: int) -> TopK:

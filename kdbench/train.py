@@ -32,8 +32,8 @@ _SIGNALLED = 128
 def work(root: str, jobs: Sequence[Job], outcomes: list[int]) -> float | None:
     """Run jobs, those of a cohort side by side. Expected failures are one message each, and the rest goes on.
 
-    Returns what a search for hyper-parameters maximises, of the last job: top-1 on the validation part at the last
-    epoch, in per cent; None where there is no such part.
+    Returns what a search for hyper-parameters maximises, of the last job: the main score on the validation part at the
+    last epoch, in per cent; None where there is no such part.
     """
     from kdbench.cohort import cohorts
     from kdbench.core import RunError
@@ -46,7 +46,8 @@ def work(root: str, jobs: Sequence[Job], outcomes: list[int]) -> float | None:
         except (RunError, ValueError) as error:
             _say_failure(error, outcomes)
     records = [record for group in cohorts(plans) for record in _run_group(group, outcomes)]
-    score = records[-1]["results"]["curve"][-1].get("validation/top1") if records else None
+    metric = plans[-1].data.task.metric if plans else ""
+    score = records[-1]["results"]["curve"][-1].get(f"validation/{metric}") if records else None
     return None if score is None else float(score)
 
 

@@ -14,7 +14,7 @@ from kdbench.models import answer_batch, create_model, tap_names
 from kdbench.ranks import reduce_gradients, world_size
 
 from .cases import Sides, bound, sides
-from .test_all import FILES, build, every_objective
+from .test_all import ON_IMAGES, build, every_objective
 
 SPLIT = (5, 3)
 
@@ -55,7 +55,7 @@ def work(rank: int, folder: Path) -> None:
     one_sided = sides().rows(torch.arange(8) if rank == 0 else torch.tensor([7]))
     one_sided = replace(one_sided, batch=replace(one_sided.batch, shares=(8, 0)))
     found = {}
-    for name in FILES:
+    for name in ON_IMAGES:
         found[name] = [gradients(name, case) for case in (uneven, one_sided)]
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
