@@ -168,6 +168,7 @@ def test_scores_are_means_over_tokens_however_they_come(network):
 
 
 SHORT = [
+    "teacher=lm_tiny",
     "schedule.epochs=2",
     "schedule.batch_size=64",
     "dataset.max_response=12",
