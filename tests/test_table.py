@@ -7,7 +7,7 @@ import torch
 
 from kdbench.config import EXPERIMENTS_DIR, register
 from kdbench.models import create_model, save_weights
-from kdbench.report.grid import cells, found, load_table
+from kdbench.report.grid import cells, found, load_table, tables
 from kdbench.report.published import Published, Value, published_for
 from kdbench.report.rows import columns, value_beside
 from kdbench.report.table import _without_places, main, markdown, summarise
@@ -313,7 +313,11 @@ def test_what_was_published_stands_beside_its_row():
     "file", sorted(EXPERIMENTS_DIR.glob("*/published.yaml")), ids=lambda file: file.parent.name
 )
 def test_published_values_are_of_cells_of_their_table(file):
-    table, published = load_table(file.parent.name, []), published_for(file.parent.name)
+    published = published_for(file.parent.name)
+    assert published.values
+    if file.parent.name not in tables():
+        return  # what others published that no run of ours can have
+    table = load_table(file.parent.name, [])
     keys = [(value.dataset, value.pair, value.loss, value.protocol) for value in published.values]
     assert len(set(keys)) == len(keys)
     for value in published.values:

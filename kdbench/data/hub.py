@@ -144,8 +144,7 @@ def find_column(part: Dataset, name: str, kind: str, option: str = "") -> str:
     if len(found) != 1:
         raise DataError(
             f"{name} has {len(found)} columns of type {kind} ({', '.join(found)}); "
-            f"the columns are {', '.join(part.column_names)}"
-            + (f"; choose one by {option}=..." if option else "")
+            f"choose one of {', '.join(part.column_names)}" + (f" by {option}=..." if option else "")
         )
     return str(found[0])
 

@@ -1,5 +1,5 @@
-"""Hsieh et al. 2023, "Distilling Step-by-Step! Outperforming Larger Language Models with Less Training Data and
-Smaller Model Sizes", arXiv:2305.02301, section 3.2."""
+"""Hsieh et al. 2023, arXiv:2305.02301, section 3.2: "Distilling Step-by-Step! Outperforming Larger Language Models with
+Less Training Data and Smaller Model Sizes"."""
 
 import torch.nn.functional as F
 from torch import Tensor

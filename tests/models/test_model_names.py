@@ -13,6 +13,7 @@ CONF = Path(__file__).parents[2] / "conf" / "model"
 
 def test_every_network_has_its_file_and_every_file_its_network():
     files = {path.stem: yaml.safe_load(path.read_text()) for path in CONF.glob("*.yaml")}
+    files = {name: file for name, file in files.items() if not file["_target_"].startswith("kdbench.text.")}
     assert {files.pop("timm")["name"]} == {"???"}
     target = "kdbench.models.create_model"
     assert files == {name: {"_target_": target, "name": name} for name in available()}

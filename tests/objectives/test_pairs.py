@@ -24,6 +24,7 @@ KEYS = {
     "mlkd_lskd": {"weight", "strong_ce"},
     "reviewkd": {"weight"},
     "catkd": {"weight", "resolution"},
+    "wttm_no_ce": {"gamma"},
 }
 ALIAS = {("ttm", "beta"), ("wttm", "beta"), ("abkd", "weight"), ("abttm", "weight")}
 """Keys that are weights of the loss, not parameters of the objective."""
@@ -108,7 +109,8 @@ PAIRS_OF_ZHENG_AND_YANG = {
 
 @pytest.mark.parametrize("method", ["ttm", "wttm", "wttm_crd", "wttm_itrd", "itrd"])
 def test_both_tables_of_the_paper_are_complete(method):
-    assert set(load("pairs", method)["values"]) == PAIRS_OF_ZHENG_AND_YANG
+    of_cifar = {pair for pair in load("pairs", method)["values"] if not pair.startswith("timm/")}
+    assert of_cifar == PAIRS_OF_ZHENG_AND_YANG
 
 
 @pytest.mark.parametrize("method", ["kd_lskd", "dkd_lskd"])

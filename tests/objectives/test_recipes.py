@@ -61,7 +61,7 @@ def _pairs_are_read_once():
 @cache
 def composed(loss: str) -> DictConfig:
     """The loss and whom it asks, of a whole run's configuration (tests/test_conf.py composes those)."""
-    names = {"teacher": {"name": "???"}, "student": {"name": "???"}}
+    names = {"teacher": {"name": "???"}, "student": {"name": "???"}, "dataset": {"label_space": "cifar100"}}
     ConfigStore.instance().store("loss_alone", {"defaults": ["_self_", {"loss": "ce"}], **names})
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
