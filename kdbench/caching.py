@@ -109,11 +109,17 @@ def _fill(options: argparse.Namespace) -> int:
     jobs = command_line_jobs(["-m", *options.runs])
     plans = [plan(compose_checked("train", job), {}) for job in jobs]
     if not any(planned.asks_for_logits for planned in plans):
-        reasons = {obstacle(planned.loss) or "the loss does not look at a teacher" for planned in plans}
+        reasons = {_why_not(planned) for planned in plans}
         raise ValueError(f"nothing to store for these runs: {'; '.join(sorted(reasons))}")
     for filling in fillings(plans, options.all, options.storage):
         fill(filling, Console(), options.dry_run)
     return 0
+
+
+def _why_not(planned: Plan) -> str:
+    if not (isinstance(planned.data, ImageData) and planned.data.counts_views):
+        return f"the views of {planned.data.name} cannot be counted"
+    return obstacle(planned.loss) or "the loss does not look at a teacher"
 
 
 def fill(filling: Filling, console: Console, dry_run: bool = False) -> None:

@@ -227,7 +227,7 @@ def _published_pair(method: str, *, _root_: DictConfig) -> str:
 
 def _family(network: str) -> str:
     """The leading letters of a network's name in small ones: resnet8x4 and ResNet50 are one family."""
-    return "".join(takewhile(str.isalpha, network.lower()))
+    return "".join(takewhile(str.isalpha, network.removeprefix("timm/").lower()))
 
 
 def _published(method: str, key: str, *, _root_: DictConfig) -> float | int:

@@ -73,13 +73,14 @@ def main(arguments: list[str]) -> int:
         spread = class_spread(model, data, "train", bf16=cfg.precision != "fp32")
         result["stored"] = str(_store(cfg, model, data, {**about, **result, "cmi": spread["cmi"]}))
     top5 = f", top-5 {scores['top5']:.2f} %" if "top5" in scores else ""
+    ece = f", ECE {scores['ece']:.2f} %" if "ece" in scores else ""
     if cfg.json:
         print(json.dumps(result))
     else:
         print(
             f"{result['model']} on {data.name} ({cfg.split}, {result[task.unit]} {task.unit}, {cfg.precision}): "
-            f"{task.title} {scores[task.metric]:.2f} %{top5}, NLL {scores['nll']:.4f}, "
-            f"ECE {scores['ece']:.2f} %{in_groups(scores)}"
+            f"{task.title} {scores[task.metric]:.2f} %{top5}, NLL {scores['nll']:.4f}"
+            f"{ece}{in_groups(scores)}"
         )
         if cfg.store:
             print(f"stored as the teacher {cfg.store}: {result['stored']}")

@@ -53,6 +53,10 @@ def export(run: Path, to: Path, onnx: bool = False) -> list[str]:
     """
     record = finished(run)
     config = record["config"]
+    if "student" not in config:
+        raise ValueError(f"{run} trained a teacher, which is in the store; a student's run can be exported")
+    if record.get("task", "images") != "images":
+        raise ValueError(f"{run} is a run of text: networks that classify images can be exported yet")
     data: ImageData = build(OmegaConf.create(config["dataset"]), seed=record["seed"], batch_size=1)
     data.setup("test")
     name, options = config["student"]["name"], config["student"].get("options")
@@ -85,7 +89,7 @@ def _write_config(network: nn.Module, name: str, data: ImageData, path: Path) ->
     """config.json, as timm reads it: the architecture, the names of the classes, and how images are prepared."""
     size = list(data.probe(1).shape[1:])
     mean, std = data.augmentation["mean"], data.augmentation["std"]
-    shown = {"input_size": size, "mean": mean, "std": std, "interpolation": "bilinear", "crop_pct": 1.0}
+    shown = {"input_size": size, "mean": mean, "std": std, "interpolation": "bilinear", "crop_pct": data.crop}
     if not isinstance(network, Network):
         save_config_for_hf(
             network, str(path), model_config={"label_names": list(data.classes)}, data_config=shown

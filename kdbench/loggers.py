@@ -107,7 +107,7 @@ class WeightsAndBiases:
         arguments |= {"tags": [tag[:_LONGEST_TAG] for tag in tags], "config": flattened(run_config)}
         # the students of a cohort each have a run, all open at once
         arguments["settings"] = wandb.Settings(
-            silent=True, init_timeout=3, console="off", reinit="create_new"
+            silent=True, init_timeout=3, finish_timeout=5, console="off", reinit="create_new"
         )
         try:
             self._run = wandb.init(dir=str(folder), mode="offline" if offline else "online", **arguments)

@@ -18,7 +18,7 @@ from kdbench.schedule import Schedule
 from kdbench.tasks import tasks_of
 from kdbench.teacher.cache import obstacle
 from kdbench.teacher.ensemble import check_ensemble
-from kdbench.teacher.names import known_as, network_of, trained_by
+from kdbench.teacher.names import TIMM, known_as, network_of, trained_by
 from kdbench.teacher.store import shipped, stored
 
 
@@ -69,7 +69,11 @@ class Plan:
         return node
 
     def training_command(self, teacher: str) -> str:
-        """The command that trains a teacher for this run."""
+        """The command that brings a teacher for this run: one of timm's has weights, all others are trained."""
+        if teacher.startswith(TIMM):
+            words = self.teacher_overrides(teacher)[: -len(trained_by(teacher, "store"))]
+            model = f"model=timm model.name={teacher} checkpoint=hub store={teacher} ..."
+            return " ".join(["kdbench evaluate", *words, model])
         return " ".join(["kdbench train-teacher", *self.teacher_overrides(teacher)])
 
     def teacher_overrides(self, teacher: str) -> list[str]:
@@ -77,12 +81,14 @@ class Plan:
         words, it must know."""
         if not isinstance(self.data, ImageData):
             given = self.config["dataset"]
-            said = [f"dataset.{key}={given[key]}" for key in ("path", "vocabulary") if given.get(key)]
-            return [f"dataset={self.names['dataset']}", *said, f"teacher={teacher}"]
+            said = [f"dataset.{key}={given[key]}" for key in _WHICH_TEXTS if given.get(key) is not None]
+            return [f"dataset={self.names['dataset'] or self.data.label_space}", *said, f"teacher={teacher}"]
         words = []
         if (CONF_DIR / "dataset" / f"{self.data.label_space}.yaml").is_file():
             words.append(f"dataset={self.data.label_space}")
-            if self.data.name == self.data.label_space and (path := self.config["dataset"].get("path")):
+            if self.names["dataset"] in ("", self.data.label_space) and (
+                path := self.config["dataset"].get("path")
+            ):
                 words.append(f"dataset.path={path}")
         else:
             words.append(f"dataset={self.names['dataset']}")
@@ -107,6 +113,9 @@ class Plan:
         )
         return "-".join(part.replace("/", "_") for part in parts if part) + f"-s{self.cfg.seed}"
 
+
+_WHICH_TEXTS = ("path", "vocabulary", "validation", "validation_seed", "prompt")
+"""Of a text data set: what the tokenizer, and so the teacher, depends on."""
 
 _WHICH_DATA = ("path", "name", "config_name", "image_column", "label_column", "size", "classes")
 _TRAINER_KEYS = ("_target_", "accelerator", "devices", "max_epochs", "profiler", "detect_anomaly")

@@ -216,6 +216,7 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, key in (
         ("dataset", "path"),
         ("dataset", "eval_batch_size"),
+        ("dataset", "readers"),
         ("dataset", "tokenizer"),  # in the hash of the data, by what it does
         ("dataset", "quality_samples"),
         ("teacher", "checkpoint"),

@@ -38,6 +38,8 @@ def check_search(root: str, arguments: Sequence[str]) -> Path:
     ]
     planned = plan(compose_checked(root, common), {})
     check_sweep(arguments, [planned.cfg.trainer])
+    if "hydra/launcher=cohort" in arguments:
+        raise ValueError("hydra/launcher=cohort: the trials of a search come one after another; leave it out")
     if "validation" not in planned.data.eval_splits:
         raise ValueError(
             "a search is judged on held-out training images, never on test, and there are none: "

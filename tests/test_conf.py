@@ -149,6 +149,18 @@ def test_published_values_come_by_data_set(loss, cifar, imagenet):
         assert (of.temperature, cfg.loss.weights.ce, cfg.loss.weights[loss]) == expected
 
 
+def test_timms_networks_have_families_too():
+    of = [
+        "student=timm",
+        "student.name=timm/mobilenetv1_100",
+        "teacher=timm",
+        "teacher.name=timm/resnet50.tv_in1k",
+    ]
+    assert compose_checked("train", ["loss=ttm", *of]).loss.pair == "vgg13:MobileNetV2"
+    of[1] = "student.name=timm/resnet34"
+    assert compose_checked("train", ["loss=ttm", *of]).loss.pair == "resnet56:resnet20"
+
+
 def test_an_unpublished_pair_takes_those_of_a_named_one_and_says_so():
     cfg = compose_checked("train", ["loss=wttm", "teacher=resnet20", "student=resnet8"])
     assert cfg.loss.pair == "resnet56:resnet20"

@@ -7,10 +7,11 @@ import torch
 
 from kdbench.config import EXPERIMENTS_DIR, register
 from kdbench.models import create_model, save_weights
-from kdbench.report.grid import cells, found, load_table, tables
+from kdbench.report.grid import cells, found, load_table, tables, with_teachers
 from kdbench.report.published import Published, Value, published_for
 from kdbench.report.rows import columns, value_beside
 from kdbench.report.table import _without_places, main, markdown, summarise
+from kdbench.report.teachers import needed
 
 register()
 
@@ -403,3 +404,23 @@ def test_a_small_table_runs_once_and_reports_what_failed(tmp_path, monkeypatch, 
     page = (tmp_path / "runs/tables/demo/README.md").read_text()
     assert "losses=ce` on " in page, "the page says the command that made it"
     assert json.loads(next(tmp_path.rglob("record.json")).read_text())["table"] == "demo"
+
+
+def test_a_teacher_is_not_cut_short_by_what_its_students_are_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDBENCH_HOME", str(tmp_path))
+    told = ["pairs=wrn_40_2:wrn_16_2", "losses=kd", "seeds=0", "trainer=cpu", "trainer.max_epochs=1"]
+    table = load_table("cifar100-same", told)
+    _, missing = with_teachers(cells(table))
+    (teacher,) = needed(table, missing)
+    assert "trainer=cpu" in teacher.overrides
+    assert teacher.planned.cfg.trainer.max_epochs == 240
+
+
+def test_a_teacher_of_timms_is_fetched_and_not_trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDBENCH_HOME", str(tmp_path))
+    (tmp_path / "images").mkdir()
+    told = ["losses=kd", f"dataset.path={tmp_path / 'images'}", "pairs=timm/resnet34.tv_in1k:timm/resnet18"]
+    with pytest.raises(
+        ValueError, match=r"kdbench evaluate dataset=imagenet dataset\.path=.* checkpoint=hub store="
+    ):
+        cells(load_table("imagenet", told))

@@ -205,7 +205,9 @@ def test_sigterm_stops_cleanly_too(tmp_path, row):
 
 
 def test_one_ctrl_c_ends_a_sweep(tmp_path):
-    process = start("-m", *ALONE, "schedule.epochs=200", "seed=0,1", f"output={tmp_path}")
+    process = start(
+        "-m", *ALONE, "schedule.epochs=200", "seed=0,1", f"output={tmp_path}", "hydra.launcher.jobs=1"
+    )
     end_when(process, tmp_path, '"epoch": 2, "step": 2', signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors

@@ -63,6 +63,9 @@ class ImageData(TaskData):
 
     task = TASKS["images"]
 
+    crop = 1.0
+    """The side of what is evaluated, as a part of the shorter side of the scaled image."""
+
     counts_views = True
     """Whether an image has a number of views that can be counted, so that a teacher's answers to them can be stored."""
 

@@ -88,6 +88,7 @@ class StreamedImages(ImageData):
             raise ValueError(f"readers must be at least 1, got {readers}")
         super().__init__(lambda: None, **{**options, "padding": 0})  # type: ignore[arg-type, return-value]
         self._files, self._size, self._shorter = load, (size, size), shorter
+        self.crop = size / shorter
         self._ahead = _Ahead(self._read, readers)
         self._more = {}
 

@@ -62,9 +62,16 @@ def needed(table: Table, missing: Mapping[Cell, MissingTeacherError]) -> list[Ne
 
 def _overrides(table: Table, planned: Plan, name: str) -> list[str]:
     """The command line of a teacher's run, which is in the store's home: any table that wants it goes on with it."""
-    common = [override for override in table.overrides if override.startswith("trainer")]
+    common = [one for one in table.overrides if one.partition("=")[0] in _HARDWARE]
     words = [*planned.teacher_overrides(name), f"threads={table.threads}", f"output={home() / 'runs'}"]
     return [*words, *common, *table.teacher_overrides]
+
+
+_HARDWARE = (
+    "trainer",
+    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "sync_batchnorm")),
+)
+"""What a table says of its students' devices holds for their teachers, too; how long they train does not."""
 
 
 def train(

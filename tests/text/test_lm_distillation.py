@@ -11,6 +11,11 @@ from kdbench.strict import compose_checked
 register()
 
 
+@pytest.fixture(autouse=True)
+def _a_store_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDBENCH_HOME", str(tmp_path / "home"))
+
+
 def planned(root: str, words: list[str]) -> Plan:
     return plan(compose_checked(root, words), dict(word.split("=", 1) for word in words))
 
