@@ -96,3 +96,13 @@ def test_answers_are_stored_where_they_would_be_asked_for_again(
     assert {len(record["cohort"] or [1]) for record in records} == {1 if stored else 2}
     page = (tmp_path / "runs/tables/demo/README.md").read_text()
     assert ("read from a cache (float16): kd, ttm" in page) == stored
+
+
+def test_networks_of_timms_and_ours_are_not_one_product():
+    pairs = "pairs=resnet20:resnet8,resnet20:timm/resnet18,resnet20:timm/resnet34"
+    grid = cells(table(pairs, "losses=ce,kd", "seeds=0", "jobs=1"))
+    said = sorted(
+        sorted(word for word in command(batch) if word.startswith("student"))
+        for batch in batches(table(), grid)
+    )
+    assert said == [["student.name=timm/resnet18,timm/resnet34", "student=timm"], ["student=resnet8"]]

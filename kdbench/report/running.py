@@ -12,6 +12,7 @@ from kdbench.core import RunError
 from kdbench.jobs import Crew, Ended, Job, Limits
 from kdbench.report.grid import Cell, Table, found
 from kdbench.results import RunFolder, digest
+from kdbench.teacher.names import network_chosen
 
 Batch = list[Cell]
 """The runs of one process."""
@@ -49,9 +50,11 @@ def _products(cells: Sequence[Cell]) -> list[Batch]:
     for cell in cells:
         place = cell.variant, cell.pair
         losses[place] = (*losses.get(place, ()), cell.loss)
-    groups: dict[tuple[str, tuple[str, ...]], Batch] = {}
+    groups: dict[tuple[str, tuple[str, ...], int], Batch] = {}
     for cell in cells:
-        groups.setdefault((cell.variant, losses[cell.variant, cell.pair]), []).append(cell)
+        # two overrides say a network of timm's, one a network of ours: no product of keys has both
+        words = len(network_chosen("student", cell.pair.partition(":")[2]))
+        groups.setdefault((cell.variant, losses[cell.variant, cell.pair], words), []).append(cell)
     return list(groups.values())
 
 
