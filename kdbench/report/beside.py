@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
 from kdbench.config import EXPERIMENTS_DIR
 from kdbench.metrics import GROUPS
 from kdbench.report.delta import Beside, compare
-from kdbench.report.published import Published, published_for
+from kdbench.report.published import Published, published_for, read_as
 from kdbench.report.reading import task_of
 from kdbench.report.rows import value_beside
 from kdbench.report.series import Series
@@ -50,16 +49,7 @@ class Networks:
 
 def networks(dataset: str) -> Networks | None:
     """What is published of networks on a data set, or None; ValueError where the file is not as it should be."""
-    file = EXPERIMENTS_DIR / "networks" / f"{dataset}.yaml"
-    if not file.is_file():
-        return None
-    try:
-        merged: Any = OmegaConf.merge(OmegaConf.structured(Networks), OmegaConf.load(file))
-        found = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{file}, {error.full_key}: {str(error).splitlines()[0]}") from error
-    assert isinstance(found, Networks)
-    return found
+    return read_as(Networks, EXPERIMENTS_DIR / "networks" / f"{dataset}.yaml")
 
 
 @dataclass(frozen=True)

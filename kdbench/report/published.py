@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config import EXPERIMENTS_DIR
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -96,17 +99,24 @@ class Published:
         return f"Published ({self.status}, {self.epochs} epochs): {self.source}. {self.note}".strip()
 
 
-def published_for(table: str) -> Published | None:
-    """What is published for a table, or None; ValueError where the file is not as it should be."""
-    file = EXPERIMENTS_DIR / table / "published.yaml"
+def read_as(kind: type[T], file: Path) -> T | None:
+    """A file of published numbers, or None where there is none; ValueError where it is not as it should be."""
     if not file.is_file():
         return None
     try:
-        merged: Any = OmegaConf.merge(OmegaConf.structured(Published), OmegaConf.load(file))
+        merged: Any = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.load(file))
         found = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ValueError(f"{file}, {error.full_key}: {str(error).splitlines()[0]}") from error
-    assert isinstance(found, Published)
+    assert isinstance(found, kind)
+    return found
+
+
+def published_for(table: str) -> Published | None:
+    """What is published for a table, or None; ValueError where the file is not as it should be."""
+    file = EXPERIMENTS_DIR / table / "published.yaml"
+    if (found := read_as(Published, file)) is None:
+        return None
     if found.grid is not None:
         try:
             found.values += found.grid.values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,10 @@ from kdbench.core import IGNORED, Batch, Facts, Tokens
 from kdbench.data.base import TaskData
 from kdbench.seeding import generator
 from kdbench.text.ragged import Ragged
+from kdbench.text.tokens import tokenizer_hash
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +31,15 @@ class Side:
 class TextData(TaskData):
     """Texts of one data set.
 
-    `load` fills `sides` (by split: `train`, and those that are scored; then by view), `pad_id`, `num_classes` (the size
-    of the vocabulary) and `fingerprint`, once. An epoch is a pass over the training samples, each in an order of its
-    own; or, where `epoch_steps` is given, so many steps of such passes one after the other (a schedule in steps). The
-    last batch of a pass may be smaller.
+    `load` fills `tokenizer`, `sides` (by split: `train`, and those that are scored; then by view), `pad_id`,
+    `num_classes` (the size of the vocabulary) and `fingerprint`, once. An epoch is a pass over the training samples,
+    each in an order of its own; or, where `epoch_steps` is given, so many steps of such passes one after the other (a
+    schedule in steps). The last batch of a pass may be smaller.
     """
 
     sides: Mapping[str, Mapping[str, Side]]
     pad_id: int
+    tokenizer: Tokenizer
     _pass: tuple[int, Tensor] | None = None
 
     def __init__(
@@ -81,6 +86,15 @@ class TextData(TaskData):
             for split, views in self.sides.items()
         }
         return self
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The size of the vocabulary, and whose words they are."""
+        return {
+            "num_classes": self.num_classes,
+            "label_space": self.label_space,
+            "tokenizer": tokenizer_hash(self.tokenizer),
+        }
 
     @property
     def facts(self) -> Facts:

@@ -22,7 +22,7 @@ from kdbench.text.token_scores import TokenScores
 from kdbench.text.tokens import EOS, PAD, encoded, tokenizer_hash, trained_tokenizer
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    pass
 
 Pair = tuple[str, str]
 """A prompt and its response."""
@@ -87,7 +87,7 @@ class LanguageData(TextData):
         if self._validation:
             self.texts |= self._cut(self.texts["train"])
         words = [text for pair in self.texts["train"] for text in pair]
-        self.tokenizer: Tokenizer = trained_tokenizer(words, self._vocabulary)
+        self.tokenizer = trained_tokenizer(words, self._vocabulary)
         self.fingerprint = digest([content, tokenizer_hash(self.tokenizer)])
         self.num_classes = self.tokenizer.get_vocab_size()
         vocabulary = self.tokenizer.get_vocab()
@@ -120,15 +120,6 @@ class LanguageData(TextData):
             inputs.append([*given, *response[:-1]])
             labels.append([IGNORED] * (len(given) - 1) + list(response))
         return Side(Ragged.of(inputs), Ragged.of(labels))
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """The size of the vocabulary, and whose words they are."""
-        return {
-            "num_classes": self.num_classes,
-            "label_space": self.label_space,
-            "tokenizer": tokenizer_hash(self.tokenizer),
-        }
 
     def meter(self, split: str) -> Meter:
         """Loss per token, perplexity, the share of tokens foretold, and agreement with the teacher."""

@@ -123,15 +123,6 @@ class RationaleData(TextData):
                 f"{self.name}: {blank} of {len(self.texts['train'])} training rows have a blank rationale or label"
             )
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """The vocabulary."""
-        return {
-            "num_classes": self.num_classes,
-            "label_space": self.label_space,
-            "tokenizer": tokenizer_hash(self.tokenizer),
-        }
-
     def meter(self, split: str) -> Meter:
         """What is said of labels, and at the end of rationales."""
         from kdbench.text.scores import RationaleScores
