@@ -242,13 +242,13 @@ def _published(method: str, key: str, *, _root_: DictConfig) -> float | int:
 
 def _of_run(folder: str | None, what: str) -> Any:
     """Of the network that a finished run trained its `name` or `options`, or the `variant` that it is as a teacher."""
-    from kdbench.results import digest
+    from kdbench.siblings import RUN, sibling_key
     from kdbench.teacher.store import finished_run
 
     if folder is None:
         raise ValueError("teacher=run needs the folder of a finished run: teacher=run:FOLDER")
     _, record = finished_run(Path(folder))
     if what == "variant":
-        return f"run-{digest(record['hashes'])[:8]}"
+        return f"{RUN}{sibling_key(record)[:8]}"
     network = record["config"].get("student") or record["config"]["teacher"]
     return network.get(what)

@@ -123,7 +123,7 @@ class Member:
                 "hash": teacher.hash,
                 "answers": "live" if self.stored is None else self.stored.cache.summary,
                 "protocol": teacher.about.get("protocol", ""),
-                **{key: teacher.about[key] for key in ("nll", "cmi") if key in teacher.about},
+                **{key: teacher.about[key] for key in ("nll", "cmi", "taught") if key in teacher.about},
             }
         if self.stage is not None:
             kept = ("hashes", "seconds", "cohort")

@@ -208,6 +208,8 @@ def _student(member: Member, teacher: LiveTeacher | None) -> Student:
     }
     if planned.trains_teacher:
         about["teacher"] = planned.names["teacher"]
+    else:
+        about["taught"] = f"{planned.names['loss'] or 'a loss'} of {planned.names['teacher']}"
     model = network(planned, init_file(planned))
     student = Student(model, planned.loss, planned.schedule, folder, about, data.task)
     student.stored = member.stored

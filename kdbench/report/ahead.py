@@ -12,6 +12,7 @@ from kdbench.caching import fill, fillings
 from kdbench.core import RunError
 from kdbench.report.running import Batch
 from kdbench.teacher.fill import BusyError, Filling
+from kdbench.weights import teacher_files
 
 WORTH = 0.8
 """Answers are stored where that takes at most this share of the images: they are rounded, and take room."""
@@ -62,7 +63,7 @@ def images_asked(batches: Sequence[Batch], filling: Filling) -> int:
         plans = [cell.planned for cell in batch if cell.planned.loss.needs_teacher]
         if (
             plans
-            and plans[0].names["teacher"] == filling.teacher.name
+            and [*teacher_files(plans[0]).values()] == [*filling.teacher.sources]
             and all(p.asks_for_logits for p in plans)
         ):
             asked += plans[0].cfg.trainer.max_epochs * data.rows(1, 0, data.steps_per_epoch)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from kdbench.report.inference import Paired, holm, paired
-from kdbench.report.series import Series, setting_key
+from kdbench.report.series import Series
 from kdbench.results import digest
+from kdbench.siblings import setting_key
 
 REFERENCE = "ce"
 """The loss that others are compared with, unless told."""

@@ -97,7 +97,7 @@ class Forecast:
         """Of a process; None where nothing like one of its runs was measured, or its images are not known."""
         seconds = 0.0
         for cell in batch:
-            teacher, _, student = cell.pair.partition(":")
+            *_, teacher, student = cell.pair.split(":")
             key = network_of(teacher), student, cell.loss
             rates, images = self._rates.get(key) or self._rates.get(key[:2]), _images(cell.planned)
             if rates is None or images is None:

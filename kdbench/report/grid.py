@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ class Table:
     """conf/table/NAME.yaml: the grid pairs x variants x losses x seeds, and how its runs are started.
 
     pairs: `teacher:student`, or `none:student` where no loss looks at a teacher; a teacher may be a variant,
-    `resnet56@mcmi-0.25`, or several, `resnet56+wrn_40_2`.
+    `resnet56@mcmi-0.25`, or several, `resnet56+wrn_40_2`. A chain, `resnet56:resnet20:resnet20`, is a pair for each
+    generation: the teacher of a later one is the student of the one before, of the same loss, variant and seed.
     overrides: what all runs have on their command line. variants: what some have beside that, by a name for them (a
     protocol, a schedule); the runs have none where there are no variants.
     jobs: processes side by side; threads: CPU threads of each.
@@ -64,7 +65,7 @@ class Table:
 @dataclass(frozen=True)
 class Cell:
     """One run of a table; `key` tells its record from those of other teachers, data or recipes, and is empty as long
-    as its teacher is missing."""
+    as its teacher is missing. In a chain the plan is until then that of an ordinary teacher of the same network."""
 
     planned: Plan = field(repr=False, compare=False)
 
@@ -74,6 +75,12 @@ class Cell:
     overrides: tuple[str, ...]
     key: str
     variant: str = ""
+
+    @property
+    def before(self) -> tuple[str, str, str, int] | None:
+        """The place in the grid of the run whose student is this one's teacher; None where it is no run's."""
+        pair, _, _ = self.pair.rpartition(":")
+        return (pair, self.variant, self.loss, self.seed) if ":" in pair else None
 
     @property
     def title(self) -> str:
@@ -138,8 +145,10 @@ def _check(table: Table) -> None:
         raise ValueError(f"retries={table.retries} timeout={table.timeout}: retries from 0, minutes above 0")
     if table.teachers not in TEACHERS:
         raise ValueError(f"teachers={table.teachers}; possible: {', '.join(TEACHERS)}")
-    if stray := [pair for pair in table.pairs if not re.fullmatch(r"[^:]+:[^:]+", pair)]:
-        raise ValueError(f"pairs={stray[0]}: a pair is TEACHER:STUDENT, or none:STUDENT")
+    if stray := [pair for pair in table.pairs if not re.fullmatch(r"[^:]+(:[^:]+)+", pair)]:
+        raise ValueError(
+            f"pairs={stray[0]}: a pair is TEACHER:STUDENT, none:STUDENT, or a chain TEACHER:STUDENT:STUDENT"
+        )
 
 
 def cells(table: Table) -> list[Cell]:
@@ -147,8 +156,10 @@ def cells(table: Table) -> list[Cell]:
     compose = Composer("train")
     variants = table.variants or {"": []}
     grid = []
-    for seed, pair, variant, loss in itertools.product(table.seeds, table.pairs, variants, table.losses):
-        teacher, _, student = pair.partition(":")
+    for seed, pair, variant, loss in itertools.product(
+        table.seeds, _with_beginnings(table.pairs), variants, table.losses
+    ):
+        *_, teacher, student = pair.split(":")
         overrides = [
             *table.overrides,
             *variants[variant],
@@ -158,42 +169,77 @@ def cells(table: Table) -> list[Cell]:
             f"seed={seed}",
         ]
         overrides += [f"table_name={table.name}", f"output={table.output}/runs", f"threads={table.threads}"]
-        dataset = [word.removeprefix("dataset=") for word in overrides if word.startswith("dataset=")]
-        planned = plan(compose(overrides), {"dataset": dataset[-1] if dataset else "", "loss": loss})
-        grid.append(Cell(planned, pair, loss, seed, tuple(overrides), "", variant))
-    grid, missing = with_teachers(grid)
+        grid.append(Cell(_plan(compose, overrides, loss), pair, loss, seed, tuple(overrides), "", variant))
+    grid, lacking = with_teachers(table, grid)
+    missing = [str(error) for error in lacking.values() if isinstance(error, MissingTeacherError)]
     if missing and table.teachers == "refuse":
-        raise ValueError("\n".join(dict.fromkeys(str(error) for error in missing.values())))
+        raise ValueError("\n".join(dict.fromkeys(missing)))
     return grid
 
 
-def with_teachers(grid: Sequence[Cell]) -> tuple[list[Cell], dict[Cell, MissingTeacherError]]:
-    """The cells with the keys that their teachers' files give them, and what those without one miss.
+def _with_beginnings(pairs: Sequence[str]) -> list[str]:
+    """The pairs, each chain behind its earlier generations."""
+    names = [pair.split(":") for pair in pairs]
+    return list(dict.fromkeys(":".join(chain[:end]) for chain in names for end in range(2, len(chain) + 1)))
+
+
+def _plan(compose: Composer, overrides: Sequence[str], loss: str) -> Plan:
+    dataset = [word.removeprefix("dataset=") for word in overrides if word.startswith("dataset=")]
+    return plan(compose(overrides), {"dataset": dataset[-1] if dataset else "", "loss": loss})
+
+
+def with_teachers(table: Table, grid: Sequence[Cell]) -> tuple[list[Cell], dict[Cell, ValueError]]:
+    """The cells with the keys that their teachers' files give them, and what those without one lack: a teacher that
+    is to be trained (MissingTeacherError), or the run of the generation before.
 
     ValueError naming every file that a command line gives and that is not there.
     """
     hashes: dict[tuple[Path, ...], str] = {}
-    located, missing = [], {}
+    located, lacking = dict[tuple[str, str, str, int], Cell](), dict[Cell, ValueError]()
     mistakes: dict[str, None] = {}
+    there = found(table) if any(cell.before for cell in grid) else {}
     for cell in grid:
-        key = ""
+        known = replace(cell, key="")
         try:
-            files = tuple(teacher_files(cell.planned).values())
+            if cell.before:
+                known = _taught(known, located[cell.before], there)
+            files = tuple(teacher_files(known.planned).values())
             if files not in hashes:
                 hashes[files] = file_hash(*files)
-            key = _key(cell.pair, recipe_hash(cell.planned), hashes[files], cell.planned.config["dataset"])
+            known = replace(known, key=_key(known.planned, hashes[files]))
         except MissingTeacherError as error:
-            missing[replace(cell, key="")] = error
+            lacking[known] = error
         except ValueError as error:
-            mistakes[str(error)] = None
-        located.append(replace(cell, key=key))
+            if cell.before:
+                lacking[known] = error
+            else:
+                mistakes[str(error)] = None
+        located[cell.pair, cell.variant, cell.loss, cell.seed] = known
     if mistakes:
         raise ValueError("\n".join(mistakes))
-    return located, missing
+    return list(located.values()), lacking
 
 
-def _key(pair: str, recipe: str, teacher: str, dataset: dict[str, Any]) -> str:
-    return digest([pair, recipe, teacher, dataset.get("path")])
+def _taught(cell: Cell, before: Cell, there: Mapping[str, Mapping[str, Any]]) -> Cell:
+    """The cell with the student of the run before as its teacher; ValueError where there is none."""
+    record = there.get(before.key, {})
+    if record.get("state") != "done":
+        raise ValueError(f"no student of {before.title}")
+    checkpoint = f"teacher.checkpoint={record['folder']}"
+    if checkpoint in cell.overrides:
+        return cell
+    standing_in = chosen_by(cell.pair.split(":")[-2])
+    overrides = [word for word in cell.overrides if word not in standing_in] + ["teacher=run", checkpoint]
+    planned = _plan(Composer("train"), overrides, cell.loss)
+    return replace(cell, planned=planned, overrides=tuple(overrides))
+
+
+def _key(planned: Plan, teacher: str) -> str:
+    return _key_of(planned.names, recipe_hash(planned), teacher, planned.config)
+
+
+def _key_of(names: Mapping[str, str], recipe: str, teacher: str, config: Mapping[str, Any]) -> str:
+    return digest([f"{names['teacher']}:{names['student']}", recipe, teacher, config["dataset"].get("path")])
 
 
 def found(table: Table, left_out: Callable[[ValueError], None] = lambda _: None) -> dict[str, dict[str, Any]]:
@@ -202,9 +248,8 @@ def found(table: Table, left_out: Callable[[ValueError], None] = lambda _: None)
     for folder, record in records(Path(table.output) / "runs", left_out):
         if record.get("is_stage") or "student" not in record["names"]:
             continue
-        pair = f"{record['names']['teacher']}:{record['names']['student']}"
         teacher = record["teacher"]["file_hash"] if "teacher" in record else file_hash()
-        key = _key(pair, record["hashes"]["recipe"], teacher, record["config"]["dataset"])
+        key = _key_of(record["names"], record["hashes"]["recipe"], teacher, record["config"])
         if key not in by_key or record["state"] == "done":
             by_key[key] = {**record, "folder": str(folder)}
     return by_key

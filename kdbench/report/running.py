@@ -53,7 +53,7 @@ def _products(cells: Sequence[Cell]) -> list[Batch]:
     groups: dict[tuple[str, tuple[str, ...], int], Batch] = {}
     for cell in cells:
         # two overrides say a network of timm's, one a network of ours: no product of keys has both
-        words = len(network_chosen("student", cell.pair.partition(":")[2]))
+        words = len(network_chosen("student", cell.pair.rpartition(":")[2]))
         groups.setdefault((cell.variant, losses[cell.variant, cell.pair], words), []).append(cell)
     return list(groups.values())
 

@@ -10,7 +10,7 @@ from typing import Any
 from kdbench.objectives import available
 from kdbench.report.reading import NotCounted, Record, Run
 from kdbench.report.rows import Row, summarise
-from kdbench.results import digest, recipe_of
+from kdbench.siblings import recipe_without, sibling_key
 
 Flat = dict[str, str]
 """A configuration as `dataset.padding` and the like, with its values as text."""
@@ -44,7 +44,7 @@ def gather(runs: Sequence[Run]) -> tuple[list[Series], list[NotCounted]]:
     """The rows of a report, and the runs that would be the same seed of the same row twice."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_key(run.record), []).append(run)
+        groups.setdefault(sibling_key(run.record), []).append(run)
     series, left = [], []
     for group in groups.values():
         for part in _by_commit(group):
@@ -54,35 +54,12 @@ def gather(runs: Sequence[Run]) -> tuple[list[Series], list[NotCounted]]:
     return _told_apart(sorted(series, key=_place)), left
 
 
-def recipe_without(record: Record, *sections: str) -> dict[str, Any] | None:
-    """The recipe of a run apart from its seed and these sections; None where the record has no configuration."""
-    if "config" not in record:
-        return None
-    recipe = recipe_of(record["config"])
-    for section in ("seed", *sections):
-        recipe.pop(section, None)
-    return recipe
-
-
 def flat(value: Any, name: str = "") -> Flat:
     """Nested mappings as one, with dots in the names."""
     if not isinstance(value, Mapping):
         return {name: str(value)}
     parts = (flat(item, f"{name}.{key}" if name else str(key)) for key, item in value.items())
     return {key: item for part in parts for key, item in part.items()}
-
-
-def setting_key(record: Record, *sections: str) -> list[Any]:
-    """What two runs have in common whose difference lies in their seed and these sections of the recipe alone."""
-    recipe = recipe_without(record, *sections)
-    said = recipe if recipe is not None else {"epochs": record["results"]["last"]["epoch"]}
-    return [record["names"]["dataset"], record["names"]["student"], record.get("protocol", ""), said]
-
-
-def _key(record: Record) -> str:
-    hashes = {name: value for name, value in record["hashes"].items() if name not in ("recipe", "answers")}
-    known = {} if "config" in record else {"weights": (record.get("teacher") or {}).get("file_hash")}
-    return digest([record["names"], setting_key(record), hashes, known])
 
 
 def _by_commit(group: list[Run]) -> list[list[Run]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ from kdbench.report.forms import ENOUGH, comparison_section
 from kdbench.report.grid import Table, cells, load_table, tables
 from kdbench.report.published import published_for
 from kdbench.report.reading import Run
-from kdbench.report.rows import PLAIN, Row, columns, summarise, title, value_beside
+from kdbench.report.rows import PLAIN, Row, columns, mean_and_std, summarise, title, value_beside
 from kdbench.report.series import gather
 from kdbench.report.work import Work
 from kdbench.tasks import TASKS
@@ -69,15 +70,24 @@ def _larger(records: list[dict[str, Any]]) -> list[str]:
 
 
 def _teachers(records: list[dict[str, Any]]) -> list[str]:
-    done = [record for record in records if record["state"] == "done" and "teacher" in record]
-    teachers = {
-        record["teacher"]["name"]: (record["teacher"], TASKS[record.get("task", "images")]) for record in done
-    }
-    return [
-        f"Teacher {name}: {teacher[task.metric]:.2f} % test {task.title}{in_groups(teacher)}{_spread(teacher)}"
-        + (f"; trained under: {teacher['protocol']}." if teacher.get("protocol") else ".")
-        for name, (teacher, task) in teachers.items()
-    ]
+    named: dict[str, dict[str, dict[str, Any]]] = {}
+    for record in records:
+        if record["state"] == "done" and "teacher" in record:
+            named.setdefault(record["teacher"]["name"], {})[record["teacher"]["hash"]] = record
+    return [_teacher(name, list(known.values())) for name, known in named.items()]
+
+
+def _teacher(name: str, records: list[dict[str, Any]]) -> str:
+    """What is known of a teacher; in a chain it is another one for each seed."""
+    teacher, task = records[0]["teacher"], TASKS[records[0].get("task", "images")]
+    scores = [record["teacher"][task.metric] for record in records]
+    taught = f" ({teacher['taught']})" if "taught" in teacher else ""
+    if len(scores) > 1:
+        known = f" (one for each seed: {mean_and_std(scores)})"
+    else:
+        known = f"{in_groups(teacher)}{_spread(teacher)}"
+    protocol = f"; trained under: {teacher['protocol']}" if teacher.get("protocol") else ""
+    return f"Teacher {name}{taught}: {statistics.fmean(scores):.2f} % test {task.title}{known}{protocol}."
 
 
 def _spread(teacher: dict[str, Any]) -> str:

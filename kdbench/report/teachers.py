@@ -41,8 +41,8 @@ class Needed:
         return start is None or any(place(self.label_space, network).is_file() for place in (stored, shipped))
 
 
-def needed(table: Table, missing: Mapping[Cell, MissingTeacherError]) -> list[Needed]:
-    """The teachers that these cells miss, those that others start from first."""
+def needed(table: Table, lacking: Mapping[Cell, ValueError]) -> list[Needed]:
+    """The teachers to be trained for these cells, those that others start from first."""
     compose, found = Composer("train_teacher"), dict[tuple[str, str], Needed]()
 
     def add(name: str, cell: Cell, space: str) -> None:
@@ -53,7 +53,9 @@ def needed(table: Table, missing: Mapping[Cell, MissingTeacherError]) -> list[Ne
                 add(network_of(name), cell, space)
             found[space, name] = one
 
-    for cell, error in missing.items():
+    for cell, error in lacking.items():
+        if not isinstance(error, MissingTeacherError):
+            continue
         for name in cell.planned.cfg.teacher.get("members", [error.name]):
             if not any(place(error.label_space, name).is_file() for place in (stored, shipped)):
                 add(name, cell, error.label_space)

@@ -13,6 +13,7 @@ from kdbench.report.forecast import Forecast
 from kdbench.report.grid import Cell, Table, found, with_teachers
 from kdbench.report.running import Outcome, batches, run_missing
 from kdbench.report.teachers import needed, train
+from kdbench.teacher.store import MissingTeacherError
 
 
 class Work:
@@ -20,8 +21,8 @@ class Work:
 
     def __init__(self, table: Table, grid: Sequence[Cell], say: Callable[[str], None]) -> None:
         self.table, self.say = table, say
-        self.grid, missing = with_teachers(grid)
-        self.teachers = needed(table, missing)
+        self.grid, lacking = with_teachers(table, grid)
+        self.teachers = needed(table, lacking)
         self.outcomes: list[Outcome] = []
         self._ended = 0
         self.stopped_by: int | None = None
@@ -72,16 +73,18 @@ class Work:
         self._plan()
         if self.teachers:
             self.stopped_by = train(self.table, self.teachers, self._teacher_ended, self.say)
-            self.grid, lacking = with_teachers(self.grid)
-            self.outcomes += [
-                Outcome(cell, "left", f"no {error.name}", 0.0) for cell, error in lacking.items()
-            ]
-        if self.stopped_by is not None:
-            return
-        todo = batches(self.table, [cell for cell in self._missing() if cell.key])
-        if self.table.cache:
-            store_ahead(todo, self.table.jobs * self.table.threads, console)
-        self.stopped_by = run_missing(self.table, todo, self._run_ended, self.say)
+        tried, lacking = set[str](), dict[Cell, ValueError]()
+        while self.stopped_by is None:  # once, but in a chain once for each generation
+            self.grid, lacking = with_teachers(self.table, self.grid)
+            todo = [cell for cell in self._missing() if cell.key and cell.key not in tried]
+            if not todo:
+                break
+            tried |= {cell.key for cell in todo}
+            processes = batches(self.table, todo)
+            if self.table.cache:
+                store_ahead(processes, self.table.jobs * self.table.threads, console)
+            self.stopped_by = run_missing(self.table, processes, self._run_ended, self.say)
+        self.outcomes += [Outcome(cell, "left", _in_a_word(error), 0.0) for cell, error in lacking.items()]
 
     def _teacher_ended(self, ended: Ended) -> None:
         reason = f": {ended.reason} (log: {ended.job.log})" if ended.reason else ""
@@ -107,3 +110,8 @@ class Work:
         self.say(
             f"{done} done, {len(failed)} failed, {left} left of {len(self.grid)}; {seconds:.0f} s{again}"
         )
+
+
+def _in_a_word(error: ValueError) -> str:
+    """What a run has no teacher for."""
+    return f"no {error.name}" if isinstance(error, MissingTeacherError) else str(error)

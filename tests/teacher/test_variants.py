@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from kdbench.config import register
 from kdbench.models import create_model, load_weights, save_weights, weights_hash
 from kdbench.plan import plan, recipe_hash
+from kdbench.results import read_record
 from kdbench.run import run
+from kdbench.siblings import sibling_key
 from kdbench.strict import compose_checked, spelled_out
 from kdbench.teacher.store import finished_run, stored
 
@@ -177,7 +179,7 @@ def test_a_chain_of_students_each_taught_by_the_one_before(tmp_path):
     ]
     for number, record in enumerate(records, 1):
         (taught_by,) = (tmp_path / f"g{number}").glob("*")
-        suffix = taught_by.name.rpartition("-")[2]
+        suffix = sibling_key(read_record(taught_by / "record.json"))[:8]
         assert record["names"]["teacher"] == record["teacher"]["name"] == f"resnet8@run-{suffix}"
         network = create_model("resnet8", 4)
         load_weights(network, taught_by / "student.safetensors")
