@@ -164,16 +164,43 @@ def _print(rows: list[dict[str, Any]]) -> None:
     if not rows:
         print("none")
         return
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*map(_text, row.values()))
-    Console().print(table)
+    console, columns = Console(), list(rows[0])
+    texts = {column: [column, *(_text(row[column]) for row in rows)] for column in columns}
+    left_out = []
+    for column in _WHERE_THERE_IS_ROOM:
+        if column in columns and sum(max(map(len, texts[name])) + 3 for name in columns) >= console.width:
+            columns.remove(column)
+            left_out.append(column)
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column == columns[0])
+    for place in range(1, len(rows) + 1):
+        table.add_row(*(texts[column][place] for column in columns))
+    console.print(table)
+    if left_out:
+        console.print(f"left out for want of room: {', '.join(left_out)} (--json and --markdown have them)")
+
+
+_WHERE_THERE_IS_ROOM = (
+    *(
+        "disagreements",
+        "defaults_from",
+        "defaults",
+        "owns_predict",
+        "depends_on_batch_size",
+        "order_dependent",
+    ),
+    *("couples_rows", "paper", "objectives", "file", "recipe", "formula", "title"),
+)
+"""Columns that a narrow terminal does without, the first ones first."""
 
 
 def _text(value: Any) -> str:
     """Per cents with two decimals, and what is smaller with three."""
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return "-" if value is None else str(value)
 
 

@@ -51,7 +51,9 @@ OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted((CONF_D
 @pytest.fixture
 def finished_run(tmp_path) -> Path:
     """As far as a configuration reads of one."""
-    record = {"schema": 1, "state": "done", "hashes": {}, "config": {"student": {"name": "resnet8"}}}
+    names = {"dataset": "cifar100", "teacher": "resnet20", "student": "resnet8", "loss": "kd"}
+    config = {"student": {"name": "resnet8"}, "trainer": {"max_epochs": 1}}
+    record = {"schema": 1, "state": "done", "names": names, "hashes": {}, "config": config}
     (tmp_path / "record.json").write_text(json.dumps(record))
     return tmp_path
 

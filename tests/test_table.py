@@ -410,7 +410,7 @@ def test_a_teacher_is_not_cut_short_by_what_its_students_are_told(tmp_path, monk
     monkeypatch.setenv("KDBENCH_HOME", str(tmp_path))
     told = ["pairs=wrn_40_2:wrn_16_2", "losses=kd", "seeds=0", "trainer=cpu", "trainer.max_epochs=1"]
     table = load_table("cifar100-same", told)
-    _, missing = with_teachers(cells(table))
+    _, missing = with_teachers(table, cells(table))
     (teacher,) = needed(table, missing)
     assert "trainer=cpu" in teacher.overrides
     assert teacher.planned.cfg.trainer.max_epochs == 240

@@ -12,6 +12,7 @@ from kdbench.report.grid import cells, load_table
 from kdbench.report.running import batches, command
 from kdbench.report.table import main
 from kdbench.strict import command_line_jobs
+from kdbench.teacher.store import shipped
 
 register()
 
@@ -70,7 +71,7 @@ class Asked:
     """A filling of the shipped resnet20 on 2,000 images."""
 
     data = Data()
-    teacher = type("teacher", (), {"name": "resnet20"})
+    teacher = type("teacher", (), {"sources": [shipped("cifar100", "resnet20")]})
 
 
 def test_the_teacher_is_asked_once_for_each_image_of_a_process_and_not_for_those_that_ask_it_anyway():

@@ -86,7 +86,7 @@ def source(path: Path) -> Source:
 def subject_side(role: str, node: DictConfig, file: Path, data: ImageData) -> Side:
     """The network of a configuration with the weights of a file."""
     network = build(node, num_classes=data.num_classes)
-    module, _ = load_student(network, file, data)
+    module, about = load_student(network, file, data)
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def answered(batch: Batch, taps: tuple[str, ...]) -> Outputs:
@@ -94,7 +94,8 @@ def subject_side(role: str, node: DictConfig, file: Path, data: ImageData) -> Si
             return module.answer(batch.inputs, taps)
         return answer(module, batch.inputs, taps)
 
-    return Side(role, str(node.name), (file,), weights_hash(module), module, answered, tap_names(network))
+    name = str(about.get("teacher", node.name))  # a teacher is known with its variant
+    return Side(role, name, (file,), weights_hash(module), module, answered, tap_names(network))
 
 
 def teacher_side(cfg: DictConfig, names: dict[str, str], data: ImageData) -> Side | None:

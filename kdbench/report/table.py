@@ -70,10 +70,10 @@ def _larger(records: list[dict[str, Any]]) -> list[str]:
 
 
 def _teachers(records: list[dict[str, Any]]) -> list[str]:
-    named: dict[str, dict[str, dict[str, Any]]] = {}
+    named: dict[str, dict[Any, dict[str, Any]]] = {}
     for record in records:
         if record["state"] == "done" and "teacher" in record:
-            named.setdefault(record["teacher"]["name"], {})[record["teacher"]["hash"]] = record
+            named.setdefault(record["teacher"]["name"], {})[record["teacher"].get("hash")] = record
     return [_teacher(name, list(known.values())) for name, known in named.items()]
 
 
