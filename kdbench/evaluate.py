@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data.to(torch.device(device))
     model = model.to(device).to(memory_format=torch.channels_last)
-    scores = evaluate(model, data, cfg.split, bf16=cfg.precision != "fp32")
+    scores = evaluate(model, data, cfg.split, bf16=cfg.precision != "fp32", view=about.get("input"))
     task = data.task
     result = {
         "dataset": data.name,

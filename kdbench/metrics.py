@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -164,12 +165,19 @@ class ConditionalMutualInformation(Metric):
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: TaskData, split: str, bf16: bool = False) -> dict[str, float]:
-    """The scores of a network on a split, with those of the data's groups; it is left in eval mode."""
+def evaluate(
+    model: nn.Module, data: TaskData, split: str, bf16: bool = False, view: str | None = None
+) -> dict[str, float]:
+    """The scores of a network on a split, with those of the data's groups; it is left in eval mode.
+
+    view: what it is shown of texts, where that is not the first of the task's.
+    """
     model.eval()
     meter = data.meter(split).to(data.device)
     for chunk in data.eval_chunks(split):
         batch = data.eval_batch(chunk.split, chunk.start, chunk.stop)
+        if view is not None:
+            batch = replace(batch, texts={view: batch.texts[view]})
         with torch.autocast(data.device.type, torch.bfloat16, enabled=bf16):
             logits = answer_batch(model, batch).logits
         meter.look(model, batch, logits.float())

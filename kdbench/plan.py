@@ -196,9 +196,9 @@ def _check_task(data: TaskData, loss: Loss) -> None:
                 f"the task of {data.name} is {task.name}, and {name} is for {' and '.join(tasks_of(term))}; "
                 f"`kdbench list losses` says what each is for"
             )
-    if loss.input is not None and loss.input not in task.views:
+    if loss.input is not None and loss.input not in task.inputs:
         possible = (
-            f"possible: {', '.join(task.views)}" if task.views else "that is for text; give loss.input=null"
+            f"possible: {', '.join(task.inputs)}" if task.inputs else "that is for text; give loss.input=null"
         )
         raise ValueError(f"loss.input={loss.input}, and the task of {data.name} is {task.name}; {possible}")
     if loss.stage is not None:

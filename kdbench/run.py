@@ -206,6 +206,8 @@ def _student(member: Member, teacher: LiveTeacher | None) -> Student:
         **data.about,
         "protocol": data.protocol,
     }
+    if planned.loss.input is not None:
+        about["input"] = planned.loss.input
     if planned.trains_teacher:
         about["teacher"] = planned.names["teacher"]
     else:

@@ -13,7 +13,7 @@ class Task:
 
     metric: the main score, in per cent, larger is better; title: what people call it. unit: what a batch counts.
     views: what a row of text may be shown as (`Batch.texts`), the one that is scored first unless the loss says another
-    (`Loss.input`); images have none.
+    (`Loss.input`), which must be one of `inputs`: those that are answered by what is scored. Images have none.
     """
 
     name: str
@@ -21,14 +21,17 @@ class Task:
     title: str
     unit: str = "images"
     views: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
 
 
 TASKS = {
     task.name: task
     for task in (
         Task("images", "top1", "top-1"),
-        Task("rationale", "accuracy", "accuracy", "examples", ("predict", "explain", "raw")),
-        Task("lm", "token_accuracy", "token accuracy", "sequences", ("text",)),
+        Task(
+            "rationale", "accuracy", "accuracy", "examples", ("predict", "explain", "raw"), ("predict", "raw")
+        ),
+        Task("lm", "token_accuracy", "token accuracy", "sequences", ("text",), ("text",)),
     )
 }
 """By name. A record that names no task is of a run on images."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -120,7 +121,8 @@ class RationaleData(TextData):
         blank = sum(row.is_blank for row in self.texts["train"])
         if blank:
             print(
-                f"{self.name}: {blank} of {len(self.texts['train'])} training rows have a blank rationale or label"
+                f"{self.name}: {blank} of {len(self.texts['train'])} training rows have a blank rationale or label",
+                file=sys.stderr,
             )
 
     def meter(self, split: str) -> Meter:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kdbench.config import register
+from kdbench.evaluate import main
 from kdbench.plan import plan, recipe_hash
 from kdbench.results import RunFolder, records
 from kdbench.run import run, run_cohort
@@ -39,6 +40,18 @@ def equal(one: dict, other: dict) -> None:
             assert torch.equal(value, other[part][key]), key
     assert one["progress"]["curve"] == other["progress"]["curve"]
     assert one["progress"]["final"] == other["progress"]["final"]
+
+
+@pytest.mark.parametrize("loss", ["finetune", "dss_mi"])
+def test_a_checkpoint_is_evaluated_on_what_it_was_trained_on(alone, loss, capsys):
+    ((path, record),) = records(alone[loss])
+    given = [word for word in TINY if word.startswith("dataset")]
+    model = ["model=t5_tiny", next(w for w in TINY if w.startswith("student")).replace("student", "model")]
+    assert main([*given, *model, f"checkpoint={path / 'student.safetensors'}", "threads=1", "--json"]) == 0
+    found, last = json.loads(capsys.readouterr().out), record["results"]["last"]
+    assert {key: found[key] for key in ("accuracy", "nll", "ece")} == pytest.approx(
+        {key: last[key] for key in ("accuracy", "nll", "ece")}, abs=1e-5
+    )
 
 
 class KillError(Exception):
@@ -120,10 +133,8 @@ def test_companions_of_a_data_set_of_text():
         (["loss=kd"], "the task of svamp is rationale, and kd is for images and lm"),
         (["student=resnet8"], "resnet8 is no network for it: t5_tiny"),
         (["teacher=resnet20"], "the teacher of svamp is the language model whose texts .* give teacher=none"),
-        (
-            ["loss.input=text"],
-            "loss.input=text, and the task of svamp is rationale; possible: predict, explain, raw",
-        ),
+        (["loss.input=text"], "loss.input=text, and the task of svamp is rationale; possible: predict, raw"),
+        (["loss.input=explain"], "loss.input=explain, .* possible: predict, raw"),
     ],
 )
 def test_what_does_not_fit_is_said_before_any_work(overrides, words):
