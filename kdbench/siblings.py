@@ -9,6 +9,9 @@ from kdbench.results import digest, recipe_of
 
 Record = Mapping[str, Any]
 
+Flat = dict[str, str]
+"""A configuration as `dataset.padding` and the like, with its values as text."""
+
 RUN = "run-"
 """What the variant of a teacher begins with that is itself the network of a run: behind it the start of that run's
 `sibling_key`, so that the students of such teachers are siblings, too."""
@@ -43,3 +46,11 @@ def sibling_key(record: Record) -> str:
     hashes = {name: value for name, value in record["hashes"].items() if name not in own}
     known = {} if "config" in record else {"weights": (record.get("teacher") or {}).get("file_hash")}
     return digest([record["names"], setting_key(record), hashes, known])
+
+
+def flat(value: Any, name: str = "") -> Flat:
+    """Nested mappings as one, with dots in the names."""
+    if not isinstance(value, Mapping):
+        return {name: str(value)}
+    parts = (flat(item, f"{name}.{key}" if name else str(key)) for key, item in value.items())
+    return {key: item for part in parts for key, item in part.items()}

@@ -10,9 +10,10 @@ from omegaconf import MISSING
 
 from kdbench.config import EXPERIMENTS_DIR
 from kdbench.metrics import GROUPS
-from kdbench.report.delta import Beside, compare
+from kdbench.report.delta import Beside
 from kdbench.report.published import Published, published_for, read_as
 from kdbench.report.reading import task_of
+from kdbench.report.rows import beside as against
 from kdbench.report.rows import value_beside
 from kdbench.report.series import Series
 
@@ -31,8 +32,7 @@ def beside(series: Series, published: Sequence[Published]) -> Beside | None:
     """The value of the first source that has one for the row's data set, pair, loss and protocol."""
     for source in published:
         if (value := value_beside(series.row, source)) is not None:
-            row = series.row
-            return compare(row.scores, row.best_on_test, row.epochs, value, source)
+            return against(series.row, value, source)
     return None
 
 

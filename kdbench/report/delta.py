@@ -23,6 +23,8 @@ class Beside:
     delta: float | None
     z: float | None
     why: str
+    other: str = ""
+    """In what the row's recipe is another one than the source's, in words."""
 
     @property
     def selection(self) -> str:
@@ -31,17 +33,24 @@ class Beside:
 
 
 def compare(
-    last: Sequence[float], best: Sequence[float], epochs: int | None, value: Value, source: Published
+    last: Sequence[float],
+    best: Sequence[float],
+    epochs: int | None,
+    value: Value,
+    source: Published,
+    other: str = "",
 ) -> Beside:
-    """The difference to a published value, and z, where epochs and weights are the same.
+    """The difference to a published value, and z, where epochs, weights and recipe are the same.
 
-    last, best: accuracies in per cent over the seeds, at the last epoch and at the one best on test.
+    last, best: accuracies in per cent over the seeds, at the last epoch and at the one best on test. other: in what the
+    recipe is another one, in words.
     """
     selection = value.selection or source.selection
     values, compared = (best, "best_on_test") if selection.startswith("best") else (last, "last")
-    why = _incomparable(epochs, value, source) or ("" if values else "no best epoch on test here")
+    why = _incomparable(epochs, value, source) or (f"here {other}" if other else "")
+    why = why or ("" if values else "no best epoch on test here")
     if why:
-        return Beside(value, source, compared, None, None, why)
+        return Beside(value, source, compared, None, None, why, other)
     delta = statistics.fmean(values) - value.mean
     z = z_score(values, value.mean, value.std, value.trials)
     return Beside(value, source, compared, delta, z, "" if z is not None else _no_z(values, value))

@@ -159,22 +159,26 @@ def cells(table: Table) -> list[Cell]:
     for seed, pair, variant, loss in itertools.product(
         table.seeds, _with_beginnings(table.pairs), variants, table.losses
     ):
-        *_, teacher, student = pair.split(":")
-        overrides = [
-            *table.overrides,
-            *variants[variant],
-            *chosen_by(teacher),
-            *network_chosen("student", student),
-            f"loss={loss}",
-            f"seed={seed}",
-        ]
-        overrides += [f"table_name={table.name}", f"output={table.output}/runs", f"threads={table.threads}"]
+        overrides = overrides_of(table, pair, variant, loss, seed)
         grid.append(Cell(_plan(compose, overrides, loss), pair, loss, seed, tuple(overrides), "", variant))
     grid, lacking = with_teachers(table, grid)
     missing = [str(error) for error in lacking.values() if isinstance(error, MissingTeacherError)]
     if missing and table.teachers == "refuse":
         raise ValueError("\n".join(dict.fromkeys(missing)))
     return grid
+
+
+def overrides_of(table: Table, pair: str, variant: str, loss: str, seed: int) -> list[str]:
+    """The command line of one run of the grid; in a chain that of an ordinary teacher of the same network."""
+    *_, teacher, student = pair.split(":")
+    return [
+        *table.overrides,
+        *table.variants.get(variant, []),
+        *chosen_by(teacher),
+        *network_chosen("student", student),
+        *(f"loss={loss}", f"seed={seed}", f"table_name={table.name}"),
+        *(f"output={table.output}/runs", f"threads={table.threads}"),
+    ]
 
 
 def _with_beginnings(pairs: Sequence[str]) -> list[str]:

@@ -82,6 +82,7 @@ class Published:
     """The values of one source.
 
     selection: how the epoch was chosen, of how many; status: `verified` numbers were read, `derived` ones computed.
+    table: which one's grid has the recipe that the values are of (the folder's name, unless said).
     values and grid: two ways to write the same, of which a file may have both; read, `values` holds all.
     """
 
@@ -90,6 +91,7 @@ class Published:
     selection: str = MISSING
     epochs: int = MISSING
     note: str = ""
+    table: str = ""
     values: list[Value] = field(default_factory=list)
     grid: Grid | None = None
 
@@ -117,6 +119,7 @@ def published_for(table: str) -> Published | None:
     file = EXPERIMENTS_DIR / table / "published.yaml"
     if (found := read_as(Published, file)) is None:
         return None
+    found.table = found.table or table
     if found.grid is not None:
         try:
             found.values += found.grid.values()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kdbench.metrics import GROUPS
 from kdbench.report.delta import Beside, compare
+from kdbench.report.departures import departures
 from kdbench.report.published import Published, Value
 from kdbench.tasks import TASKS, Task
 
@@ -20,7 +21,7 @@ class Row:
     """One loss on one pair, data set, variant and protocol over the seeds: the task's main score in per cent, of the
     last epoch, and of the best one where there is one (`best_key`), for each seed.
 
-    groups: the mean recall of each group of classes, for each seed.
+    groups: the mean recall of each group of classes, for each seed. config: of one of its runs, where it is at hand.
     """
 
     pair: str
@@ -36,6 +37,7 @@ class Row:
     groups: dict[str, list[float]] = field(default_factory=dict)
     epochs: int | None = None
     task: Task = TASKS["images"]
+    config: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def best_key(self) -> str:
@@ -92,6 +94,7 @@ def _row(
         variant=variant,
         protocol=protocol,
         epochs=last[0].get("epoch"),
+        config=runs[0].get("config"),
         groups={name: [row[name] for row in last] for name in GROUPS if all(name in row for row in last)},
     )
 
@@ -176,9 +179,15 @@ def value_beside(row: Row, published: Published) -> Value | None:
     return None
 
 
+def beside(row: Row, value: Value, published: Published) -> Beside:
+    """The row against a published value."""
+    other = "" if row.config is None else departures(row.config, published.table, row.pair, row.loss)
+    return compare(row.scores, row.best_on_test, row.epochs, value, published, other)
+
+
 def _beside(row: Row, published: Published) -> Beside | None:
     value = value_beside(row, published)
-    return None if value is None else compare(row.scores, row.best_on_test, row.epochs, value, published)
+    return None if value is None else beside(row, value, published)
 
 
 def _signed(row: Row, published: Published, name: str, form: str) -> str:
@@ -191,4 +200,7 @@ def _published(row: Row, published: Published) -> str:
     value = value_beside(row, published)
     if value is None:
         return ""
-    return value.text if row.epochs == published.epochs else f"{value.text}, {published.epochs} epochs"
+    if row.epochs != published.epochs:
+        return f"{value.text}, {published.epochs} epochs"
+    other = beside(row, value, published).other
+    return f"{value.text}; here {other}" if other else value.text

@@ -10,10 +10,7 @@ from typing import Any
 from kdbench.objectives import available
 from kdbench.report.reading import NotCounted, Record, Run
 from kdbench.report.rows import Row, summarise
-from kdbench.siblings import recipe_without, sibling_key
-
-Flat = dict[str, str]
-"""A configuration as `dataset.padding` and the like, with its values as text."""
+from kdbench.siblings import Flat, flat, recipe_without, sibling_key
 
 
 @dataclass(frozen=True)
@@ -52,14 +49,6 @@ def gather(runs: Sequence[Run]) -> tuple[list[Series], list[NotCounted]]:
             left += [NotCounted(run.where, _twice(run, kept)) for run in part if run is not kept[run.seed]]
             series.append(_series([kept[seed] for seed in sorted(kept)]))
     return _told_apart(sorted(series, key=_place)), left
-
-
-def flat(value: Any, name: str = "") -> Flat:
-    """Nested mappings as one, with dots in the names."""
-    if not isinstance(value, Mapping):
-        return {name: str(value)}
-    parts = (flat(item, f"{name}.{key}" if name else str(key)) for key, item in value.items())
-    return {key: item for part in parts for key, item in part.items()}
 
 
 def _by_commit(group: list[Run]) -> list[list[Run]]:

@@ -12,7 +12,8 @@ from kdbench.report.comparing import REFERENCE, Comparison, comparisons
 from kdbench.report.delta import Beside
 from kdbench.report.grid import Table, load_table, tables
 from kdbench.report.reading import NotCounted, Record, Run, read
-from kdbench.report.series import Flat, Series, flat, gather
+from kdbench.report.series import Series, gather
+from kdbench.siblings import Flat, flat
 
 Line = tuple[Series, Beside | None]
 """A row, and the published value beside it."""

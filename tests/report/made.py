@@ -13,7 +13,8 @@ def record(loss: str = "kd", seed: int = 0, top1: float = 70.0, **changes: Any) 
     curve = changes.pop("curve", [[epochs, top1]])
     last = {"epoch": epochs, "top1": top1, "top5": 90.0, "agreement": 75.0, **changes.pop("scores", {})}
     terms = {} if loss == "ce" else {loss: {"_target_": f"kdbench.objectives.{loss}.{loss.upper()}"}}
-    weights = changes.pop("weights", {"ce": 1.0, **dict.fromkeys(terms, 1.0)})
+    known = {"kd": {"ce": 0.1, "kd": 0.9}}  # the papers' weights
+    weights = changes.pop("weights", known.get(loss, {"ce": 1.0, **dict.fromkeys(terms, 1.0)}))
     config = {
         "dataset": {
             "_target_": f"kdbench.data.{dataset}",

@@ -22,7 +22,7 @@ def test_seeds_are_one_row():
     ("changes", "settings"),
     [
         ({"epochs": 30}, {"epochs=240", "epochs=30"}),
-        ({"weights": {"ce": 1.0, "kd": 2.0}}, {"loss.weights.kd=1.0", "loss.weights.kd=2.0"}),
+        ({"weights": {"ce": 0.1, "kd": 2.0}}, {"loss.weights.kd=0.9", "loss.weights.kd=2.0"}),
         ({"lr": 0.1}, {"schedule.lr=0.05", "schedule.lr=0.1"}),
         ({"protocol": "first 5 %"}, {"", "first 5 %"}),
         (
