@@ -23,8 +23,8 @@ def searches(arguments: Sequence[str]) -> bool:
     return bool(many and set(chosen) - {"hparams=null", "hydra/sweeper=basic"})
 
 
-def check_search(root: str, arguments: Sequence[str]) -> Path:
-    """Check what all trials have in common; where the sweeper will leave what it found.
+def check_search(root: str, arguments: Sequence[str]) -> tuple[Path, str]:
+    """Check what all trials have in common; where the sweeper will leave what it found, and what they are judged by.
 
     ValueError, above all where there is nothing to judge them on.
     """
@@ -45,14 +45,14 @@ def check_search(root: str, arguments: Sequence[str]) -> Path:
             "a search is judged on held-out training images, never on test, and there are none: "
             "give dataset.validation=N (5000 of CIFAR-100's 50,000 are usual)"
         )
-    return Path(planned.cfg.output) / ".sweep" / _BEST
+    return Path(planned.cfg.output) / ".sweep" / _BEST, planned.data.task.title
 
 
-def say_best(file: Path) -> None:
+def say_best(file: Path, metric: str) -> None:
     """What a search found."""
     if file.is_file():
         found = OmegaConf.load(file)
         words = " ".join(f"{key}={value}" for key, value in found.best_params.items())
         print(
-            f"best on the validation part, {found.best_value:.2f} % top-1 at the last epoch: {words} ({file})"
+            f"best on the validation part, {found.best_value:.2f} % {metric} at the last epoch: {words} ({file})"
         )

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kdbench.config import register
 from kdbench.loggers import why_offline
+from kdbench.plan import plan
+from kdbench.report.grid import load_table, overrides_of, tables
+from kdbench.strict import compose_checked
+from kdbench.tasks import TASKS, Task
 
 _WAITING, _DONE = "run-*.wandb", ".synced"
 
@@ -67,7 +72,7 @@ def _sync(folder: Path, dry_run: bool) -> int:
 
 
 def dashboard(table: str, entity: str, project: str) -> Any:
-    """A wandb_workspaces Workspace over the runs of a table: accuracy of each loss, its course, its price.
+    """A wandb_workspaces Workspace over the runs of a table: the score of each loss, its course, its price.
 
     ValueError without the package.
     """
@@ -76,7 +81,8 @@ def dashboard(table: str, entity: str, project: str) -> Any:
         workspaces: Any = importlib.import_module("wandb_workspaces.workspaces")
     except ImportError as error:
         raise ValueError("kdbench wandb dashboard needs pip install 'kdbench[dashboard]'") from error
-    loss = panels.Config("loss_name")
+    loss, task = panels.Config("loss_name"), _task(table)
+    score = f"last/{task.metric}"
     accuracy = [
         panels.BarPlot(
             title=f"{words}: mean over seeds, standard deviation",
@@ -86,16 +92,19 @@ def dashboard(table: str, entity: str, project: str) -> Any:
             groupby_rangefunc="stddev",
         )
         for words, metric in (
-            ("top-1 at the last epoch, %", "last/top1"),
+            (f"{task.title} at the last epoch, %", score),
             ("agreement with the teacher, %", "last/agreement"),
             ("ECE, %", "last/ece"),
         )
     ]
     course = [
         panels.LinePlot(title=title, x="epoch", y=[metric], groupby=loss, groupby_rangefunc="stddev")
-        for title, metric in (("top-1 on test, %", "test/top1"), ("loss in training", "train/total"))
+        for title, metric in (
+            (f"{task.title} on test, %", f"test/{task.metric}"),
+            ("loss in training", "train/total"),
+        )
     ]
-    price = [panels.ScatterPlot(title="top-1 against seconds", x="seconds", y="last/top1")]
+    price = [panels.ScatterPlot(title=f"{task.title} against seconds", x="seconds", y=score)]
     return workspaces.Workspace(
         entity=entity,
         project=project,
@@ -109,9 +118,23 @@ def dashboard(table: str, entity: str, project: str) -> Any:
         runset_settings=workspaces.RunsetSettings(
             filters=workspaces.And(workspaces.Config("table") == table),
             groupby=[workspaces.Config("pair"), workspaces.Config("loss_name")],
-            pinned_columns=["summary:last/top1", "summary:best_on_test/top1", "summary:teacher/top1"],
+            pinned_columns=[
+                f"summary:{name}/{task.metric}"
+                for name in ("last", "best_on_test", "best_validation", "teacher")
+            ],
         ),
     )
+
+
+def _task(table: str) -> Task:
+    """What the runs of a table are judged by; images, where it is no table of ours."""
+    if table not in tables():
+        return TASKS["images"]
+    register()
+    known = load_table(table, [])
+    variant = next(iter(known.variants), "")
+    overrides = overrides_of(known, known.pairs[0], variant, known.losses[0], known.seeds[0])
+    return plan(compose_checked("train", overrides), {}).data.task
 
 
 def _dashboard(table: str, entity: str, project: str) -> int:

@@ -127,7 +127,7 @@ def main(root: str = "train") -> None:
         search = _check(root)
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=root)(task)()
         if search is not None:
-            say_best(search)
+            say_best(*search)
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         sys.exit(USAGE)
@@ -148,7 +148,7 @@ def _in_words(
     return _with_place(message, category, filename, lineno, line)
 
 
-def _check(root: str) -> Path | None:
+def _check(root: str) -> tuple[Path, str] | None:
     """Find the mistakes of every job on the command line; where a search will leave what it finds."""
     if searches(sys.argv[1:]):
         return check_search(root, sys.argv[1:])

@@ -51,7 +51,8 @@ def test_a_search_is_refused_where_it_would_be_judged_on_test(common):
     with pytest.raises(ValueError, match=r"never on test.*dataset\.validation=N"):
         check_search("train", words)
     more = ["dataset.validation=16", "output=here", "loss.weights.wttm=interval(1, 2)"]
-    assert check_search("train", [*words, *more]) == Path("here/.sweep/optimization_results.yaml")
+    found = Path("here/.sweep/optimization_results.yaml"), "top-1"
+    assert check_search("train", [*words, *more]) == found
     with pytest.raises(ValueError, match="did you mean 'validation'"):
         check_search("train", [*words, "dataset.validaton=16"])
 

@@ -93,6 +93,9 @@ def test_a_dashboard_compares_the_losses_of_one_table():
     spec = page._to_model().spec.model_dump_json()
     assert "last/top1" in spec
     assert '"demo"' in spec
+    spec = dashboard("cot-tiny", "me", "kdbench")._to_model().spec.model_dump_json()
+    assert "last/accuracy" in spec
+    assert "top1" not in spec
 
 
 def test_a_run_is_written_for_tensorboard(tmp_path):

@@ -5,9 +5,10 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from kdbench.config import register
-from kdbench.report.ahead import images_asked
+from kdbench.report.ahead import images_asked, store_ahead
 from kdbench.report.grid import cells, load_table
 from kdbench.report.running import batches, command
 from kdbench.report.table import main
@@ -80,6 +81,13 @@ def test_the_teacher_is_asked_once_for_each_image_of_a_process_and_not_for_those
     assert images_asked(batches(table("jobs=3"), GRID), Asked) == 0  # at asks it for features
     assert images_asked(batches(table("jobs=3", "cohort=1"), GRID), Asked) == 3 * 2 * 2 * 5 * 2000
     assert images_asked(batches(table(), [c for c in GRID if c.loss == "ce"]), Asked) == 0
+
+
+def test_runs_without_a_teacher_have_nothing_to_store():
+    alone = load_table("first-look", ["pairs=none:resnet8", "losses=ce"])
+    console = Console(record=True, quiet=True)
+    store_ahead(batches(alone, cells(alone)), 1, console)
+    assert console.export_text() == ""
 
 
 @pytest.mark.parametrize(("cohort", "stored"), [(8, False), (1, True)])

@@ -22,7 +22,7 @@ def store_ahead(batches: Sequence[Batch], threads: int, console: Console) -> Non
     """Fill a cache for every teacher whose answers the runs of these processes would ask for clearly more often
     than there are different ones (`WORTH`), with so many threads. The comparison is printed."""
     plans = [cell.planned for batch in batches for cell in batch]
-    for filling in fillings([planned for planned in plans if planned.cfg.teacher.cache == "auto"]):
+    for filling in fillings([planned for planned in plans if planned.cfg.teacher.get("cache") == "auto"]):
         if filling.found():
             continue
         torch.set_num_threads(threads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.table import Table as RichTable
 
 from kdbench.config import register
 from kdbench.files import write_atomically
-from kdbench.metrics import in_groups
+from kdbench.metrics import GROUPS, in_groups
 from kdbench.report.comparing import comparisons
 from kdbench.report.forms import ENOUGH, comparison_section
 from kdbench.report.grid import Table, cells, load_table, tables
@@ -141,22 +142,32 @@ def _protocols(records: list[dict[str, Any]]) -> str:
 
 
 def picture(table: Table, rows: list[Row], path: Path) -> None:
-    """Every run as a dot and every mean as a bar, as PNG."""
+    """Every run as a dot and every mean as a bar, as PNG: the main score, and beside it the recall of each group of
+    classes that the protocol has."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 0.45 * len(rows) + 1.6), layout="constrained")
+    groups = [name for name in GROUPS if any(name in row.groups for row in rows)]
+    measures = {f"test {title(rows)} %": [row.scores for row in rows]}
+    measures |= {f"recall of {name} classes %": [row.groups.get(name, []) for row in rows] for name in groups}
+    size = (7 if len(measures) == 1 else 3 + 3 * len(measures), 0.45 * len(rows) + 1.6)
+    figure, axes = plt.subplots(
+        1, len(measures), figsize=size, layout="constrained", sharey=True, squeeze=False
+    )
     shown = [column for column in columns(rows) if column.is_name and len(set(map(column.text, rows))) > 1]
     names = [", ".join(column.text(row) for column in shown) or row.loss for row in rows]
-    axes.barh(names, [row.mean for row in rows], color="#b8cbe0")
-    for name, row in zip(names, rows, strict=True):
-        axes.plot(row.scores, [name] * len(row.scores), "o", color="#1f3f66", markersize=4)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"test {title(rows)} % at the last epoch; bar: mean, dots: seeds")
-    axes.set_title(_title(table, rows), loc="left", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
+    for panel, (measure, values) in zip(axes[0], measures.items(), strict=True):
+        panel.barh(names, [statistics.fmean(scores) if scores else 0.0 for scores in values], color="#b8cbe0")
+        for name, scores in zip(names, values, strict=True):
+            panel.plot(scores, [name] * len(scores), "o", color="#1f3f66", markersize=4)
+        panel.set_xlabel(measure)
+        panel.spines[["top", "right"]].set_visible(False)
+    axes[0][0].invert_yaxis()
+    width = int(size[0] * 12)
+    figure.suptitle("\n".join(textwrap.wrap(_title(table, rows), width)), x=0.01, ha="left", fontsize=10)
+    figure.supxlabel("at the last epoch; bar: mean, dots: seeds", fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ from kdbench.text.t5 import NAMES, t5
 from kdbench.text.tokens import (
     PAD,
     encoded,
+    needs,
     pretrained_tokenizer,
     token_id,
     tokenizer_hash,
@@ -103,7 +105,10 @@ class RationaleData(TextData):
         self.protocol = self._in_words()
 
     def load(self) -> None:
-        """Read, cut and tokenise; the number of blank rationales is printed."""
+        """Read, cut and tokenise; the number of blank rationales is printed. ValueError where what scores rationales is
+        not installed: better before a run than at its end."""
+        if missing := [name for name in ("rouge_score", "sacrebleu") if find_spec(name) is None]:
+            raise ValueError(str(needs(missing[0].replace("_", "-"))))
         read = {split: read_split(self.name, split, self._path) for split in (self._train_split, "test")}
         if missing := [split for split, rows in read.items() if rows is None]:
             raise DataError(self._missing(missing[0]))
