@@ -13,6 +13,7 @@ import pyarrow.parquet
 from kdbench.listing import markdown as markdown_table
 from kdbench.report.comparing import Comparison
 from kdbench.report.layout import COMPARED, Datum, Field, compared, fields
+from kdbench.report.samples import samples_section, written
 from kdbench.report.summary import Line, Report, origins
 
 ENOUGH = 3
@@ -23,6 +24,7 @@ def markdown(report: Report) -> str:
     """The whole report for a README."""
     parts = [f"# {report.title}", report.caption, _rows(report.lines), *_sources(report), *_teachers(report)]
     parts += comparison_section(report.comparisons)
+    parts += samples_section(written(report.series))
     parts += ["## Provenance", markdown_table(origins(report.runs)), *_left(report)]
     parts.append(f"Made by `{report.command}`. Training times leave out start and evaluation.")
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -15,6 +15,7 @@ from kdbench.report.forms import comparison_words
 from kdbench.report.layout import COMPARED, Field, compared, fields
 from kdbench.report.reading import Run
 from kdbench.report.rows import Row
+from kdbench.report.samples import written
 from kdbench.report.series import Series
 from kdbench.report.summary import Line, Report, configuration, differing, origin, origins
 
@@ -48,6 +49,7 @@ def html(report: Report) -> str:
         families=_families(report.comparisons),
         words=comparison_words(report.comparisons) if report.comparisons else "",
         headings=COMPARED,
+        samples=written(report.series),
         keys=_keys(report.runs),
         origins=origins(report.runs),
         style=_own("page.css"),

@@ -23,6 +23,7 @@ from kdbench.report.grid import Table, cells, load_table, tables
 from kdbench.report.published import published_for
 from kdbench.report.reading import Run
 from kdbench.report.rows import PLAIN, Row, columns, mean_and_std, summarise, title, value_beside
+from kdbench.report.samples import samples_section, written
 from kdbench.report.series import gather
 from kdbench.report.work import Work
 from kdbench.tasks import TASKS
@@ -36,14 +37,18 @@ def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
     lines.append(f"| {' | '.join(column.heading for column in shown)} |")
     lines.append(f"|{'|'.join('---' if column.is_name else '--:' for column in shown)}|")
     lines += [f"| {' | '.join(column.text(row) for column in shown)} |" for row in rows]
-    series, _ = gather([Run(record, "") for record in records if record["state"] == "done"])
+    series, _ = gather(
+        [Run(record, record.get("folder", "")) for record in records if record["state"] == "done"]
+    )
     differences = "\n\n".join(comparison_section(comparisons(series), ENOUGH))
+    samples = "\n\n".join(samples_section(written(series)))
     compares = published and (not published.values or any(value_beside(row, published) for row in rows))
     about = [published.about, ""] if published and compares else []
     return "\n".join(
         [
             *[*lines, "", *_larger(records), *about, _footer(records, command), ""],
             *([differences, ""] if differences else []),
+            *([samples, ""] if samples else []),
             *["![chart](table.png)", ""],
         ]
     )

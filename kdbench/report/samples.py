@@ -1,0 +1,75 @@
+"""What students of text wrote on test: some of it, for people to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbench.listing import markdown as markdown_table
+from kdbench.report.series import Series
+
+FEW = 3
+"""Rows that a Markdown page shows of each student; the page in HTML shows all that were kept."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one student wrote: a mapping from heading to text for each row of the test set that was kept."""
+
+    title: str
+    rows: list[dict[str, str]]
+
+    @property
+    def headings(self) -> list[str]:
+        """Of all rows."""
+        return list(dict.fromkeys(heading for row in self.rows for heading in row))
+
+
+def written(series: Sequence[Series]) -> list[Written]:
+    """Of each row of a report the first run that has left samples in its folder; the same test rows for all."""
+    found = []
+    for one in series:
+        for run in one.runs:
+            if run.where and (rows := _of_run(Path(run.where))):
+                title = f"{run.title}, {one.row.dataset}"
+                found.append(Written(title + (f" ({one.setting})" if one.setting else ""), rows))
+                break
+    return found
+
+
+def _of_run(folder: Path) -> list[dict[str, str]]:
+    try:
+        lines = (folder / "samples.jsonl").read_text().splitlines()
+        return [_texts(json.loads(line)) for line in lines]
+    except (OSError, ValueError):  # none, or half of one
+        return []
+
+
+def _texts(sample: dict[str, Any]) -> dict[str, str]:
+    said = {
+        "right": lambda value: "yes" if value else "no",
+        "confidence": lambda value: f"{100 * value:.0f} %",
+    }
+    return {
+        key.replace("_", " "): said.get(key, str)(value)
+        for key, value in sample.items()
+        if key not in ("split", "row")
+    }
+
+
+def samples_section(found: Sequence[Written], most: int = FEW) -> list[str]:
+    """The first rows of each student as Markdown; nothing where there are none."""
+    if not found:
+        return []
+    parts = ["## Samples", f"The first {most} test rows, as the first seed of each row answered them."]
+    for one in found:
+        rows = [{heading: row.get(heading, "") for heading in one.headings} for row in one.rows[:most]]
+        parts += [f"{one.title}:", markdown_table([{k: _cell(v) for k, v in row.items()} for row in rows])]
+    return parts
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
