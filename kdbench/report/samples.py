@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def _of_run(folder: Path) -> list[dict[str, str]]:
 
 
 def _texts(sample: dict[str, Any]) -> dict[str, str]:
-    said = {
+    said: dict[str, Callable[[Any], str]] = {
         "right": lambda value: "yes" if value else "no",
         "confidence": lambda value: f"{100 * value:.0f} %",
     }
