@@ -64,10 +64,11 @@ bench: install  ## the speed of a step beside the literature's loop, all of it (
 	@$(BIN)/kdbench bench --json benchmarks/bench.json
 	@$(BIN)/python scripts/render_performance.py
 
-docs: install  ## write docs/objectives.md, docs/performance.md and the list of losses in README anew
+docs: install  ## write anew what the pages have from code and measured files
 	@$(BIN)/python scripts/render_objectives.py
 	@$(BIN)/python scripts/render_performance.py
 	@$(BIN)/python scripts/render_lm.py
+	@$(BIN)/python scripts/render_experiments.py
 
 format: install  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -1,16 +1,18 @@
-"""Write the pages and pictures of experiments/ anew from the records beside them."""
+"""Write the pages and pictures of experiments/ anew from the records beside them, and what others quote of them."""
 
-import json
 from pathlib import Path
 
 from kdbench.report.grid import load_table
-from kdbench.report.table import markdown, picture, summarise
+from kdbench.report.quoted import measured, with_tables
+from kdbench.report.rows import summarise
+from kdbench.report.table import markdown, picture
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+ROOT = Path(__file__).parent.parent
 
-for file in sorted(EXPERIMENTS.glob("*/results.jsonl")):
+for file in sorted((ROOT / "experiments").glob("*/results.jsonl")):
     table = load_table(file.parent.name, [])
-    command, *records = [json.loads(line) for line in file.read_text().splitlines()]
-    (file.parent / "README.md").write_text(markdown(table, records, command["command"]))
+    command, records = measured(table.name)
+    (file.parent / "README.md").write_text(markdown(table, records, command))
     picture(table, summarise(records), file.parent / "table.png")
-    print(file.parent / "README.md")
+for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    page.write_text(with_tables(page.read_text()))

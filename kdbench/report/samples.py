@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.listing import markdown as markdown_table
+from kdbench.report.reading import Run
 from kdbench.report.series import Series
 
 FEW = 3
@@ -33,19 +34,20 @@ def written(series: Sequence[Series]) -> list[Written]:
     found = []
     for one in series:
         for run in one.runs:
-            if run.where and (rows := _of_run(Path(run.where))):
+            if rows := samples_of(run):
                 title = f"{run.title}, {one.row.dataset}"
                 found.append(Written(title + (f" ({one.setting})" if one.setting else ""), rows))
                 break
     return found
 
 
-def _of_run(folder: Path) -> list[dict[str, str]]:
+def samples_of(run: Run) -> list[dict[str, str]]:
+    """What a run left, by its folder, or the little that a results.jsonl keeps of it."""
     try:
-        lines = (folder / "samples.jsonl").read_text().splitlines()
-        return [_texts(json.loads(line)) for line in lines]
+        lines = (Path(run.where) / "samples.jsonl").read_text().splitlines() if run.where else []
+        return [_texts(json.loads(line)) for line in lines] or run.record.get("samples", [])
     except (OSError, ValueError):  # none, or half of one
-        return []
+        return list(run.record.get("samples", []))
 
 
 def _texts(sample: dict[str, Any]) -> dict[str, str]:

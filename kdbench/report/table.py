@@ -23,7 +23,7 @@ from kdbench.report.grid import Table, cells, load_table, tables
 from kdbench.report.published import published_for
 from kdbench.report.reading import Run
 from kdbench.report.rows import PLAIN, Row, columns, mean_and_std, summarise, title, value_beside
-from kdbench.report.samples import samples_section, written
+from kdbench.report.samples import FEW, samples_of, samples_section, written
 from kdbench.report.series import gather
 from kdbench.report.work import Work
 from kdbench.tasks import TASKS
@@ -32,11 +32,8 @@ from kdbench.tasks import TASKS
 def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
     """The whole page."""
     rows, published = summarise(records), published_for(table.name)
-    shown = columns(rows, published)
     lines = [f"# {_title(table, rows)}", "", table.caption.strip(), "", *_teachers(records), ""]
-    lines.append(f"| {' | '.join(column.heading for column in shown)} |")
-    lines.append(f"|{'|'.join('---' if column.is_name else '--:' for column in shown)}|")
-    lines += [f"| {' | '.join(column.text(row) for column in shown)} |" for row in rows]
+    lines.append(rows_markdown(table.name, rows))
     series, _ = gather(
         [Run(record, record.get("folder", "")) for record in records if record["state"] == "done"]
     )
@@ -52,6 +49,14 @@ def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
             *["![chart](table.png)", ""],
         ]
     )
+
+
+def rows_markdown(name: str, rows: list[Row]) -> str:
+    """The rows alone, beside what is published for the table of that name."""
+    shown = columns(rows, published_for(name))
+    lines = [f"| {' | '.join(column.heading for column in shown)} |"]
+    lines.append(f"|{'|'.join('---' if column.is_name else '--:' for column in shown)}|")
+    return "\n".join(lines + [f"| {' | '.join(column.text(row) for column in shown)} |" for row in rows])
 
 
 def _title(table: Table, rows: list[Row]) -> str:
@@ -251,7 +256,9 @@ def _write(console: Console, table: Table, records: list[dict[str, Any]], comman
     )
     lines = [json.dumps({"command": command})]
     for record in map(_without_places, records):
-        lines.append(json.dumps({key: record[key] for key in kept if key in record}))
+        samples = samples_of(Run(record, record.get("folder", "")))[:FEW]
+        shown = {key: record[key] for key in kept if key in record}
+        lines.append(json.dumps(shown | ({"samples": samples} if samples else {})))
     write_atomically(folder / "results.jsonl", ("\n".join(lines) + "\n").encode())
     write_atomically(folder / "README.md", markdown(table, records, command).encode())
     picture(table, summarise(records), folder / "table.png")
