@@ -103,14 +103,16 @@ def _loss(file: Path, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tasks(recipe: dict[str, Any], entries: list[Any]) -> list[str]:
-    """Which tasks a recipe can be used for: all its objectives can, and there is such a view of a text."""
+    """Which tasks a recipe can be used for: all its objectives can, and there is such a view of a text, and a text to be written."""
     from kdbench.tasks import TASKS
 
     view = recipe.get("input")
     return [
         name
         for name, task in TASKS.items()
-        if all(name in entry.tasks for entry in entries) and (view is None or view in task.views)
+        if all(name in entry.tasks for entry in entries)
+        and (view is None or view in task.views)
+        and (name == "lm" or not recipe.get("policy"))
     ]
 
 

@@ -16,6 +16,7 @@ from kdbench.patterns import chosen_taps
 from kdbench.pieces import in_pieces, rows_at_once
 from kdbench.ranks import joined, joined_batch, rank, row_counts
 from kdbench.seeding import drawn_from
+from kdbench.text.policy import Policy
 from kdbench.topk import TopK, bucketed
 
 CROSS_ENTROPY = "ce"
@@ -28,7 +29,7 @@ class Loss(nn.Module):
     weights: one for each objective, and for `ce` (none means 0).
     ramps: epochs over which a term's weight rises linearly, counted from 1 (epoch 1 of 20 has 1/20).
     standardise: names of terms that see z-scored logits on both sides (Sun et al. 2024, 2403.01427).
-    stage: what is trained before, or None.
+    stage: what is trained before, or None. policy: who writes the texts that are learned from; None: nobody.
     weight: what the recipe calls the weight of its one objective, as in `weights`; for the command line.
     input: which view of a row of text the cross-entropy and the scores look at; None: the task's first.
     pair: whose published values the recipe uses, `teacher:student`; for the record, not for the maths.
@@ -44,11 +45,13 @@ class Loss(nn.Module):
         pair: str | None = None,
         weight: float | None = None,
         input: str | None = None,
+        policy: Policy | None = None,
     ) -> None:
         super().__init__()
         objectives = objectives or {}
         self.weights, self.ramps, self.pair = dict(weights), dict(ramps or {}), pair
-        self.standardise, self.stage, self.input = frozenset(standardise), stage, input
+        self.standardise, self.stage = frozenset(standardise), stage
+        self.input, self.policy = input, policy
         _check_names(self.weights, self.ramps, self.standardise, objectives)
         _check_weight(weight, {name: value for name, value in weights.items() if name in objectives})
         self.objectives = nn.ModuleDict(objectives)
@@ -70,7 +73,8 @@ class Loss(nn.Module):
     @property
     def needs_teacher(self) -> bool:
         """Whether any term looks at the teacher."""
-        return any(term.needs_teacher for term in self.terms.values())
+        writes = self.policy is not None and self.policy.needs_teacher
+        return writes or any(term.needs_teacher for term in self.terms.values())
 
     @property
     def needs_student(self) -> bool:

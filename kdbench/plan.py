@@ -172,7 +172,7 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
             f"data, and nobody else answers; give teacher=none"
         )
     if planned.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
-        terms = loss.terms or (loss.stage.loss.terms if loss.stage else {})
+        terms = loss.terms or (loss.stage.loss.terms if loss.stage else ["a policy"])
         raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")
     _check_teacher(planned)
     data.check_network(planned.network["name"])
@@ -201,6 +201,8 @@ def _check_task(data: TaskData, loss: Loss) -> None:
             f"possible: {', '.join(task.inputs)}" if task.inputs else "that is for text; give loss.input=null"
         )
         raise ValueError(f"loss.input={loss.input}, and the task of {data.name} is {task.name}; {possible}")
+    if loss.policy is not None and task.name != "lm":
+        raise ValueError(f"loss.policy is for language models, and the task of {data.name} is {task.name}")
     if loss.stage is not None:
         _check_task(data, loss.stage.loss)
 

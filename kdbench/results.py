@@ -237,7 +237,7 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
         recipe["schedule"] = _without_idle_algorithm(recipe["schedule"])
     if "dataset" in recipe:
         recipe["dataset"] = _without_idle_protocol(recipe["dataset"])
-    if "loss" in recipe and not (recipe["loss"].get("objectives") or recipe["loss"].get("stage")):
+    if "loss" in recipe and not any(recipe["loss"].get(key) for key in ("objectives", "stage", "policy")):
         recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
     recipe["epochs_run"] = config["trainer"]["max_epochs"]
     return recipe | of_recipe(config["trainer"])
@@ -247,6 +247,7 @@ _LATER_KEYS: dict[str, Any] = {
     "standardise": [],
     "stage": None,
     "input": None,
+    "policy": None,
     "transform": "power",
     "weighting": "power_sum",
 }

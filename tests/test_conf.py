@@ -39,6 +39,7 @@ NEEDS = {
         f"loss={name}": ["dataset=svamp"]
         for name in ("dss", "dss_infonce", "dss_mi", "dss_mi_normalised", "finetune")
     },
+    **{f"loss={name}": ["dataset=svamp_lm"] for name in ("seqkd", "gkd", "skd")},
     **{f"student={name}": ["dataset=svamp"] for name in NAMES},
     "dataset=language": ["dataset.name=svamp", "student=lm_tiny", "teacher=lm_small", "loss=fkl"],
     **{f"{side}={name}": ["dataset=svamp_lm"] for side in ("student", "teacher") for name in SIZES},

@@ -69,6 +69,11 @@ class TaskData(LightningDataModule):
         """What an objective may know of the training data."""
 
     @property
+    def limits(self) -> tuple[int, int]:
+        """Of texts to be written: the id of the token that ends them, and the most tokens."""
+        raise NotImplementedError(f"nothing is written for {self.name}")
+
+    @property
     @abstractmethod
     def about(self) -> dict[str, Any]:
         """What a network trained on it answers with, as plain data: kept beside its weights, and compared."""

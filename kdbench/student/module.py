@@ -212,11 +212,25 @@ class StudentModule(LightningModule):
             return
         views = dict.fromkeys(view for student in students for view in student.views)
         batch = self.data.train_batch(epoch, step, tuple(views))
-        answers = teacher_answers(batch, students, self.teacher)
+        writing = [
+            one for one in students if one.loss.policy and one.loss.policy.is_due(self.seed, epoch, step)
+        ]
+        answers = teacher_answers(batch, [one for one in students if one not in writing], self.teacher)
         optimizers = self._optimizers()
         for student in students:
             with self._by_itself(student), clock.lap(student):
-                parts[student][step] = self._step(student, optimizers[student], batch, answers.get(student))
+                shown, teacher = batch, answers.get(student)
+                if student in writing:
+                    shown = self._written(student, batch)
+                    teacher = teacher_answers(shown, [student], self.teacher).get(student)
+                parts[student][step] = self._step(student, optimizers[student], shown, teacher)
+
+    def _written(self, student: Student, batch: Batch) -> Batch:
+        """The batch with the responses that the student's policy has written for it."""
+        policy, data = student.loss.policy, self.data
+        assert policy is not None
+        teacher = self.teacher.model if self.teacher else None
+        return policy.rewritten(batch, student.model, teacher, *data.limits, self.seed)
 
     def _step(
         self, student: Student, optimizer: torch.optim.Optimizer, batch: Batch, teacher: Outputs | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,6 +49,21 @@ class CausalLM(nn.Module):
         states: torch.Tensor = self.transformer(input_ids=ids).last_hidden_state
         kind = ids.device.type
         return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
+
+    def next_word(
+        self, ids: torch.Tensor, mask: torch.Tensor, memory: Any = None
+    ) -> tuple[torch.Tensor, Any]:
+        """Logits [B, V] of the word after each sequence, and what is to be remembered of it.
+
+        ids: int64 [B, l], all of the sequences, padded at the left, or with the memory of those before them the new
+        ones alone; mask: int64 [B, L], 0 where the whole sequences are padding.
+        """
+        places = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        answer = self.transformer(
+            input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=memory, use_cache=True
+        )
+        logits = nn.functional.linear(answer.last_hidden_state[:, -1], self.transformer.wte.weight)
+        return logits, answer.past_key_values
 
     def answer_batch(self, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
         """The rows of the batch's first text; their logits are made when somebody looks."""

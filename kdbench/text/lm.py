@@ -121,6 +121,11 @@ class LanguageData(TextData):
             labels.append([IGNORED] * (len(given) - 1) + list(response))
         return Side(Ragged.of(inputs), Ragged.of(labels))
 
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The mark, and the most tokens of a response."""
+        return self.mark, self.max_response
+
     def meter(self, split: str) -> Meter:
         """Loss per token, perplexity, the share of tokens foretold, and agreement with the teacher."""
         return TokenScores()
