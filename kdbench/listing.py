@@ -103,7 +103,7 @@ def _loss(file: Path, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tasks(recipe: dict[str, Any], entries: list[Any]) -> list[str]:
-    """Which tasks a recipe can be used for: all its objectives can, and there is such a view of a text, and a text to be written."""
+    """Which tasks a recipe can be used for: all its objectives can, there is such a view, and a text to be written."""
     from kdbench.tasks import TASKS
 
     view = recipe.get("input")

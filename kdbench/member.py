@@ -123,7 +123,7 @@ class Member:
                 "hash": teacher.hash,
                 "answers": "live" if self.stored is None else self.stored.cache.summary,
                 "protocol": teacher.about.get("protocol", ""),
-                **{key: teacher.about[key] for key in ("nll", "cmi", "taught") if key in teacher.about},
+                **{key: teacher.about[key] for key in _OF_THE_TEACHER if key in teacher.about},
             }
         if self.stage is not None:
             kept = ("hashes", "seconds", "cohort")
@@ -139,6 +139,10 @@ class Member:
         self.record |= {"state": state, "reason": str(error) or type(error).__name__}
         with suppress(RunError):  # a full disk has been said already
             self.folder.write_record(self.record)
+
+
+_OF_THE_TEACHER = ("nll", "cmi", "taught", "seed", "epoch")
+"""What its file may say of it, and the record repeats."""
 
 
 def _company(names: Sequence[str]) -> list[str] | None:

@@ -23,7 +23,7 @@ SCHEMA = 1
 
 def digest(value: Any) -> str:
     """A short stable hash of plain data."""
-    text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -33,12 +33,12 @@ def file_hash(*paths: Path) -> str:
     return hashes[0] if len(hashes) == 1 else digest(hashes) if hashes else ""
 
 
-def _canonical(value: Any) -> Any:
+def canonical(value: Any) -> Any:
     """1.0 as 1: which of the two somebody wrote makes no difference to a run."""
     if isinstance(value, Mapping):
-        return {key: _canonical(item) for key, item in value.items()}
+        return {key: canonical(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_canonical(item) for item in value]
+        return [canonical(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -248,6 +248,7 @@ _LATER_KEYS: dict[str, Any] = {
     "stage": None,
     "input": None,
     "policy": None,
+    "negatives_from": "trained",
     "transform": "power",
     "weighting": "power_sum",
 }

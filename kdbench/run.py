@@ -211,7 +211,8 @@ def _student(member: Member, teacher: LiveTeacher | None) -> Student:
     if planned.trains_teacher:
         about["teacher"] = planned.names["teacher"]
     else:
-        about["taught"] = f"{planned.names['loss'] or 'a loss'} of {planned.names['teacher']}"
+        by = f"of {planned.names['teacher']}" if planned.needs_teacher else "on the labels"
+        about |= {"taught": f"{planned.names['loss'] or 'a loss'} {by}", "seed": planned.cfg.seed}
     model = network(planned, init_file(planned))
     student = Student(model, planned.loss, planned.schedule, folder, about, data.task)
     student.stored = member.stored

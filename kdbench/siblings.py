@@ -38,10 +38,11 @@ def sibling_key(record: Record) -> str:
     """The same for all seeds of one data set, teacher, student, recipe and protocol.
 
     A teacher is the same by its weights, but one that is a run's network by what it has in common with its own
-    siblings, which its name says: in a chain each seed has a teacher of its own.
+    siblings, which its name says, where its seed is the student's: in a chain each seed has a teacher of its own.
     """
     own = ["recipe", "answers"]
-    if f"@{RUN}" in record["names"]["teacher"]:
+    teacher = record.get("teacher") or {}
+    if f"@{RUN}" in record["names"]["teacher"] and teacher.get("seed", object()) == record["seed"]:
         own.append("teacher")
     hashes = {name: value for name, value in record["hashes"].items() if name not in own}
     known = {} if "config" in record else {"weights": (record.get("teacher") or {}).get("file_hash")}

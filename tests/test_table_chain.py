@@ -63,7 +63,7 @@ def test_each_generation_learns_from_the_one_before_of_its_own_seed(chain):
         before, after = by_place["resnet8", seed], by_place["resnet14", seed]
         taught_by = Path(after["config"]["teacher"]["checkpoint"])
         assert read_record(taught_by / "record.json")["hashes"] == before["hashes"]
-        assert before["seed"] == after["seed"]
+        assert after["teacher"]["seed"] == seed
         assert after["teacher"]["taught"] == "kd of resnet8"
     later = [by_place["resnet14", seed] for seed in (0, 1)]
     assert later[0]["teacher"]["hash"] != later[1]["teacher"]["hash"]

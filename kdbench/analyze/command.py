@@ -41,7 +41,9 @@ def main(arguments: list[str]) -> int:
             word.startswith("model=") for word in overrides
         ):
             raise ValueError(
-                "what is to be analysed? Give the folder of a finished run, or model=NAME checkpoint=FILE"
+                f"{path} is no run: which network is it of? kdbench analyze model=NAME checkpoint={path}"
+                if path
+                else "what is to be analysed? Give the folder of a finished run, or model=NAME checkpoint=FILE"
             )
         cfg = compose_checked("analyze", [*_taken_from(found, overrides), *overrides])
         dataset = _choice(found, overrides)

@@ -121,7 +121,7 @@ class ImageData(TaskData):
         self.classes, self.num_classes = tuple(classes), len(classes)
         kept, self._held_out = validation_cut(labels, classes, self.validation, self.validation_seed)
         training = self._protocol.apply(labels, classes, kept)
-        self.protocol = self._protocol.title(classes, authors_order)
+        self.protocol = self._protocol.title(classes, authors_order and not self.validation)
         self.groups, self._train_labels = training.groups, training.labels
         self._index, self._occurrence, self._shown = training.index, training.occurrence, training.shown
         self._subset = training.trained

@@ -173,7 +173,7 @@ class Protocol:
             parts.append(f"imbalance {self.imbalance:g} (seed {self.imbalance_seed})")
         if self.subset.fraction < 1:
             share = f"{100 * self.subset.fraction:g} %"
-            first = f"{'first' if authors_order else 'first-of-this-order'} {share}"
+            first = f"{'first' if authors_order and self.imbalance == 1 else 'first-of-this-order'} {share}"
             drawn = f"stratified {share} (seed {self.subset.seed})"
             repeated = ", repeated" if self.subset.repeat else ""
             parts.append((first if self.subset.mode == "first" else drawn) + repeated)

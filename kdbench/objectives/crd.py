@@ -68,6 +68,7 @@ class CRD(Objective):
         temperature: float = 0.07,
         momentum: float = 0.5,
         positives: str = "exact",
+        negatives_from: str = "trained",
     ) -> None:
         super().__init__()
         for name, value in (("dimension", dimension), ("negatives", negatives)):
@@ -79,7 +80,10 @@ class CRD(Objective):
             raise ValueError(f"CRD: momentum must be in [0, 1), got {momentum}")
         if positives not in ("exact", "relax"):
             raise ValueError(f"CRD: positives must be exact or relax, got {positives}")
+        if negatives_from not in ("trained", "all"):
+            raise ValueError(f"CRD: negatives_from must be trained or all, got {negatives_from}")
         self.dimension, self.negatives, self.positives = dimension, negatives, positives
+        self.negatives_from = negatives_from
         self.temperature, self.momentum = temperature, momentum
 
     def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
@@ -90,7 +94,9 @@ class CRD(Objective):
         )
         self.student_embedding = nn.Linear(ours.shape[1], self.dimension)
         self.teacher_embedding = nn.Linear(theirs.shape[1], self.dimension)
-        labels = facts.labels[facts.trained]
+        every = torch.arange(facts.train_size)
+        shown = facts.trained if self.negatives_from == "trained" else every
+        labels = facts.labels[shown]
         count = torch.bincount(labels, minlength=facts.num_classes)
         if (count > 0).sum() < 2:
             raise ValueError(
@@ -99,7 +105,7 @@ class CRD(Objective):
             )
         # a sample that is not trained on has a place beyond the end: an error, never another's row
         place = torch.full((facts.train_size,), len(labels))
-        place[facts.trained[labels.argsort(stable=True)]] = torch.arange(len(labels))
+        place[shown[labels.argsort(stable=True)]] = torch.arange(len(labels))
         self.register_buffer("place", place, persistent=False)
         self.register_buffer("count", count, persistent=False)
         self.register_buffer("start", count.cumsum(0) - count, persistent=False)

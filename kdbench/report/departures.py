@@ -8,10 +8,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from kdbench.config import CONF_DIR, load_yaml
 from kdbench.report.grid import load_table, overrides_of, tables
-from kdbench.results import recipe_of
+from kdbench.results import canonical, recipe_of
 from kdbench.siblings import Flat, flat
 from kdbench.strict import Composer
+from kdbench.teacher.names import VARIANT, trained_by
 
 MOST = 4
 """Departures that are named; the others are counted."""
@@ -63,6 +65,16 @@ def _expected(table: str, pair: str, loss: str) -> Flat | None:
     return _compared(config)
 
 
+def variant_epochs(teacher: str) -> int | None:
+    """For how many epochs a variant of that name is trained where a table trains it; None for what is no variant of
+    ours, whose own score beside the published network says what it is."""
+    words = trained_by(teacher, "store") if VARIANT in teacher else []
+    schedule = [word.removeprefix("schedule=") for word in words if word.startswith("schedule=")]
+    if not schedule:
+        return None
+    return int(load_yaml(CONF_DIR / "schedule" / f"{schedule[0]}.yaml")["epochs"])
+
+
 @cache
 def _composer() -> Composer:
     from kdbench.config import register
@@ -72,7 +84,7 @@ def _composer() -> Composer:
 
 
 def _compared(config: Mapping[str, Any]) -> Flat:
-    recipe = recipe_of(config)
+    recipe = canonical(recipe_of(config))
     recipe["dataset"] = {
         key: value for key, value in recipe.get("dataset", {}).items() if key not in _OF_THE_PROTOCOL
     }

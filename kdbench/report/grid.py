@@ -161,11 +161,23 @@ def cells(table: Table) -> list[Cell]:
     ):
         overrides = overrides_of(table, pair, variant, loss, seed)
         grid.append(Cell(_plan(compose, overrides, loss), pair, loss, seed, tuple(overrides), "", variant))
+    _check_chains(grid)
     grid, lacking = with_teachers(table, grid)
     missing = [str(error) for error in lacking.values() if isinstance(error, MissingTeacherError)]
     if missing and table.teachers == "refuse":
         raise ValueError("\n".join(dict.fromkeys(missing)))
     return grid
+
+
+def _check_chains(grid: Sequence[Cell]) -> None:
+    taught = {cell.before for cell in grid}
+    for cell in grid:
+        place = cell.pair, cell.variant, cell.loss, cell.seed
+        if place in taught and cell.planned.loss.predictor is not None:
+            raise ValueError(
+                f"losses={cell.loss}: its student answers with a head of the loss, and cannot teach the next one of a "
+                "chain"
+            )
 
 
 def overrides_of(table: Table, pair: str, variant: str, loss: str, seed: int) -> list[str]:

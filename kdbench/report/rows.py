@@ -9,7 +9,7 @@ from typing import Any
 
 from kdbench.metrics import GROUPS
 from kdbench.report.delta import Beside, compare
-from kdbench.report.departures import departures
+from kdbench.report.departures import departures, variant_epochs
 from kdbench.report.published import Published, Value
 from kdbench.tasks import TASKS, Task
 
@@ -21,7 +21,8 @@ class Row:
     """One loss on one pair, data set, variant and protocol over the seeds: the task's main score in per cent, of the
     last epoch, and of the best one where there is one (`best_key`), for each seed.
 
-    groups: the mean recall of each group of classes, for each seed. config: of one of its runs, where it is at hand.
+    groups: the mean recall of each group of classes, for each seed.
+    config: of one of its runs, where it is at hand; teacher_epochs: of its training, where the teacher says so.
     """
 
     pair: str
@@ -38,6 +39,7 @@ class Row:
     epochs: int | None = None
     task: Task = TASKS["images"]
     config: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    teacher_epochs: int | None = None
 
     @property
     def best_key(self) -> str:
@@ -95,6 +97,7 @@ def _row(
         protocol=protocol,
         epochs=last[0].get("epoch"),
         config=runs[0].get("config"),
+        teacher_epochs=(runs[0].get("teacher") or {}).get("epoch"),
         groups={name: [row[name] for row in last] for name in GROUPS if all(name in row for row in last)},
     )
 
@@ -182,6 +185,10 @@ def value_beside(row: Row, published: Published) -> Value | None:
 def beside(row: Row, value: Value, published: Published) -> Beside:
     """The row against a published value."""
     other = "" if row.config is None else departures(row.config, published.table, row.pair, row.loss)
+    if (usual := variant_epochs(row.pair.partition(":")[0])) and row.teacher_epochs not in (None, usual):
+        other = "; ".join(filter(None, [f"a teacher of {row.teacher_epochs} epochs, not {usual}", other]))
+    if row.protocol != value.protocol:
+        other = "; ".join(filter(None, [f"other images ({row.protocol})", other]))
     return compare(row.scores, row.best_on_test, row.epochs, value, published, other)
 
 

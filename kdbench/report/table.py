@@ -97,6 +97,7 @@ def _teacher(name: str, records: list[dict[str, Any]]) -> str:
         known = f" (one for each seed: {mean_and_std(scores)})"
     else:
         known = f"{in_groups(teacher)}{_spread(teacher)}"
+    known += f"; {teacher['epoch']} epochs" if "epoch" in teacher else ""
     protocol = f"; trained under: {teacher['protocol']}" if teacher.get("protocol") else ""
     return f"Teacher {name}{taught}: {statistics.fmean(scores):.2f} % test {task.title}{known}{protocol}."
 

@@ -54,7 +54,9 @@ class Work:
         """The first lines: how much there is to do, what of it are teachers, and what it will take."""
         missing = self._missing(lambda error: self.say(f"left out: {error}"))
         table, forecast = self.table, Forecast(self.table)
-        todo = batches(table, missing) if missing else []
+        waiting = [cell for cell in missing if cell.before and not cell.key]  # each has a teacher of its own
+        ready = [cell for cell in missing if cell not in waiting]
+        todo = [*(batches(table, ready) if ready else []), *([cell] for cell in waiting)]
         self.say(
             f"{table.title}: {len(self.grid)} runs, {len(missing)} to do in {len(todo)} processes, "
             f"{table.jobs} at a time"
@@ -105,7 +107,7 @@ class Work:
             self.say(f"failed: {outcome.cell.title}: {outcome.reason}")
         lacking = dict.fromkeys(o.reason for o in self.outcomes if o.state == "left" and not o.seconds)
         for reason in lacking:
-            self.say(f"left: {reason} to learn from")
+            self.say(f"left: {reason}{' to learn from' if str(reason).startswith('no ') else ''}")
         again = "; the same command goes on" if failed or left else ""
         self.say(
             f"{done} done, {len(failed)} failed, {left} left of {len(self.grid)}; {seconds:.0f} s{again}"

@@ -355,7 +355,14 @@ def test_a_protocol_has_a_name_for_people(options, title):
 def test_first_is_the_papers_on_the_authors_files_alone():
     protocol = Protocol(Subset(0.05, "first", repeat=True))
     assert protocol.title(CLASSES, authors_order=True) == "first 5 %, repeated"
-    assert cifar100_mini(seed=0, batch_size=8, subset=Subset(0.05, "first"))._protocol.subset.mode == "first"
+    assert (
+        Protocol(Subset(0.05, "first"), imbalance=2.0)
+        .title(CLASSES, authors_order=True)
+        .endswith("this-order 5 %")
+    )
+    mini = cifar100_mini(seed=0, batch_size=8, subset=Subset(0.05, "first"))
+    mini.setup()
+    assert mini.protocol == "first-of-this-order 5 %"
 
 
 @given(

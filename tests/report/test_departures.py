@@ -1,5 +1,7 @@
 """A published number is compared with runs of its recipe alone."""
 
+from dataclasses import replace
+
 import pytest
 
 from kdbench.config import register
@@ -31,6 +33,7 @@ def config(*overrides: str) -> dict:
         (["dataset.subset.fraction=0.5"], ""),  # a protocol of its own, and told apart by that
         (["schedule.batch_size=128"], "schedule.batch_size=128, not 64"),
         (["dataset.validation=5000"], "dataset.validation=5000, not 0"),
+        (["loss.weights.ce=0.10", "loss.objectives.kd.temperature=4", "schedule.lr=0.050"], ""),
         (["precision=bf16"], "precision=bf16, not fp32"),
         (["loss.weights.kd=0.5"], "loss.weights.kd=0.5, not 0.9"),
         (["loss.standardise=[kd]"], "loss.standardise=['kd'], not set"),
@@ -56,5 +59,15 @@ def test_a_row_of_another_recipe_has_no_difference(overrides, compared):
     found = beside(row, value_beside(row, published), published)
     assert (found.delta is not None) is compared
     assert ("schedule.batch_size=128, not 64" in found.why) is not compared
+    (quick,) = summarise(
+        [{**record, "teacher": {"epoch": 2}, "results": {"last": result, "best_on_test": result}}]
+    )
+    assert beside(quick, value_beside(row, published), published).delta == found.delta, (
+        "its own score says more"
+    )
+    variant = replace(quick, pair="resnet56@mcmi-0.15:resnet20")
+    said = beside(variant, found.value, published)
+    assert said.delta is None
+    assert "a teacher of 2 epochs, not 20" in said.why
     plain = compare([70.0], [70.0], 240, found.value, published)
     assert plain.delta is not None

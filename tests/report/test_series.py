@@ -18,6 +18,24 @@ def test_seeds_are_one_row():
     assert one.scores("top1") == {0: 70.0, 1: 71.0, 2: 72.0}
 
 
+def taught_by_a_run(seed: int, teacher_seed: int, weights: str):
+    """A student of a student: `made.record` with a teacher that is itself a run."""
+    made = record(seed=seed, teacher="resnet20@run-1a2b3c4d")
+    made["teacher"] |= {"seed": teacher_seed}
+    return {**made, "hashes": {**made["hashes"], "teacher": weights}}
+
+
+def test_a_chain_is_one_row_and_students_of_different_runs_are_not():
+    (chain,) = rows(*(taught_by_a_run(seed, seed, f"weights {seed}") for seed in range(3)))
+    assert chain.row.scores == [70.0] * 3
+    mixed = rows(
+        *(taught_by_a_run(seed, teacher, f"weights {teacher}") for seed in range(3) for teacher in (7, 8))
+    )
+    assert [len(one.runs) for one in mixed] == [3, 3], (
+        "two teachers, and none of them a run of the student's own seed"
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "settings"),
     [

@@ -11,13 +11,16 @@ import torch
 from kdbench.config import register
 from kdbench.core import RunError
 from kdbench.data.balanced import ClassBalanced
+from kdbench.loss import Loss
 from kdbench.metrics import class_spread
 from kdbench.models import create_model, load_weights
 from kdbench.objectives.mcmi import MCMI, class_centroids, conditional_mutual_information
 from kdbench.plan import plan
 from kdbench.results import RunFolder
 from kdbench.run import run
+from kdbench.schedule import Schedule
 from kdbench.strict import compose_checked
+from kdbench.student import Student
 from kdbench.student.survey import Surveys
 from kdbench.teacher.store import cards, stored
 
@@ -243,7 +246,22 @@ def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
     load_weights(network, kept)  # it serves as a checkpoint
     assert all(value.isfinite().all() for value in network.state_dict().values())
     rows = [row for row in folder_of(tmp_path).metrics() if "step" in row]
-    assert not any(row["train/ce"] > math.log(4) and -row["train/mcmi"] > math.log(4) for row in rows)
+    assert not any(-row["train/mcmi"] > math.log(4) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("ce", "cmi", "stops"), [(1.98, 23.5, True), (4.06, 67.8, True), (5.2, 0.1, False), (0.5, 0.8, False)]
+)
+def test_what_counts_as_divergence(tmp_path, ce, cmi, stops):
+    """The first two are where gradient descent on one sample of 100 classes ends at weights of 0.25 and 0.8."""
+    loss = Loss({"ce": 1.0, "mcmi": 0.25}, {"mcmi": MCMI()})
+    schedule = Schedule(1, 1, 0.1, plan="constant")
+    student = Student(create_model("resnet8", 100), loss, schedule, RunFolder(tmp_path), {"num_classes": 100})
+    rows = {"total": [ce - 0.25 * cmi], "ce": [ce], "mcmi": [-cmi]}
+    if not stops:
+        return student._refuse_divergence(rows, [3])
+    with pytest.raises(RunError, match=r"diverged at epoch \d+, steps 3 to 3: .*ln C = 4.605"):
+        student._refuse_divergence(rows, [3])
 
 
 def test_an_untrained_network_has_not_diverged(tmp_path):
