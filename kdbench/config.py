@@ -43,6 +43,7 @@ class RunConfig:
     threads: int | None = MISSING
     log_every: int = MISSING
     evaluate_every: int = MISSING
+    diagnostics: bool = MISSING
     save_every: float = MISSING
     output: str = MISSING
     tags: list[str] = field(default_factory=list)

@@ -22,6 +22,7 @@ from kdbench.ranks import summed
 if TYPE_CHECKING:
     from kdbench.data.base import TaskData
     from kdbench.data.module import ImageData
+    from kdbench.diagnostics import Diagnostics
 
 ECE_BINS = 15
 """Of equal width, as in Guo et al. 2017, arXiv:1706.04599."""
@@ -63,11 +64,17 @@ class Scores(Meter):
     nll (negative log-likelihood) in nats.
 
     groups: labels of classes by the name of their group, whose mean recall, in per cent, is a score of that name.
+    more: what else is to be said of the answers, or None.
     """
 
-    def __init__(self, num_classes: int, groups: Mapping[str, Sequence[int]] | None = None) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        groups: Mapping[str, Sequence[int]] | None = None,
+        more: Diagnostics | None = None,
+    ) -> None:
         super().__init__()
-        self.groups = groups or {}
+        self.groups, self.more = groups or {}, more
         self.recall: list[float | None] = []  # None where the split has no image of a class
         top5 = min(5, num_classes)
         self.top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
@@ -88,6 +95,8 @@ class Scores(Meter):
         self.by_class.update(logits, target)
         self.nll.update(F.cross_entropy(logits, target, reduction="none"))
         self.ece.update(*confidence(logits, target))
+        if self.more is not None:
+            self.more.update(logits, target, teacher)
         if teacher is not None:
             self.agreement.update(logits, teacher.argmax(dim=-1))
 
@@ -110,7 +119,7 @@ class Scores(Meter):
                 scores[name] = round(statistics.fmean(found), 4)
         for meter in (*shares.values(), self.nll, self.by_class):
             meter.reset()
-        return scores
+        return scores | (self.more.compute() if self.more is not None else {})
 
 
 def _recall(confusion: Tensor) -> list[float | None]:

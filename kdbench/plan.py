@@ -158,6 +158,7 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     schedule: Schedule = build(cfg.schedule)
     _check_trainer(cfg.trainer, schedule)
     data: TaskData = build(cfg.dataset, seed=cfg.seed, batch_size=schedule.batch_size)
+    data.diagnostics = cfg.diagnostics
     loss: Loss = build(cfg.loss if "loss" in cfg else cfg.teacher_loss)
     names = {group: choices.get(group, "") for group in ("dataset", "loss")}
     names["teacher"] = _teacher_name(cfg, loss)

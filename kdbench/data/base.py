@@ -54,6 +54,9 @@ class TaskData(LightningDataModule):
 
     steps_per_chunk: int = 1
 
+    diagnostics: bool = False
+    """Whether evaluations say all that is known of how sure a network is, where it answers with classes."""
+
     @property
     @abstractmethod
     def device(self) -> torch.device:

@@ -257,7 +257,11 @@ class ImageData(TaskData):
 
     def meter(self, split: str) -> Scores:
         """Top-1 and what else is said of class probabilities."""
-        return Scores(self.num_classes, self.groups)
+        from kdbench.diagnostics import Diagnostics
+
+        return Scores(
+            self.num_classes, self.groups, Diagnostics(self.num_classes) if self.diagnostics else None
+        )
 
     def check_network(self, name: str) -> None:
         """One of `kdbench list models`, or timm's."""
