@@ -159,12 +159,14 @@ def test_a_published_value_stands_beside_its_own_protocol_alone(monkeypatch):
     others = ("stratified 5 % (seed 0), repeated", "first 5 %")
     first = ("first-of-this-order 5 %, repeated", "first 1 %, repeated")
     records = [under(first[0], epoch=240), under(first[1], epoch=2), *map(under, others)]
+    records.append(under("first 5 %, repeated", epoch=240))
     page, lines = table_of([*records, {**records[0], "names": {**records[0]["names"], "dataset": "cifar10"}}])
     assert "| best_on_test % | published % (best epoch) | delta | z | agreement % |" in lines[0]
-    assert "| 51.00 | 52.30 ± 0.23 (n = 5); here other images (first-of-this-order 5 %, repeated)" in lines[2]
+    assert "| 51.00 | 52.30 ± 0.23 (n = 5); here other images (first-of-this-order 5 %, repeated) | - | - |" in lines[2]
     assert "| 51.00 | 17.53 (n = 1), 240 epochs | - | - |" in lines[3]
-    assert all("| 51.00 |  |  |  | 50.0 |" in line for line in lines[4:])
-    assert len(lines) == 7
+    assert "| 51.00 | 52.30 ± 0.23 (n = 5) | -1.30 | - | 50.0 |" in lines[6]  # one seed: no z
+    assert all("| 51.00 |  |  |  | 50.0 |" in line for line in (lines[4], lines[5], lines[7]))
+    assert len(lines) == 8
     assert "Published (derived, 240 epochs): somebody's log. On another order." in page
 
 
@@ -217,13 +219,14 @@ def test_a_teacher_is_looked_for_in_the_label_space_of_each_variant(tmp_path, mo
     for space in ("cifar10", "cifar100"):
         (tmp_path / "teachers" / space).mkdir(parents=True)
         (tmp_path / "teachers" / space / "resnet56.safetensors").write_bytes(space.encode())
-    grid = cells(load_table("omitted-classes", ["variants=cifar10-9,cifar100-9", "seeds=0"]))
+    pair = "pairs=resnet56:resnet20"
+    grid = cells(load_table("omitted-classes", [pair, "variants=cifar10-9,cifar100-9", "seeds=0"]))
     assert len({cell.key for cell in grid}) == 2
     (tmp_path / "teachers" / "cifar10" / "resnet56.safetensors").unlink()
     with pytest.raises(
         ValueError, match=r"no teacher resnet56 for cifar10.*\n.*train-teacher dataset=cifar10"
     ):
-        cells(load_table("omitted-classes", ["variants=cifar10-9", "seeds=0", "teachers=refuse"]))
+        cells(load_table("omitted-classes", [pair, "variants=cifar10-9", "seeds=0", "teachers=refuse"]))
 
 
 @pytest.mark.parametrize(
