@@ -162,7 +162,10 @@ def test_a_published_value_stands_beside_its_own_protocol_alone(monkeypatch):
     records.append(under("first 5 %, repeated", epoch=240))
     page, lines = table_of([*records, {**records[0], "names": {**records[0]["names"], "dataset": "cifar10"}}])
     assert "| best_on_test % | published % (best epoch) | delta | z | agreement % |" in lines[0]
-    assert "| 51.00 | 52.30 ± 0.23 (n = 5); here other images (first-of-this-order 5 %, repeated) | - | - |" in lines[2]
+    assert (
+        "| 51.00 | 52.30 ± 0.23 (n = 5); here other images (first-of-this-order 5 %, repeated) | - | - |"
+        in lines[2]
+    )
     assert "| 51.00 | 17.53 (n = 1), 240 epochs | - | - |" in lines[3]
     assert "| 51.00 | 52.30 ± 0.23 (n = 5) | -1.30 | - | 50.0 |" in lines[6]  # one seed: no z
     assert all("| 51.00 |  |  |  | 50.0 |" in line for line in (lines[4], lines[5], lines[7]))

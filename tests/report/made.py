@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kdbench.config import pairs_of
+
 
 def record(loss: str = "kd", seed: int = 0, top1: float = 70.0, **changes: Any) -> dict[str, Any]:
     """A finished run of resnet56 -> resnet20; `changes` replace what a record has, or say `epochs`, `best`, `curve`."""
@@ -14,6 +16,8 @@ def record(loss: str = "kd", seed: int = 0, top1: float = 70.0, **changes: Any) 
     last = {"epoch": epochs, "top1": top1, "top5": 90.0, "agreement": 75.0, **changes.pop("scores", {})}
     terms = {} if loss == "ce" else {loss: {"_target_": f"kdbench.objectives.{loss}.{loss.upper()}"}}
     known = {"kd": {"ce": 0.1, "kd": 0.9}}  # the papers' weights
+    if (pair := f"{teacher}:{student}") in (values := pairs_of("wttm")["values"]):
+        known["wttm"] = {"ce": 1.0, "wttm": values[pair]["beta"]}
     weights = changes.pop("weights", known.get(loss, {"ce": 1.0, **dict.fromkeys(terms, 1.0)}))
     config = {
         "dataset": {
