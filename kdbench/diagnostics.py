@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -44,7 +43,7 @@ class Diagnostics(nn.Module):
         pair = {"predictive_kl": predictive_kl(teacher, logits), **ttm_identity(teacher, logits, GAMMA)}
         for name in OF_PAIR:
             # a value for each row: torchmetrics leaves out weights where it does not look for NaN
-            self._mean(name).update(torch.full((len(logits),), pair[name]))
+            self._mean(name).update(logits.new_full((len(logits),), pair[name]))
 
     def compute(self) -> dict[str, float]:
         """What was seen so far, under DDP by all ranks, and start again."""

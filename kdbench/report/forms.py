@@ -13,7 +13,7 @@ import pyarrow.parquet
 from kdbench.listing import markdown as markdown_table
 from kdbench.report.comparing import Comparison
 from kdbench.report.layout import COMPARED, Datum, Field, compared, fields
-from kdbench.report.samples import samples_section, written
+from kdbench.report.samples import one_line, samples_section, written
 from kdbench.report.summary import Line, Report, origins
 
 ENOUGH = 3
@@ -34,12 +34,8 @@ def _rows(lines: Sequence[Line]) -> str:
     shown = fields(lines)
     head = f"| {' | '.join(field.heading for field in shown)} |"
     rule = f"|{'|'.join('---' if field.is_name else '--:' for field in shown)}|"
-    body = (f"| {' | '.join(_cell(field.text(line)) for field in shown)} |" for line in lines)
+    body = (f"| {' | '.join(one_line(field.text(line)) for field in shown)} |" for line in lines)
     return "\n".join([head, rule, *body])
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _sources(report: Report) -> list[str]:
@@ -118,7 +114,7 @@ def latex(report: Report, bold: bool = False) -> str:
     best = _highest(report.lines) if bold else set()
     spec = "".join("l" if field.is_name else "r" for field in shown)
     rows = [
-        " & ".join(_tex_cell(field, line, place in best) for field in shown) + r" \\"
+        " & ".join(_texone_line(field, line, place in best) for field in shown) + r" \\"
         for place, line in enumerate(report.lines)
     ]
     head = " & ".join(tex(field.heading) for field in shown) + r" \\"
@@ -141,7 +137,7 @@ def latex(report: Report, bold: bool = False) -> str:
     )
 
 
-def _tex_cell(field: Field, line: Line, is_best: bool) -> str:
+def _texone_line(field: Field, line: Line, is_best: bool) -> str:
     text = tex(field.text(line))
     return f"\\textbf{{{text}}}" if is_best and field.is_main else text
 

@@ -69,9 +69,10 @@ def samples_section(found: Sequence[Written], most: int = FEW) -> list[str]:
     parts = ["## Samples", f"The first {most} test rows, as the first seed of each row answered them."]
     for one in found:
         rows = [{heading: row.get(heading, "") for heading in one.headings} for row in one.rows[:most]]
-        parts += [f"{one.title}:", markdown_table([{k: _cell(v) for k, v in row.items()} for row in rows])]
+        parts += [f"{one.title}:", markdown_table([{k: one_line(v) for k, v in row.items()} for row in rows])]
     return parts
 
 
-def _cell(text: str) -> str:
+def one_line(text: str) -> str:
+    """As a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
