@@ -168,8 +168,9 @@ def make_loader(
     mean: Sequence[float],
     std: Sequence[float],
     batch_size: int = 64,
+    workers: int = 0,
 ) -> DataLoader[tuple[Tensor, int, int]]:
-    """Shuffled batches, made in this process: so their cost is seen, and two cores have no use for workers."""
+    """Shuffled batches. Made in this process their cost is seen, and two cores have no use for workers."""
     transform = transforms.Compose(
         [
             transforms.RandomCrop(32, padding=4),
@@ -178,7 +179,7 @@ def make_loader(
             transforms.Normalize(mean, std),
         ]
     )
-    return DataLoader(Instances(images, labels, transform), batch_size, shuffle=True, num_workers=0)
+    return DataLoader(Instances(images, labels, transform), batch_size, shuffle=True, num_workers=workers)
 
 
 # ---- loss and metrics
@@ -224,10 +225,11 @@ def train(
     lr: float = 0.05,
     weights: tuple[float, float] = (0.1, 0.9),
     temperature: float = 4.0,
+    device: torch.device | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Epoch after epoch of KD with cross-entropy; yields (rows, loss) after each optimiser step.
 
-    weights: of cross-entropy and KD. lap: told what has been done since it was last called.
+    weights: of cross-entropy and KD. lap: told what has been done since it was last called. device: of the networks.
     """
     optimizer = torch.optim.SGD(student.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
     cross_entropy = nn.CrossEntropyLoss()
@@ -235,7 +237,8 @@ def train(
     teacher.eval()
     for _ in itertools.count():
         losses, top1, top5 = AverageMeter(), AverageMeter(), AverageMeter()
-        for inputs, target, _index in loader:
+        for images, labels, _index in loader:
+            inputs, target = images.to(device), labels.to(device)
             lap("data")
             _features_s, logits_s = student(inputs)
             lap("student")

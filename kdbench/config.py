@@ -41,6 +41,7 @@ class RunConfig:
     seed: int = MISSING
     precision: str = MISSING
     threads: int | None = MISSING
+    cuda_graph: bool = MISSING
     log_every: int = MISSING
     evaluate_every: int = MISSING
     diagnostics: bool = MISSING

@@ -20,6 +20,7 @@ from kdbench.processes import OneNetwork, of_trainer
 from kdbench.progress import ProgressLine, StopOnSignal
 from kdbench.ranks import rank
 from kdbench.student import Student, StudentModule
+from kdbench.student.graph import CudaGraph
 from kdbench.teacher import LiveTeacher
 from kdbench.teacher.module import TeacherModule
 
@@ -83,6 +84,7 @@ def _module(planned: Plan, working: Mapping[Student, Member], teacher: LiveTeach
         "evaluate_every": cfg.evaluate_every,
         "save_every": cfg.save_every,
         "on_failure": fail,
+        "graph": CudaGraph if cfg.cuda_graph else None,
     }
     if planned.trains_teacher:
         return TeacherModule(students[0], planned.data, cfg.seed, **settings)

@@ -15,6 +15,7 @@ from kdbench.devices import check_devices, world_of
 from kdbench.loss import Loss
 from kdbench.results import digest, recipe_of
 from kdbench.schedule import Schedule
+from kdbench.student.graph import hindrance
 from kdbench.tasks import tasks_of
 from kdbench.teacher.cache import obstacle
 from kdbench.teacher.ensemble import check_ensemble
@@ -176,6 +177,8 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
         terms = loss.terms or (loss.stage.loss.terms if loss.stage else ["a policy"])
         raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")
     _check_teacher(planned)
+    if cfg.cuda_graph:
+        _check_graph(planned)
     data.check_network(planned.network["name"])
     if cfg.teacher.get("cache") == "require" and not (isinstance(data, ImageData) and data.counts_views):
         raise ValueError(
@@ -237,6 +240,21 @@ def _check_teacher(planned: Plan) -> None:
         )
     if "members" in teacher:
         check_ensemble(teacher.members, teacher.weights, teacher.checkpoints, planned.loss)
+
+
+def _check_graph(planned: Plan) -> None:
+    """Steps can be recorded where they are nothing but work of one CUDA device."""
+    data, reason = planned.data, hindrance(planned.loss)
+    if not (isinstance(data, ImageData) and data.counts_views):
+        reason = f"{data.name} is not kept in the memory of a GPU as images"
+    elif planned.ranks > 1:
+        reason = f"this is a run of {planned.ranks} processes; several GPUs take several cohorts"
+    elif planned.schedule.algorithm != "sgd":
+        reason = f"schedule.algorithm={planned.schedule.algorithm} counts its steps in Python"
+    elif reason is None and (planned.cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+        reason = "the run is on a CPU"
+    if reason:
+        raise ValueError(f"cuda_graph=true: {reason}; give cuda_graph=false")
 
 
 def first_stage(planned: Plan) -> Plan:

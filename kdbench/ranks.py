@@ -54,6 +54,14 @@ def own_rows(start: int, stop: int) -> slice:
     return slice(first, first + counts[rank()])
 
 
+def own_share(start: int, stop: int) -> tuple[slice, tuple[int, ...]]:
+    """Which of a step's rows this rank is shown, and how many each rank has (see `Batch.shares`)."""
+    rows = own_rows(start, stop)
+    if world_size() == 1 or start == stop:
+        return rows, ()
+    return rows if rows.start < rows.stop else slice(stop - 1, stop), shares(stop - start)
+
+
 # ---- what all ranks know
 
 

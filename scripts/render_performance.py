@@ -1,4 +1,4 @@
-"""Write docs/performance.md anew from benchmarks/bench.json."""
+"""Write docs/performance.md anew from what the benchmarks measured."""
 
 from pathlib import Path
 
@@ -6,5 +6,6 @@ from kdbench.report.speed import page
 from kdbench.report.zoo import load_measured
 
 ROOT = Path(__file__).parent.parent
+FILES = (ROOT / "benchmarks" / f"{name}.json" for name in ("bench", "accuracy", "gpu"))
 
-(ROOT / "docs" / "performance.md").write_text(page(load_measured(ROOT / "benchmarks" / "bench.json")))
+(ROOT / "docs" / "performance.md").write_text(page(*map(load_measured, FILES)))

@@ -21,7 +21,7 @@ from kdbench.plan import Plan, plan
 from kdbench.results import RunFolder
 from kdbench.run import run, run_cohort
 from kdbench.strict import compose_checked
-from kdbench.student import StudentModule
+from kdbench.student.steps import Steps
 from kdbench.teacher.live import LiveTeacher
 
 register()
@@ -113,14 +113,14 @@ def assert_as_alone(output: Path, alone: Path) -> None:
 def steps(monkeypatch) -> dict[str, int]:
     """How many optimiser steps each run takes, counted while the test runs."""
     taken: dict[str, int] = {}
-    step = StudentModule._step
+    step = Steps._learn
 
     def count(module, student, *rest):
         name = student.folder.path.name
         taken[name] = taken.get(name, 0) + 1
         return step(module, student, *rest)
 
-    monkeypatch.setattr(StudentModule, "_step", count)
+    monkeypatch.setattr(Steps, "_learn", count)
     return taken
 
 

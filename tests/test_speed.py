@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_page_on_performance_is_fresh():
     """Written by scripts/render_performance.py (make docs)."""
-    measured = load_measured(ROOT / "benchmarks" / "bench.json")
-    assert (ROOT / "docs" / "performance.md").read_text() == page(measured)
+    measured = (load_measured(ROOT / "benchmarks" / f"{name}.json") for name in ("bench", "accuracy", "gpu"))
+    assert (ROOT / "docs" / "performance.md").read_text() == page(*measured)
 
 
 def side(ms: float) -> dict:
@@ -81,7 +81,28 @@ def test_what_was_not_measured_is_empty_and_what_is_emulated_is_said():
     assert "This CPU has no bf16 units" in text
     assert "| live teacher, fp32 | (aim 1.25) | (aim 1.3) | (aim 1.25) |" in text
     assert "| 4 |  |  |  |" in text
-    assert page(None).count("not measured yet") + page(None).count("Not measured yet") == 4
+    assert page(None).count("not measured yet") + page(None).count("Not measured yet") == 5
+
+
+def test_a_gpu_and_paired_runs_have_their_sections():
+    speed = {"images_per_second": 1000.0, "minutes_a_row": 200.0}
+    graph = {"images_per_second": 80_000.0, "minutes_a_row": 2.5}
+    gpu = {"device": "A card", "commit": "abc", "parts": {"reference": speed, "graph": graph}}
+    paired = {
+        "seeds": [0, 1],
+        "live": [50.0, 52.0],
+        "stored": [50.5, 52.5],
+        "difference": 0.5,
+        "interval95": 0.1,
+    }
+    about = {"pair": "resnet20:resnet8", "epochs": 2, "command": "python ...", "commit": "abc"}
+    text = page(None, {**about, "settings": {"stored": {"kd": paired}}}, gpu)
+    assert "| stored | kd | 2 | 51.00 | 51.50 | +0.50 +- 0.10 |" in text
+    assert "On A card, commit abc." in text
+    assert "| live teacher, bf16, recorded | 2.5 | 2.50 | 80,000 | 80.0 |" in text
+    assert "| a whole run, bf16, recorded | 2.5 |  |  |  |" in text
+    assert "has not been run yet" in page(None)
+    assert "has not been run yet" not in text
 
 
 def test_no_number_comes_from_a_reference_that_is_off(monkeypatch):

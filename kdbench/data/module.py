@@ -25,7 +25,7 @@ from kdbench.data.split import validation_cut
 from kdbench.data.strong import randaugment_cutout
 from kdbench.metrics import Scores
 from kdbench.models import check_name, create_model
-from kdbench.ranks import own_rows, shares, world_size
+from kdbench.ranks import own_share
 from kdbench.seeding import derive, generator
 from kdbench.tasks import TASKS
 
@@ -37,15 +37,14 @@ _RESIDENT = (
 
 @dataclass(frozen=True, slots=True)
 class _Epoch:
-    """The rows that one epoch shows, in their order: int64 [rows] each.
+    """The rows that one epoch shows, in their order.
 
+    rows: int64 [5, n], of each its image, how often the epoch has shown it before, and dy, dx and flip of its view.
     Step s has those from starts[s] to starts[s + 1].
     """
 
     number: int
-    index: Tensor
-    occurrence: Tensor
-    view: View
+    rows: Tensor
     starts: list[int]
 
 
@@ -165,16 +164,27 @@ class ImageData(TaskData):
 
         The last may be smaller; with omit=loop any may be, and may have no row at all. Under DDP: this rank's rows.
         """
+        rows, counts = self.drawn(epoch, step)
+        return self.batch_of(rows, epoch, step, views, counts)
+
+    def drawn(self, epoch: int, step: int) -> tuple[Tensor, tuple[int, ...]]:
+        """What makes the batch of one step, int64 [5, B] (see `_Epoch.rows`), and how many rows each rank has."""
         if epoch < 1 or not 0 <= step < self.steps_per_epoch:
             last = self.steps_per_epoch - 1
             raise ValueError(f"epochs count from 1 and steps from 0 to {last}, got {epoch} and {step}")
         order = self._order(epoch)
         rows, counts = own_share(order.starts[step], order.starts[step + 1])
-        view = View(order.view.dy[rows], order.view.dx[rows], order.view.flip[rows])
-        index = order.index[rows]
-        more = {name: self._more[name](epoch, index, order.occurrence[rows]) for name in views}
+        return order.rows[:, rows], counts
+
+    def batch_of(
+        self, rows: Tensor, epoch: int, step: int, views: Sequence[str] = (), shares: tuple[int, ...] = ()
+    ) -> Batch:
+        """The batch that shows these rows (`drawn`): nothing but work of the device."""
+        index, occurrence, *drawn = rows
+        view = View(*drawn)
+        more = {name: self._more[name](epoch, index, occurrence) for name in views}
         inputs, target = self.train_inputs(index, view), self._train_labels[index]
-        return Batch(inputs, target, index, view, epoch, step, more, shares=counts)
+        return Batch(inputs, target, index, view, epoch, step, more, shares=shares)
 
     def rows(self, epoch: int, start: int, stop: int) -> int:
         """How many images the steps [start, stop) of an epoch show."""
@@ -281,17 +291,10 @@ class ImageData(TaskData):
             slots = order[shown].to(self.device)
             index, occurrence = self._index[slots], self._occurrence[slots]
             view = draw_view(self.seed, epoch, index, occurrence, self.padding)
-            self._epoch = _Epoch(epoch, index, occurrence, view, starts)
+            rows = torch.stack([index, occurrence, view.dy, view.dx, view.flip])
+            self._epoch = _Epoch(epoch, rows, starts)
         return self._epoch
 
     def _plain(self, index: Tensor) -> Tensor:
         centre = torch.full_like(index, self.padding)
         return self.train_inputs(index, View(centre, centre, torch.zeros_like(index)))
-
-
-def own_share(start: int, stop: int) -> tuple[slice, tuple[int, ...]]:
-    """Which of a step's rows this rank is shown, and how many each rank has (see `Batch.shares`)."""
-    rows = own_rows(start, stop)
-    if world_size() == 1 or start == stop:
-        return rows, ()
-    return rows if rows.start < rows.stop else slice(stop - 1, stop), shares(stop - start)

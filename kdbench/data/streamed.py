@@ -15,8 +15,9 @@ from torch import Tensor
 from kdbench.core import Batch, View
 from kdbench.data.augment import normalise
 from kdbench.data.images import Encoded
-from kdbench.data.module import ImageData, own_share
+from kdbench.data.module import ImageData
 from kdbench.data.resized import centre_of_file, draw_parts, view_of_file
+from kdbench.ranks import own_share
 
 
 class Files(Protocol):
@@ -123,7 +124,7 @@ class StreamedImages(ImageData):
     def _step(self, epoch: int, step: int) -> tuple[_Wanted, Tensor, tuple[int, ...]]:
         order = self._order(epoch)
         rows, counts = own_share(order.starts[step], order.starts[step + 1])
-        index, occurrence = order.index[rows], order.occurrence[rows]
+        index, occurrence = order.rows[:2, rows]
         numbers = draw_parts(self.seed, epoch, index, occurrence).tolist()
         return _Wanted(("train", epoch, rows.start, rows.stop), index.tolist(), numbers), index, counts
 

@@ -51,7 +51,7 @@ class CRD(Objective):
         "RepDistiller draws among and divides by the full training set, MCMI's few-shot runs too; here it is the "
         "samples trained on, which differ where some are held out or left out by a protocol.",
     )
-    needs = ("pooled", "labels", "index", "epoch")
+    needs = ("pooled", "labels", "index", "epoch", "step")
     student_taps = teacher_taps = ("pooled",)
     couples_rows = True
     memory: Tensor

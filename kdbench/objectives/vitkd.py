@@ -64,7 +64,7 @@ class ViTKD(Objective):
         "teacher (a frozen copy), before it for the student, whose tap it is.",
         "In a network that is no ViT, the first two and the last stage are compared.",
     )
-    needs = ("taps", "index", "epoch")
+    needs = ("taps", "index", "epoch", "step")
     student_taps = teacher_taps = ("stage1", "stage2", "stage-1")
     key: Tensor
 

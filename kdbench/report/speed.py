@@ -10,14 +10,15 @@ from kdbench.bench.sides import SETTINGS
 from kdbench.bench.verdict import TARGETS, TOLERANCE, paid_words
 from kdbench.bench.watch import PARTS
 from kdbench.listing import markdown
+from kdbench.report.measured import accuracy, on_gpu
 
 Found = Mapping[str, Any]
 
 HEAD = f"""# Performance
 
-Written by `python scripts/render_performance.py` (`make docs`) from benchmarks/bench.json, which is what
-`kdbench bench --json benchmarks/bench.json` measured; a test fails when it is stale. A cell is empty where nothing was
-measured.
+Written by `python scripts/render_performance.py` (`make docs`) from what was measured: benchmarks/bench.json by
+`kdbench bench --json benchmarks/bench.json`, accuracy.json and gpu.json beside it by the programs of these names. A
+test fails when it is stale. A cell is empty where nothing was measured.
 
 ## What is compared
 
@@ -67,20 +68,12 @@ of gradients (P parameters; 2 (R - 1)/R of that over each link), after the backw
 rows gathers 4 B D bytes more (D numbers a row). Several GPUs are better used by several cohorts.
 """
 
-ON_GPU = """## On a GPU
-
-| one H200, 240 epochs of resnet32x4 -> resnet8x4 | aim, minutes | measured |
-|---|---|---|
-| live teacher | 2.5 |  |
-| cached, or a cohort of 4 or more, per student | 1.5 |  |
-"""
-
 IMAGENET = 1_281_167, 1_000
 """Training images and classes of ImageNet-1k."""
 
 
-def page(measured: Found | None) -> str:
-    """docs/performance.md."""
+def page(measured: Found | None, paired: Found | None = None, gpu: Found | None = None) -> str:
+    """docs/performance.md, of what the benchmarks bench, accuracy.py and gpu.py found."""
     found = measured or {}
     pairs = {pair["pair"]: pair for pair in found.get("pairs", [])}
     scale = found.get("scale", {})
@@ -89,7 +82,7 @@ def page(measured: Found | None) -> str:
     parts += ["## Lightning, and memory\n", _lightning(found.get("lightning")), _memory(found.get("memory"))]
     parts += ["## Scale\n", UNIT, COHORT, _foretold("students", scale.get("cohorts"), (1, 2, 4, 8))]
     parts += [BATCH_SIZE, _foretold("batch", scale.get("batches"), (16, 64, 256))]
-    parts += [DATA_SIZE, _data(scale.get("data", [])), _imagenet(), RANKS, ON_GPU]
+    parts += [DATA_SIZE, _data(scale.get("data", [])), _imagenet(), RANKS, accuracy(paired), on_gpu(gpu)]
     return "\n".join(parts)
 
 

@@ -12,16 +12,15 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Outputs, RunError
+from kdbench.core import RunError
 from kdbench.data.base import TaskData
 from kdbench.data.chunks import Chunk, EvalChunk
-from kdbench.ranks import any_rank, mean, rank, world_size
-from kdbench.seeding import begin_draws, derive
-from kdbench.student.answers import teacher_answers
+from kdbench.ranks import any_rank, mean, world_size
 from kdbench.student.clock import Clock
+from kdbench.student.graph import Graph
 from kdbench.student.scoring import Scoring
+from kdbench.student.steps import Steps
 from kdbench.student.student import Student
-from kdbench.student.survey import Surveys
 from kdbench.teacher.live import LiveTeacher
 
 Parts = dict[int, dict[str, Tensor]]
@@ -53,6 +52,7 @@ class StudentModule(LightningModule):
         evaluate_every: int = 1,
         save_every: float = 300.0,
         on_failure: Callable[[Student, Exception], None] = lambda *_: None,
+        graph: Callable[[], Graph] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -63,7 +63,7 @@ class StudentModule(LightningModule):
         self.stop_requested = False
         self.position = min(student.progress.position for student in students)
         """(epoch, step) of the next batch."""
-        self._surveys = Surveys(data, seed, bf16)
+        self._steps = Steps(data, teacher, seed, bf16, self.manual_backward, graph)
         self._on_failure = on_failure
         self._failed: set[Student] = set()
         self.scoring = Scoring(students, teacher, data, bf16)
@@ -106,6 +106,7 @@ class StudentModule(LightningModule):
         """Give the optimisers what a resumed run had."""
         for student, optimizer in self._optimizers().items():
             student.restore_optimizer(optimizer)
+            self._steps.ready(student, optimizer)
 
     def on_train_epoch_start(self) -> None:
         """Evaluate after every `evaluate_every` epochs of ours, and after the last one."""
@@ -210,47 +211,10 @@ class StudentModule(LightningModule):
         students = [one for one in self._in_epoch if one.progress.step <= step]
         if not students or not self.data.rows(epoch, step, step + 1):
             return
-        views = dict.fromkeys(view for student in students for view in student.views)
-        batch = self.data.train_batch(epoch, step, tuple(views))
-        writing = [
-            one for one in students if one.loss.policy and one.loss.policy.is_due(self.seed, epoch, step)
-        ]
-        answers = teacher_answers(batch, [one for one in students if one not in writing], self.teacher)
-        optimizers = self._optimizers()
+        begun, optimizers = self._steps.begin(epoch, step, students), self._optimizers()
         for student in students:
             with self._by_itself(student), clock.lap(student):
-                shown, teacher = batch, answers.get(student)
-                if student in writing:
-                    shown = self._written(student, batch)
-                    teacher = teacher_answers(shown, [student], self.teacher).get(student)
-                parts[student][step] = self._step(student, optimizers[student], shown, teacher)
-
-    def _written(self, student: Student, batch: Batch) -> Batch:
-        """The batch with the responses that the student's policy has written for it."""
-        policy, data = student.loss.policy, self.data
-        assert policy is not None
-        teacher = self.teacher.model if self.teacher else None
-        return policy.rewritten(batch, student.model, teacher, *data.limits, self.seed)
-
-    def _step(
-        self, student: Student, optimizer: torch.optim.Optimizer, batch: Batch, teacher: Outputs | None
-    ) -> dict[str, Tensor]:
-        """One optimiser step of one student: the values of its loss."""
-        self._surveys.before(student, batch.epoch, batch.step)
-        # dropout and its like: the same draw whoever trains alongside, and after a resume; on each rank another
-        place = (batch.epoch, batch.step, rank()) if rank() else (batch.epoch, batch.step)
-        begin_draws(derive(self.seed, "step", *place), self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            answer = student.answer(batch)
-        total, values = student.loss(answer, teacher, batch)
-        optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(total)
-        if student.schedule.clip is not None:
-            nn.utils.clip_grad_norm_(student.parameters(), student.schedule.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = student.schedule.lr_at(batch.epoch, batch.step, self.data.steps_per_epoch)
-        optimizer.step()
-        return {"total": total.detach(), **values}
+                parts[student][step] = self._steps.take(student, optimizers[student], begun)
 
     def _account(
         self, epoch: int, stop: int, parts: dict[Student, Parts], clock: Clock, started: float
