@@ -14,14 +14,18 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from kdbench.checks import why_not_stored
 from kdbench.config import register
 from kdbench.core import RunError
 from kdbench.data.module import ImageData
 from kdbench.plan import Plan, plan
 from kdbench.strict import command_line_jobs, compose_checked
-from kdbench.teacher.cache import CARD, STORAGES, Cache, obstacle
+from kdbench.teacher.cache import CARD, STORAGES, Sealed
 from kdbench.teacher.fill import Filling
+from kdbench.teacher.likeliest import LikeliestFilling
 from kdbench.teacher.store import home
+from kdbench.teacher.views import ViewFilling
+from kdbench.text.data import TextData
 from kdbench.weights import load_teacher, teacher_files
 
 
@@ -71,7 +75,7 @@ def fillings(plans: Sequence[Plan], every_view: bool = False, storage: str = "fl
     """
     groups: dict[str, list[Plan]] = {}
     for planned in plans:
-        if not planned.asks_for_logits:
+        if not planned.storable:
             continue
         config = planned.config
         teacher = {key: value for key, value in config["teacher"].items() if key != "cache"}
@@ -88,38 +92,34 @@ def _filling(group: Sequence[Plan], every_view: bool, storage: str) -> Filling:
     data.setup("fit")
     teacher = load_teacher(first, files)
     assert teacher is not None
-    assert isinstance(data, ImageData)
     device = torch.device(
         "cuda" if torch.cuda.is_available() and first.cfg.trainer.accelerator != "cpu" else "cpu"
     )
     teacher.to(device)
     data.to(device)
+    if isinstance(data, TextData):
+        return LikeliestFilling(teacher, data, storage, first.cfg.teacher.top_k)
+    assert isinstance(data, ImageData)
     if every_view:
-        return Filling(teacher, data, None, storage)
+        return ViewFilling(teacher, data, storage)
     epochs: dict[int, int] = {}
     for planned in group:
         epochs[planned.cfg.seed] = max(epochs.get(planned.cfg.seed, 0), planned.cfg.trainer.max_epochs)
     drawn = torch.zeros(data.all_views, dtype=torch.bool)
     for seed, most in epochs.items():
         drawn[data.planned_views(seed, most)] = True
-    return Filling(teacher, data, drawn.nonzero().flatten(), storage)
+    return ViewFilling(teacher, data, storage, drawn.nonzero().flatten())
 
 
 def _fill(options: argparse.Namespace) -> int:
     jobs = command_line_jobs(["-m", *options.runs])
     plans = [plan(compose_checked("train", job), {}) for job in jobs]
-    if not any(planned.asks_for_logits for planned in plans):
-        reasons = {_why_not(planned) for planned in plans}
+    if not any(planned.storable for planned in plans):
+        reasons = {why_not_stored(planned) or "" for planned in plans}
         raise ValueError(f"nothing to store for these runs: {'; '.join(sorted(reasons))}")
     for filling in fillings(plans, options.all, options.storage):
         fill(filling, Console(), options.dry_run)
     return 0
-
-
-def _why_not(planned: Plan) -> str:
-    if not (isinstance(planned.data, ImageData) and planned.data.counts_views):
-        return f"the views of {planned.data.name} cannot be counted"
-    return obstacle(planned.loss) or "the loss does not look at a teacher"
 
 
 def fill(filling: Filling, console: Console, dry_run: bool = False) -> None:
@@ -128,13 +128,12 @@ def fill(filling: Filling, console: Console, dry_run: bool = False) -> None:
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
-    teacher, data = filling.teacher, filling.data
-    what = f"{teacher.name} on {data.name}, {filling.rows:,} of {data.all_views:,} views"
+    what = filling.words
     if cache := filling.found():
         say(f"{what}: they are in {cache.name}")
         return
     done = filling.committed()
-    seconds = filling.seconds() * (filling.rows - done) / filling.rows
+    seconds = filling.seconds() * (filling.units - done) / filling.units
     earlier = f", {done:,} of them there from before" if done else ""
     say(f"{what}{earlier}: {filling.bytes / 1e9:.3f} GB in {filling.folder}, about {_time(seconds)}")
     if dry_run:
@@ -142,8 +141,8 @@ def fill(filling: Filling, console: Console, dry_run: bool = False) -> None:
     started = time.monotonic()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("views", total=filling.rows, completed=done)
-        cache = filling.run(lambda rows: progress.update(bar, completed=rows))
+        bar = progress.add_task(filling.unit, total=filling.units, completed=done)
+        cache = filling.run(lambda units: progress.update(bar, completed=units))
     say(f"sealed {cache.name} after {_time(time.monotonic() - started)}")
 
 
@@ -175,13 +174,12 @@ def _list(options: argparse.Namespace) -> int:
 
 def _state(folder: Path) -> str:
     try:
-        cache = Cache(folder)
+        cache = Sealed(folder)
     except ValueError as error:
         return str(error) if (folder / CARD).is_file() else "not sealed: the command that began it goes on"
-    precision = cache.card["subject"]["precision"]
-    return (
-        f"{cache.rows:,} views by {cache.card['teacher']} ({precision}), sealed {cache.card['started'][:10]}"
-    )
+    card, rows = cache.card, "tokens" if "top_k" in cache.card else "views"
+    by = f"{card['teacher']} ({card['subject']['precision']})"
+    return f"{cache.rows:,} {rows} by {by}, sealed {card['started'][:10]}"
 
 
 def _name(folder: Path) -> str:
@@ -198,7 +196,7 @@ def _chosen(names: Sequence[str]) -> list[Path]:
 def _verify(options: argparse.Namespace) -> int:
     wrong = 0
     for folder in _chosen(options.names):
-        good = Cache(folder).verify()
+        good = Sealed(folder).verify()
         wrong += not good
         print(f"{_name(folder)}: {'as it was sealed' if good else 'CHANGED since it was sealed; remove it'}")
     return 1 if wrong else 0

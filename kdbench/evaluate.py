@@ -11,13 +11,13 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from kdbench.checks import check_settings
 from kdbench.config import build, register
 from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
 from kdbench.metrics import class_spread, evaluate, in_groups
 from kdbench.models import pretrained
 from kdbench.onnx import OnnxNetwork
-from kdbench.plan import check_settings
 from kdbench.provenance import provenance
 from kdbench.results import file_hash
 from kdbench.run import exact_float32

@@ -183,7 +183,7 @@ class Loss(nn.Module):
         if CROSS_ENTROPY in self.weights:
             parts[CROSS_ENTROPY] = share * F.cross_entropy(student.logits, batch.target)
         if isinstance(teacher, TopK):
-            self._refuse_topk()
+            self.refuse_topk()
             student, teacher = (Outputs(logits) for logits in bucketed(student.logits, teacher))
         for name, term in self.terms.items():
             seen = student, teacher, batch
@@ -200,11 +200,11 @@ class Loss(nn.Module):
 
     def _refuse_accumulation(self) -> None:
         if coupled := [name for name, term in self.terms.items() if term.couples_rows]:
-            raise ValueError(
-                f"{', '.join(coupled)}: couples the rows of a batch, which cannot be a part of a step's"
-            )
+            said = "couples the rows of a batch, which cannot be a part of a step's"
+            raise ValueError(f"{', '.join(coupled)}: {said}")
 
-    def _refuse_topk(self) -> None:
+    def refuse_topk(self) -> None:
+        """ValueError where a term cannot be told from a teacher's likeliest classes."""
         stray = [
             name for name, term in self.terms.items() if not term.f_divergence or name in self.standardise
         ]

@@ -16,6 +16,7 @@ from kdbench.results import SCHEMA, RunFolder, file_hash
 from kdbench.student import Interrupted, Student
 from kdbench.teacher import LiveTeacher
 from kdbench.teacher.cache import CachedTeacher
+from kdbench.teacher.likeliest import LikeliestTeacher
 from kdbench.teacher.store import check_free
 
 
@@ -28,7 +29,11 @@ class Member:
     """
 
     def __init__(
-        self, planned: Plan, folder: RunFolder, hashes: dict[str, str], stored: CachedTeacher | None = None
+        self,
+        planned: Plan,
+        folder: RunFolder,
+        hashes: dict[str, str],
+        stored: CachedTeacher | LikeliestTeacher | None = None,
     ) -> None:
         self.planned, self.folder, self.hashes, self.stored = planned, folder, hashes, stored
         self.student: Student | None = None
@@ -121,7 +126,9 @@ class Member:
                 "file": ", ".join(source.name for source in teacher.sources),
                 "file_hash": file_hash(*teacher.sources),
                 "hash": teacher.hash,
-                "answers": "live" if self.stored is None else self.stored.cache.summary,
+                "answers": "live"
+                if self.stored is None or self.stored.cache is None
+                else self.stored.cache.summary,
                 "protocol": teacher.about.get("protocol", ""),
                 **{key: teacher.about[key] for key in _OF_THE_TEACHER if key in teacher.about},
             }

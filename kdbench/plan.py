@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench.config import CONF_DIR, PRECISIONS, build
+from kdbench.checks import (
+    check_graph,
+    check_settings,
+    check_task,
+    check_teacher,
+    check_top_k,
+    check_trainer,
+    why_not_stored,
+)
+from kdbench.config import CONF_DIR, build
 from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
-from kdbench.devices import check_devices, world_of
+from kdbench.devices import world_of
 from kdbench.loss import Loss
 from kdbench.results import digest, recipe_of
 from kdbench.schedule import Schedule
-from kdbench.student.graph import hindrance
-from kdbench.tasks import tasks_of
-from kdbench.teacher.cache import obstacle
-from kdbench.teacher.ensemble import check_ensemble
 from kdbench.teacher.names import TIMM, known_as, network_of, trained_by
 from kdbench.teacher.store import shipped, stored
 
@@ -53,10 +57,10 @@ class Plan:
         return self.loss.needs_teacher or (self.loss.stage is not None and self.loss.stage.loss.needs_teacher)
 
     @property
-    def asks_for_logits(self) -> bool:
-        """Whether all that the loss wants of the teacher are logits for views, so that stored ones can serve it."""
-        counted = isinstance(self.data, ImageData) and self.data.counts_views
-        return counted and self.loss.needs_teacher and obstacle(self.loss) is None
+    def storable(self) -> bool:
+        """Whether all that the loss wants of the teacher can be stored: its logits for views of images that can be
+        counted, or its likeliest words of the training texts."""
+        return why_not_stored(self) is None
 
     @property
     def ranks(self) -> int:
@@ -119,32 +123,6 @@ _WHICH_TEXTS = ("path", "vocabulary", "validation", "validation_seed", "prompt")
 """Of a text data set: what the tokenizer, and so the teacher, depends on."""
 
 _WHICH_DATA = ("path", "name", "config_name", "image_column", "label_column", "size", "classes")
-_TRAINER_KEYS = ("_target_", "accelerator", "devices", "max_epochs", "profiler", "detect_anomaly")
-_DDP_KEYS = ("strategy", "num_nodes", "sync_batchnorm")
-
-
-def check_settings(cfg: DictConfig) -> None:
-    """The values of the keys that every command has; ValueError names the possible ones."""
-    if cfg.precision not in PRECISIONS:
-        raise ValueError(f"precision={cfg.precision}; possible: {', '.join(PRECISIONS)}")
-    if cfg.threads is not None and cfg.threads < 1:
-        raise ValueError(f"threads must be at least 1, got {cfg.threads}")
-
-
-def _check_trainer(trainer: DictConfig, schedule: Schedule) -> None:
-    """What else Lightning's trainer could do would change weights behind the recipe's back."""
-    if stray := [str(key) for key in trainer if key not in (*_TRAINER_KEYS, *_DDP_KEYS)]:
-        raise ValueError(
-            f"trainer.{stray[0]} is not for a run of kdbench; possible: {', '.join(_TRAINER_KEYS[1:])}"
-        )
-    if trainer.accelerator not in ("auto", "cpu", "gpu"):
-        raise ValueError(f"trainer.accelerator={trainer.accelerator}; possible: auto, cpu, gpu")
-    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator=gpu, and torch finds no CUDA device here; give trainer=cpu")
-    check_devices(trainer)
-    epochs = trainer.max_epochs
-    if not isinstance(epochs, int) or not 1 <= epochs <= schedule.epochs:
-        raise ValueError(f"trainer.max_epochs={epochs} must lie in 1 to schedule.epochs={schedule.epochs}")
 
 
 def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
@@ -157,7 +135,7 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
         if cfg[key] < 1:
             raise ValueError(f"{key} must be at least 1, got {cfg[key]}")
     schedule: Schedule = build(cfg.schedule)
-    _check_trainer(cfg.trainer, schedule)
+    check_trainer(cfg.trainer, schedule)
     data: TaskData = build(cfg.dataset, seed=cfg.seed, batch_size=schedule.batch_size)
     data.diagnostics = cfg.diagnostics
     loss: Loss = build(cfg.loss if "loss" in cfg else cfg.teacher_loss)
@@ -165,7 +143,7 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     names["teacher"] = _teacher_name(cfg, loss)
     names |= {"student": cfg.student.name} if "student" in cfg else {}
     planned = Plan(cfg, names, data, loss, schedule)
-    _check_task(data, loss)
+    check_task(data, loss)
     if planned.ranks > 1 and data.task.name != "images":
         raise ValueError(f"the task of {data.name} is {data.task.name}: that is trained on one device yet")
     if data.task.name == "rationale" and "student" in cfg and cfg.teacher.name != "none":
@@ -176,39 +154,15 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     if planned.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
         terms = loss.terms or (loss.stage.loss.terms if loss.stage else ["a policy"])
         raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")
-    _check_teacher(planned)
+    check_teacher(planned)
+    check_top_k(planned)
     if cfg.cuda_graph:
-        _check_graph(planned)
+        check_graph(planned)
     data.check_network(planned.network["name"])
-    if cfg.teacher.get("cache") == "require" and not (isinstance(data, ImageData) and data.counts_views):
-        raise ValueError(
-            f"teacher.cache=require: the views of {data.name} cannot be stored; teacher.cache=auto"
-        )
-    if cfg.teacher.get("cache") == "require" and (reason := obstacle(loss)):
-        raise ValueError(
-            f"teacher.cache=require, but {reason}, and only logits are stored; teacher.cache=auto"
-        )
+    required = cfg.teacher.get("cache") == "require" and loss.needs_teacher
+    if required and (reason := why_not_stored(planned)):
+        raise ValueError(f"teacher.cache=require, but {reason}; give teacher.cache=auto")
     return planned
-
-
-def _check_task(data: TaskData, loss: Loss) -> None:
-    """Every term must be made for what the rows of the data set are."""
-    task = data.task
-    for name, term in loss.terms.items():
-        if task.name not in tasks_of(term):
-            raise ValueError(
-                f"the task of {data.name} is {task.name}, and {name} is for {' and '.join(tasks_of(term))}; "
-                f"`kdbench list losses` says what each is for"
-            )
-    if loss.input is not None and loss.input not in task.inputs:
-        possible = (
-            f"possible: {', '.join(task.inputs)}" if task.inputs else "that is for text; give loss.input=null"
-        )
-        raise ValueError(f"loss.input={loss.input}, and the task of {data.name} is {task.name}; {possible}")
-    if loss.policy is not None and task.name != "lm":
-        raise ValueError(f"loss.policy is for language models, and the task of {data.name} is {task.name}")
-    if loss.stage is not None:
-        _check_task(data, loss.stage.loss)
 
 
 def _teacher_name(cfg: DictConfig, loss: Loss) -> str:
@@ -219,42 +173,6 @@ def _teacher_name(cfg: DictConfig, loss: Loss) -> str:
     if "student" not in cfg and not teacher.get("variant"):
         teacher["variant"] = "-".join(f"{name}-{loss.weights[name]:.12g}" for name in loss.terms)
     return known_as(teacher)
-
-
-def _check_teacher(planned: Plan) -> None:
-    """What a teacher's section says must have a meaning here."""
-    teacher = planned.cfg.teacher
-    if planned.trains_teacher and "members" in teacher:
-        raise ValueError(
-            "kdbench train-teacher trains one network: teacher=NAME; an ensemble is made of trained ones"
-        )
-    if planned.trains_teacher and teacher.get("checkpoint"):
-        raise ValueError(
-            f"teacher.checkpoint={teacher.checkpoint}: a teacher in training has none yet; "
-            f"teacher.init is where it starts"
-        )
-    if not planned.trains_teacher and teacher.get("init"):
-        raise ValueError(
-            f"teacher.init={teacher.init} is where kdbench train-teacher starts; a trained teacher is given by "
-            f"teacher.checkpoint, or by its name and teacher.variant"
-        )
-    if "members" in teacher:
-        check_ensemble(teacher.members, teacher.weights, teacher.checkpoints, planned.loss)
-
-
-def _check_graph(planned: Plan) -> None:
-    """Steps can be recorded where they are nothing but work of one CUDA device."""
-    data, reason = planned.data, hindrance(planned.loss)
-    if not (isinstance(data, ImageData) and data.counts_views):
-        reason = f"{data.name} is not kept in the memory of a GPU as images"
-    elif planned.ranks > 1:
-        reason = f"this is a run of {planned.ranks} processes; several GPUs take several cohorts"
-    elif planned.schedule.algorithm != "sgd":
-        reason = f"schedule.algorithm={planned.schedule.algorithm} counts its steps in Python"
-    elif reason is None and (planned.cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
-        reason = "the run is on a CPU"
-    if reason:
-        raise ValueError(f"cuda_graph=true: {reason}; give cuda_graph=false")
 
 
 def first_stage(planned: Plan) -> Plan:

@@ -228,6 +228,8 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
         ("teacher_loss", "pair"),
     ):
         recipe.get(section, {}).pop(key, None)
+    if recipe.get("teacher", {}).get("top_k", 0) is None:
+        recipe["teacher"].pop("top_k")  # as before there was such a key
     if (options := recipe.get("student", {}).get("options")) and "pretrained" in options:
         recipe["student"]["options"] = {**options, "pretrained": True}  # its weights have a hash of their own
     for section in ("loss", "teacher_loss"):

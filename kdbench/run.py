@@ -24,9 +24,11 @@ from kdbench.processes import explained, together
 from kdbench.ranks import agreed, rank, world_size
 from kdbench.results import RunFolder, digest
 from kdbench.student import Student
-from kdbench.teacher import LiveTeacher
+from kdbench.teacher import LiveTeacher, likeliest
 from kdbench.teacher.cache import CachedTeacher, find, place
+from kdbench.teacher.likeliest import LikeliestTeacher
 from kdbench.teacher.module import store
+from kdbench.text.data import TextData
 from kdbench.weights import init_file, is_pretrained, load_teacher, network, teacher_files
 
 _THREADS = torch.get_num_threads()
@@ -115,7 +117,9 @@ def _first_stages(plans: Sequence[Plan]) -> dict[tuple[str, str], Member]:
     return {identity(member.planned): member for member in made}
 
 
-def _member(planned: Plan, teacher: LiveTeacher | None, stored: CachedTeacher | None) -> Member:
+def _member(
+    planned: Plan, teacher: LiveTeacher | None, stored: CachedTeacher | LikeliestTeacher | None
+) -> Member:
     hashes = {"recipe": recipe_hash(planned), "data": planned.data.fingerprint}
     if teacher is not None and planned.needs_teacher:
         hashes["teacher"] = teacher.hash
@@ -125,9 +129,11 @@ def _member(planned: Plan, teacher: LiveTeacher | None, stored: CachedTeacher | 
     folder = _folder(planned, hashes)
     if teacher is not None and stored is not None and _is_served(planned, teacher, folder):
         # rounded answers give other weights: another run than with the live teacher
-        hashes["answers"] = stored.cache.storage
+        hashes["answers"] = stored.storage
         _check_same(hashes)
         return Member(planned, _folder(planned, hashes), hashes, stored)
+    if teacher is not None and teacher.top_k and isinstance(planned.data, TextData) and planned.needs_teacher:
+        return Member(planned, folder, hashes, LikeliestTeacher(teacher, teacher.top_k, planned.data))
     return Member(planned, folder, hashes)
 
 
@@ -142,20 +148,23 @@ def _folder(planned: Plan, hashes: dict[str, str]) -> RunFolder:
     return RunFolder(Path(planned.cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
 
 
-def _stored(plans: Sequence[Plan], teacher: LiveTeacher | None) -> CachedTeacher | None:
+def _stored(plans: Sequence[Plan], teacher: LiveTeacher | None) -> CachedTeacher | LikeliestTeacher | None:
     """The stored answers that can serve runs of this cohort, or None; ValueError where there must be some."""
     first, data = plans[0], plans[0].data
-    if not isinstance(data, ImageData):
+    if teacher is None or teacher.cache == "off" or not any(planned.storable for planned in plans):
         return None
-    if teacher is None or teacher.cache == "off" or not any(planned.asks_for_logits for planned in plans):
-        return None
-    cache = find(teacher, data, first.cfg.seed, first.cfg.trainer.max_epochs)
-    if cache is not None:
-        return CachedTeacher(teacher, cache, data)
+    if isinstance(data, TextData):
+        known = likeliest.find(teacher, data, teacher.top_k or 0)
+        if known is not None:
+            return LikeliestTeacher(teacher, known.card["top_k"], data, known)
+    elif isinstance(data, ImageData):
+        cache = find(teacher, data, first.cfg.seed, first.cfg.trainer.max_epochs)
+        if cache is not None:
+            return CachedTeacher(teacher, cache, data)
     if teacher.cache == "require" and not first.is_stage:
         raise ValueError(
-            f"teacher.cache=require, and no sealed cache in {place(teacher, data)} has the views that "
-            f"{first.title} will draw; `kdbench cache fill` with the arguments of this run makes one"
+            f"teacher.cache=require, and no sealed cache in {place(teacher, data)} has what {first.title} will ask; "
+            f"`kdbench cache fill` with the arguments of this run makes one"
         )
     return None
 
@@ -163,7 +172,7 @@ def _stored(plans: Sequence[Plan], teacher: LiveTeacher | None) -> CachedTeacher
 def _is_served(planned: Plan, teacher: LiveTeacher, folder: RunFolder) -> bool:
     """Whether stored answers take the live teacher's place; a run that began with it goes on with it."""
     begun = agreed((folder.path / "record.json").is_file)
-    return planned.asks_for_logits and (teacher.cache == "require" or not begun)
+    return planned.storable and (teacher.cache == "require" or not begun)
 
 
 def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str, str], Member]) -> None:
@@ -242,8 +251,8 @@ def _restore_threads(members: Sequence[Member]) -> None:
 def _train(members: Sequence[Member], teacher: LiveTeacher | None, watchers: Sequence[Callback]) -> None:
     """Fit, and bring every record to its end, whatever that is."""
     _restore_threads(members)
-    if stored := next((member.stored for member in members if member.stored), None):
-        print(f"the teacher's answers are read from {stored.cache.name}")
+    if read := next((one.stored.cache for one in members if one.stored and one.stored.cache), None):
+        print(f"the teacher's answers are read from {read.name}")
     cohort = [member.name for member in members]
     try:
         for member in members:

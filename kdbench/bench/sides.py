@@ -21,6 +21,7 @@ from kdbench.plan import Plan, plan
 from kdbench.strict import compose_checked
 from kdbench.teacher.cache import LOGITS
 from kdbench.teacher.fill import Filling
+from kdbench.teacher.views import ViewFilling
 from kdbench.weights import load_teacher, teacher_files
 
 BATCH = 64
@@ -147,7 +148,7 @@ def seal_zeros(planned: Plan) -> Filling:
     teacher = load_teacher(planned, teacher_files(planned))
     assert teacher is not None
     assert isinstance(planned.data, ImageData)
-    filling = Filling(teacher, planned.data)
+    filling = ViewFilling(teacher, planned.data)
     filling.folder.mkdir(parents=True, exist_ok=True)
     with open(filling.folder / LOGITS, "wb") as file:
         file.truncate(filling.bytes)  # nothing is written: the system gives zeros where a file has a hole

@@ -81,6 +81,11 @@ class TaskData(LightningDataModule):
     def about(self) -> dict[str, Any]:
         """What a network trained on it answers with, as plain data: kept beside its weights, and compared."""
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What else a teacher's answers in training depend on, beside the data and the classes, as plain data."""
+        raise ValueError(f"answers to {self.name} cannot be stored")
+
     @abstractmethod
     def train_batch(self, epoch: int, step: int, views: Sequence[str] = ()) -> Batch:
         """The batch of one optimiser step, with the views of its rows that the losses ask for."""

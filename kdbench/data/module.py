@@ -37,11 +37,8 @@ _RESIDENT = (
 
 @dataclass(frozen=True, slots=True)
 class _Epoch:
-    """The rows that one epoch shows, in their order.
-
-    rows: int64 [5, n], of each its image, how often the epoch has shown it before, and dy, dx and flip of its view.
-    Step s has those from starts[s] to starts[s + 1].
-    """
+    """The rows of one epoch in their order: int64 [5, n], of each its image, how often the epoch has shown it before,
+    and dy, dx and flip of its view. Step s has those from starts[s] to starts[s + 1]."""
 
     number: int
     rows: Tensor
@@ -51,10 +48,8 @@ class _Epoch:
 class ImageData(TaskData):
     """Images of one data set on one device, and their batches as a function of (seed, epoch, step).
 
-    `load` is called by `setup`, nothing before. After `setup`: classes, num_classes, train_size (the different images
-    that are trained on), steps_per_epoch, fingerprint (of the full clean data, before any cut), facts, protocol (in
-    words, empty for the plain data) and groups (classes whose mean recall is reported, by name). splits is what
-    `eval_batch` can show, eval_splits what runs are evaluated on.
+    `load` is called by `setup`, nothing before. After `setup`, beside what `TaskData` says: classes; train_size counts
+    the different images, fingerprint is of the clean data before any cut. splits is what `eval_batch` can show.
 
     class_names: where they are known before anything is loaded, omit_classes are checked at once.
     protocol: see `Protocol`; it applies to what the validation cut leaves.
@@ -144,8 +139,8 @@ class ImageData(TaskData):
     @property
     def train_images(self) -> Tensor:
         """All training images as they are: uint8 [N, 3, H, W], a view of what is resident."""
-        height, width = self._size
-        return self._train[..., self.padding : self.padding + height, self.padding : self.padding + width]
+        rows, columns = (slice(self.padding, self.padding + side) for side in self._size)
+        return self._train[..., rows, columns]
 
     @property
     def device(self) -> torch.device:
@@ -202,12 +197,17 @@ class ImageData(TaskData):
     @property
     def augmentation(self) -> dict[str, Any]:
         """What a view's inputs depend on beside the pixels, as plain data."""
-        mean, std = (numbers.tolist() for numbers in (self._mean, self._std))
+        mean, std = self._mean.tolist(), self._std.tolist()
         return {"views": "crop and flip", "padding": self.padding, "mean": mean, "std": std}
 
     @property
+    def asked(self) -> dict[str, Any]:
+        """How many images there are, and what is done to them."""
+        return {"images": len(self._train_labels), "augmentation": self.augmentation}
+
+    @property
     def all_views(self) -> int:
-        """How many different views the whole training set has: the keys are the numbers below this."""
+        """How many different views the training set has: the keys are the numbers below this."""
         return len(self._train_labels) * view_count(self.padding)
 
     def view_keys(self, index: Tensor, view: View) -> Tensor:
@@ -261,17 +261,15 @@ class ImageData(TaskData):
 
     def probe_batch(self) -> Batch:
         """The probe, with labels that say nothing."""
-        inputs = self.probe()
-        nothing = torch.zeros(len(inputs), dtype=torch.int64)
+        nothing = torch.zeros(len(inputs := self.probe()), dtype=torch.int64)
         return Batch(inputs=inputs, target=nothing, index=nothing)
 
     def meter(self, split: str) -> Scores:
         """Top-1 and what else is said of class probabilities."""
         from kdbench.diagnostics import Diagnostics
 
-        return Scores(
-            self.num_classes, self.groups, Diagnostics(self.num_classes) if self.diagnostics else None
-        )
+        more = Diagnostics(self.num_classes) if self.diagnostics else None
+        return Scores(self.num_classes, self.groups, more)
 
     def check_network(self, name: str) -> None:
         """One of `kdbench list models`, or timm's."""

@@ -26,11 +26,12 @@ def store_ahead(batches: Sequence[Batch], threads: int, console: Console) -> Non
         if filling.found():
             continue
         torch.set_num_threads(threads)
-        live, left = images_asked(batches, filling), filling.rows - filling.committed()
+        live, left = images_asked(batches, filling), filling.units - filling.committed()
         name, pays = filling.teacher.name, left <= WORTH * live
-        per_view = filling.seconds() / filling.rows
+        asked = "images" if filling.unit == "views" else filling.unit
+        per_view = filling.seconds() / filling.units
         console.print(
-            f"{name} would answer {live:,} images in these runs ({_minutes(live * per_view)}), storing takes {left:,} "
+            f"{name} would answer {live:,} {asked} in these runs ({_minutes(live * per_view)}), storing takes {left:,} "
             f"({_minutes(left * per_view)}): {'they are stored first' if pays else 'it answers live'}",
             highlight=False,
             soft_wrap=True,
@@ -64,7 +65,7 @@ def images_asked(batches: Sequence[Batch], filling: Filling) -> int:
         if (
             plans
             and [*teacher_files(plans[0]).values()] == [*filling.teacher.sources]
-            and all(p.asks_for_logits for p in plans)
+            and all(p.storable for p in plans)
         ):
             asked += plans[0].cfg.trainer.max_epochs * data.rows(1, 0, data.steps_per_epoch)
     return asked

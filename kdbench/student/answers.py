@@ -7,21 +7,24 @@ from collections.abc import Sequence
 from kdbench.core import Batch, Outputs
 from kdbench.student.student import Student
 from kdbench.teacher.cache import CachedTeacher
+from kdbench.teacher.likeliest import LikeliestTeacher
 from kdbench.teacher.live import LiveTeacher
+from kdbench.topk import TopK
 
-Source = CachedTeacher | LiveTeacher
+Source = CachedTeacher | LikeliestTeacher | LiveTeacher
+Answer = Outputs | TopK
 
 
 def teacher_answers(
     batch: Batch, students: Sequence[Student], live: LiveTeacher | None
-) -> dict[Student, Outputs]:
+) -> dict[Student, Answer]:
     """What the teacher says to each student that asks: each source is asked once, for all that is wanted of it."""
     sources: dict[Student, Source] = {
         student: source
         for student in students
         if student.loss.needs_teacher and (source := student.stored or live) is not None
     }
-    answers: dict[Source, Outputs] = {}
+    answers: dict[Source, Answer] = {}
     for source in set(sources.values()):
         losses = [student.loss for student, own in sources.items() if own is source]
         answers[source] = source(

@@ -95,7 +95,7 @@ class StudentModule(LightningModule):
         """Keep the images, and stored answers, where the networks are."""
         self.data.to(self.device)
         for student in self.runs:
-            if student.stored is not None:
+            if student.stored is not None and student.stored.cache is not None:
                 student.stored.cache.to(self.device)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:

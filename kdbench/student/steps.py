@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kdbench.core import Batch, Outputs
+from kdbench.core import Batch
 from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
 from kdbench.ranks import rank
 from kdbench.seeding import begin_draws, derive
-from kdbench.student.answers import teacher_answers
+from kdbench.student.answers import Answer, teacher_answers
 from kdbench.student.graph import Graph, Recorded, changes_by_epoch
 from kdbench.student.student import Student
 from kdbench.student.survey import Surveys
@@ -28,7 +28,7 @@ class Begun:
     epoch: int
     step: int
     batch: Batch
-    answers: dict[Student, Outputs]
+    answers: dict[Student, Answer]
     key: Hashable = None
 
 
@@ -52,7 +52,7 @@ class Steps:
         self._backward, self._graph = backward, graph
         self._surveys = Surveys(data, seed, bf16)
         self._rows: Tensor | None = None
-        self._shared: Recorded[tuple[Batch, dict[Student, Outputs]]] | None = None
+        self._shared: Recorded[tuple[Batch, dict[Student, Answer]]] | None = None
         self._own: dict[Student, Recorded[Tensor]] = {}
 
     def ready(self, student: Student, optimizer: Optimizer) -> None:
@@ -78,7 +78,7 @@ class Steps:
         rows, shared = self._rows.copy_(drawn), self._shared
         assert shared is not None
 
-        def work() -> tuple[Batch, dict[Student, Outputs]]:
+        def work() -> tuple[Batch, dict[Student, Answer]]:
             batch = data.batch_of(rows, epoch, step, views)
             return batch, teacher_answers(batch, students, self.teacher)
 
@@ -110,7 +110,7 @@ class Steps:
         return dict(zip(names, values.clone().unbind(), strict=True))
 
     def _learn(
-        self, student: Student, optimizer: Optimizer, batch: Batch, teacher: Outputs | None
+        self, student: Student, optimizer: Optimizer, batch: Batch, teacher: Answer | None
     ) -> dict[str, Tensor]:
         """Forward, backward and update."""
         with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.bf16):

@@ -22,6 +22,7 @@ from kdbench.schedule import Schedule
 from kdbench.student.position import Progress
 from kdbench.tasks import TASKS, Task
 from kdbench.teacher.cache import CachedTeacher
+from kdbench.teacher.likeliest import LikeliestTeacher
 from kdbench.teacher.live import LiveTeacher
 
 _PREDICTOR = "predictor."
@@ -48,7 +49,7 @@ class Student(nn.Module):
         self.loss = loss
         self.logger: RunLogger | None = None
         """Where else metrics go, of this run alone, while it trains; or None."""
-        self.stored: CachedTeacher | None = None
+        self.stored: CachedTeacher | LikeliestTeacher | None = None
         """Who answers training batches in place of the live teacher, or None."""
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}

@@ -10,12 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from kdbench.core import Batch, Outputs
+from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
 from kdbench.loss import Loss
 from kdbench.models import classifier
@@ -27,19 +28,18 @@ STORAGES = {"float16": torch.float16, "float32": torch.float32}
 CARD, LOGITS, KEYS = "cache.json", "logits.bin", "keys.bin"
 
 
-def subject(teacher: LiveTeacher, data: ImageData) -> dict[str, Any]:
+def subject(teacher: LiveTeacher, data: TaskData) -> dict[str, Any]:
     """Whose answers to what: caches with another subject are never used."""
     return {
         "teacher": teacher.hash,
         "precision": "bf16" if teacher.bf16 else "fp32",
         "data": data.fingerprint,
-        "images": len(data.facts.labels),
         "classes": data.num_classes,
-        "augmentation": data.augmentation,
+        **data.asked,
     }
 
 
-def place(teacher: LiveTeacher, data: ImageData) -> Path:
+def place(teacher: LiveTeacher, data: TaskData) -> Path:
     """The folder of all caches with this subject."""
     name = f"{data.name}-{teacher.name.replace('/', '--')}-{digest(subject(teacher, data))[:8]}"
     return home() / "cache" / name
@@ -55,10 +55,10 @@ def obstacle(loss: Loss) -> str | None:
     return None
 
 
-class Cache:
-    """A sealed cache: `rows` logits of one subject, looked up by view key.
+class Sealed:
+    """A sealed cache of one subject: `rows` answers in `storage`.
 
-    Raises ValueError where the folder holds no sealed cache, or files of another size than its card says.
+    Raises ValueError where the folder holds no sealed cache.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,9 +69,6 @@ class Cache:
             raise ValueError(f"{folder} holds no sealed cache: {error}") from error
         self.storage: str = self.card["storage"]
         self.rows: int = self.card["rows"]
-        dtype, classes = STORAGES[self.storage], self.card["subject"]["classes"]
-        self._logits = _mapped(folder / LOGITS, dtype, self.rows * classes).view(self.rows, classes)
-        self._keys = None if self.card["complete"] else _mapped(folder / KEYS, torch.int64, self.rows)
 
     @property
     def name(self) -> str:
@@ -88,6 +85,24 @@ class Cache:
             "sha256": self.card["sha256"],
         }
 
+    def to(self, device: torch.device) -> Self:
+        """Keep the answers where they are asked for."""
+        return self
+
+    def verify(self) -> bool:
+        """Whether the files are, byte for byte, what was sealed."""
+        return all(checksum(self.folder / name) == known for name, known in self.card["sha256"].items())
+
+
+class Cache(Sealed):
+    """Logits for views of images, looked up by view key. Raises ValueError for files of another size, too."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        dtype, classes = STORAGES[self.storage], self.card["subject"]["classes"]
+        self._logits = mapped(folder / LOGITS, dtype, self.rows * classes).view(self.rows, classes)
+        self._keys = None if self.card["complete"] else mapped(folder / KEYS, torch.int64, self.rows)
+
     def covers(self, keys: Tensor) -> bool:
         """Whether every view [N] is there."""
         if self._keys is None:
@@ -95,7 +110,7 @@ class Cache:
         row = torch.searchsorted(self._keys, keys).clamp(max=self.rows - 1)
         return bool((self._keys[row] == keys).all())
 
-    def to(self, device: torch.device) -> Cache:
+    def to(self, device: torch.device) -> Self:
         """Keep the logits where they are asked for; on the CPU they stay in their file."""
         if device != self._logits.device:
             self._logits = self._logits.to(device)
@@ -107,16 +122,13 @@ class Cache:
         row = keys if self._keys is None else torch.searchsorted(self._keys, keys)
         return self._logits.index_select(0, row).float()
 
-    def verify(self) -> bool:
-        """Whether the files are, byte for byte, what was sealed."""
-        return all(checksum(self.folder / name) == known for name, known in self.card["sha256"].items())
-
 
 class CachedTeacher:
     """A teacher's answers to training batches, read instead of computed; called as the live teacher is."""
 
     def __init__(self, live: LiveTeacher, cache: Cache, data: ImageData) -> None:
         self.cache, self._live, self._data = cache, live, data
+        self.storage = cache.storage
 
     def __call__(self, batch: Batch, taps: tuple[str, ...] = ()) -> Outputs:
         """Logits [N, C]; there are no taps and no further views."""
@@ -156,7 +168,7 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _mapped(path: Path, dtype: torch.dtype, numbers: int) -> Tensor:
+def mapped(path: Path, dtype: torch.dtype, numbers: int) -> Tensor:
     """A file as a tensor that is read as it is used."""
     expected = numbers * dtype.itemsize
     if not path.is_file() or path.stat().st_size != expected:

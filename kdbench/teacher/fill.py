@@ -3,77 +3,130 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from kdbench.core import Batch, RunError
-from kdbench.data.module import ImageData
+from kdbench.core import RunError
+from kdbench.data.base import TaskData
 from kdbench.files import write_atomically
 from kdbench.provenance import provenance
-from kdbench.teacher.cache import CARD, KEYS, LOGITS, STORAGES, Cache, checksum, place, sealed, subject
+from kdbench.teacher.cache import (
+    CARD,
+    KEYS,
+    STORAGES,
+    Sealed,
+    checksum,
+    subject,
+)
 from kdbench.teacher.live import LiveTeacher
 
-_ROWS = 500
-"""Views that the teacher answers at once."""
-
-_BLOCK = 40 * _ROWS
-"""Views between two commits."""
+_CALLS = 40
+"""Calls of the teacher between two commits."""
 
 
 @dataclass(frozen=True)
-class Filling:
-    """What a cache will hold, before it does.
-
-    keys: the views, int64, ascending; None for all that the training set has.
-    """
+class Filling(ABC):
+    """What a cache will hold, before it does: the answers to so many `units`, each of one row or more of the files."""
 
     teacher: LiveTeacher
-    data: ImageData
-    keys: Tensor | None = None
+    data: TaskData
     storage: str = "float16"
+
+    unit: ClassVar[str]
+    """What a unit is called."""
+
+    at_once: ClassVar[int]
+    """Units that the teacher answers in one call."""
 
     def __post_init__(self) -> None:
         if self.storage not in STORAGES:
             raise ValueError(f"storage={self.storage}; possible: {', '.join(STORAGES)}")
 
     @property
+    @abstractmethod
+    def units(self) -> int:
+        """How many are answered."""
+
+    @property
     def rows(self) -> int:
-        """How many views."""
-        return self.data.all_views if self.keys is None else len(self.keys)
+        """How many rows the files have."""
+        return self.row_of(self.units)
+
+    def row_of(self, unit: int) -> int:
+        """The row at which a unit begins."""
+        return unit
+
+    @property
+    @abstractmethod
+    def widths(self) -> dict[str, int]:
+        """The files with their bytes per row."""
+
+    @property
+    def keys_bytes(self) -> bytes | None:
+        """What else is kept beside them, or None."""
+        return None
 
     @property
     def bytes(self) -> int:
-        """On the disk, with the keys where they are not all there are."""
-        logits = self.rows * self.data.num_classes * STORAGES[self.storage].itemsize
-        return logits + (0 if self.keys is None else 8 * self.rows)
+        """On the disk."""
+        return self.rows * sum(self.widths.values())
 
     @property
+    @abstractmethod
     def folder(self) -> Path:
-        """Where it is filled: told apart by its views and its storage."""
-        views = "all" if self.keys is None else hashlib.sha256(self.keys.numpy()).hexdigest()[:8]
-        return place(self.teacher, self.data) / f"{views}-{self.storage}"
+        """Where it is filled."""
+
+    @property
+    @abstractmethod
+    def about(self) -> dict[str, Any]:
+        """What the card says of it beside what it says of all."""
+
+    @property
+    @abstractmethod
+    def words(self) -> str:
+        """What is stored, for people."""
+
+    @abstractmethod
+    def found(self) -> Sealed | None:
+        """A sealed cache that has all of it already, or None."""
+
+    @abstractmethod
+    def opened(self) -> Sealed:
+        """What `run` has sealed."""
+
+    @abstractmethod
+    def answers(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Of the units [start, stop), on the CPU, as they are stored, by file."""
+
+    def stored(self, values: Tensor) -> Tensor:
+        """In the storage; RunError where it cannot hold them."""
+        found = values.float().cpu().to(STORAGES[self.storage])
+        if not found.isfinite().all():
+            raise RunError(
+                f"{self.storage} cannot hold numbers up to {values.abs().max():.3g}; storage=float32"
+            )
+        return found
 
     def seconds(self) -> float:
-        """How long filling will take here, from the teacher's time for a few views."""
-        keys = self._block(0, min(self.rows, _ROWS))
-        self._answers(keys)  # warm up
+        """How long filling will take here, from the teacher's time for a few units."""
+        few = min(self.units, self.at_once)
+        self.answers(0, few)  # warm up
         started = time.perf_counter()
-        self._answers(keys)
-        return (time.perf_counter() - started) * self.rows / len(keys)
+        self.answers(0, few)
+        return (time.perf_counter() - started) * self.units / few
 
-    def run(self, say: Callable[[int], None] = lambda _: None) -> Cache:
-        """Fill what is missing, and seal; `say` is told how many views are there after every block.
+    def run(self, say: Callable[[int], None] = lambda _: None) -> Sealed:
+        """Fill what is missing, and seal; `say` is told how many units are there after every block.
 
         Raises RunError where the disk is or becomes full, another process fills this cache, or the storage cannot
         hold the logits.
@@ -84,26 +137,22 @@ class Filling:
             if not (folder / CARD).is_file():
                 done = self.committed()
                 self._check_space(done)
-                if self.keys is not None:
-                    write_atomically(folder / KEYS, self.keys.numpy().tobytes())
+                files = list(self.widths)
+                if (keys := self.keys_bytes) is not None:
+                    write_atomically(folder / KEYS, keys)
+                    files.append(KEYS)
                 self._write(done, say)
-                files = [LOGITS] if self.keys is None else [LOGITS, KEYS]
                 sums = {name: checksum(folder / name) for name in files}
                 self.seal(time.perf_counter() - started, sums)
-        return Cache(folder)
-
-    def found(self) -> Cache | None:
-        """A sealed cache that has all of these views already, or None."""
-        keys = torch.arange(self.rows) if self.keys is None else self.keys
-        return next((cache for cache in sealed(self.teacher, self.data) if cache.covers(keys)), None)
+        return self.opened()
 
     def committed(self) -> int:
-        """How many views an earlier, unfinished filling left."""
+        """How many units an earlier, unfinished filling left."""
         note = self.folder / _NOTE
         return int(json.loads(note.read_text())["rows"]) if note.is_file() else 0
 
     def _check_space(self, done: int) -> None:
-        needed = self.bytes * (self.rows - done) // self.rows
+        needed = self.bytes * (self.units - done) // self.units
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise RunError(
@@ -112,39 +161,30 @@ class Filling:
             )
 
     def _write(self, done: int, say: Callable[[int], None]) -> None:
-        path = self.folder / LOGITS
-        width = self.data.num_classes * STORAGES[self.storage].itemsize
         try:
-            with open(path, "r+b" if path.is_file() else "w+b") as file:
-                file.truncate(done * width)  # what came after the last commit
-                file.seek(done * width)
-                while done < self.rows:
-                    stop = min(done + _BLOCK, self.rows)
-                    for start in range(done, stop, _ROWS):
-                        keys = self._block(start, min(start + _ROWS, stop))
-                        file.write(self._answers(keys).numpy().tobytes())
-                    file.flush()
-                    os.fsync(file.fileno())
+            with ExitStack() as opened:
+                files = {}
+                for name, width in self.widths.items():
+                    path = self.folder / name
+                    files[name] = opened.enter_context(open(path, "r+b" if path.is_file() else "w+b"))
+                    files[name].truncate(self.row_of(done) * width)  # what came after the last commit
+                    files[name].seek(self.row_of(done) * width)
+                while done < self.units:
+                    stop = min(done + _CALLS * self.at_once, self.units)
+                    for start in range(done, stop, self.at_once):
+                        found = self.answers(start, min(start + self.at_once, stop))
+                        for name, values in found.items():
+                            files[name].write(values.numpy().tobytes())
+                    for file in files.values():
+                        file.flush()
+                        os.fsync(file.fileno())
                     write_atomically(self.folder / _NOTE, json.dumps({"rows": stop}).encode())
                     done = stop
                     say(done)
         except OSError as error:
-            raise RunError(f"cannot write {path}: {error.strerror}; the same command goes on") from error
-
-    def _block(self, start: int, stop: int) -> Tensor:
-        return torch.arange(start, stop) if self.keys is None else self.keys[start:stop]
-
-    def _answers(self, keys: Tensor) -> Tensor:
-        """The logits of these views [N, C], on the CPU, as they are stored."""
-        inputs = self.data.view_inputs(keys.to(self.data.device))
-        batch = Batch(inputs, keys, keys)
-        logits: Tensor = self.teacher(batch).logits.float().cpu()
-        stored = logits.to(STORAGES[self.storage])
-        if not stored.isfinite().all():
             raise RunError(
-                f"{self.storage} cannot hold logits up to {logits.abs().max():.3g}; storage=float32"
-            )
-        return stored
+                f"cannot write into {self.folder}: {error.strerror}; the same command goes on"
+            ) from error
 
     def seal(self, seconds: float, sums: dict[str, str]) -> None:
         """The card is the commit: before it nobody reads the cache, after it nobody writes it.
@@ -157,7 +197,8 @@ class Filling:
             "dataset": self.data.name,
             "storage": self.storage,
             "rows": self.rows,
-            "complete": self.keys is None,
+            "unit": self.unit,
+            **self.about,
             "sha256": sums,
             "seconds": seconds,
             **provenance(),

@@ -19,7 +19,8 @@ class LiveTeacher(nn.Module):
 
     name: as in the teacher store, with its variant; sources: the files its weights came from; about: what they say of
     them; bf16: answer under bfloat16 autocast; cache: whether stored answers may, must or must not take its place in
-    training (kdbench.teacher.cache).
+    training (kdbench.teacher.cache); top_k: in training it is known by so many likeliest words of each token
+    (kdbench.teacher.likeliest).
     """
 
     def __init__(
@@ -30,10 +31,11 @@ class LiveTeacher(nn.Module):
         about: Mapping[str, Any],
         bf16: bool = False,
         cache: CacheMode = "auto",
+        top_k: int | None = None,
     ) -> None:
         super().__init__()
         self.name, self.sources, self.about, self.bf16 = name, tuple(sources), dict(about), bf16
-        self.cache = cache
+        self.cache, self.top_k = cache, top_k
         self.model = model.requires_grad_(False).eval()
         self.hash = weights_hash(model)
 
@@ -57,6 +59,7 @@ def live_teacher(
     cache: CacheMode = "auto",
     variant: str | None = None,
     init: str | None = None,
+    top_k: int | None = None,
     network: Callable[[str, Mapping[str, Any] | None], nn.Module] | None = None,
 ) -> LiveTeacher:
     """The trained network `name` with the weights in the file `checkpoint`; ValueError where it does not fit.
@@ -71,7 +74,7 @@ def live_teacher(
     model = network(name, options) if network else create_model(name, num_classes, options=options)
     about = load_weights(model, Path(checkpoint))
     model = model.to(memory_format=torch.channels_last)
-    return LiveTeacher(full_name(name, variant), model, [Path(checkpoint)], about, bf16, cache)
+    return LiveTeacher(full_name(name, variant), model, [Path(checkpoint)], about, bf16, cache, top_k)
 
 
 def no_teacher(name: str = "none", **_: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,16 @@ class TextData(TaskData):
             "label_space": self.label_space,
             "tokenizer": tokenizer_hash(self.tokenizer),
         }
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The training texts as tokens."""
+        side = self.sides["train"][self.task.views[0]]
+        digest = hashlib.sha256()
+        for part in (side.inputs, side.labels):
+            for numbers in (part.values, part.offsets):
+                digest.update(numbers.cpu().numpy())
+        return {"texts": digest.hexdigest()}
 
     @property
     def facts(self) -> Facts:

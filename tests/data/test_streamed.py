@@ -136,7 +136,7 @@ def test_a_run_on_files_and_stored_answers_refused(tree, tmp_path):
     refused = [*words, "teacher=resnet20", "loss=kd", "teacher.cache=require"]
     ended = subprocess.run(refused, capture_output=True, text=True, timeout=200)
     assert ended.returncode == 2
-    assert "cannot be stored" in ended.stderr + ended.stdout
+    assert "cannot be counted" in ended.stderr + ended.stdout
 
 
 def test_mistakes_are_said(tree, tmp_path):

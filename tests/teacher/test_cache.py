@@ -24,7 +24,7 @@ from kdbench.student import Interrupted, StudentModule
 from kdbench.teacher import LiveTeacher
 from kdbench.teacher import fill as filling_module
 from kdbench.teacher.cache import Cache, CachedTeacher, find, place
-from kdbench.teacher.fill import Filling
+from kdbench.teacher.views import ViewFilling
 from kdbench.weights import load_teacher, teacher_files
 
 register()
@@ -129,7 +129,8 @@ def test_a_filling_that_was_killed_goes_on_and_ends_in_the_same_bytes(common, tm
     whole = filled(common, "--all")
     monkeypatch.setenv("KDBENCH_HOME", str(tmp_path / "killed"))
     words = ["fill", *common, "loss=kd", "--all"]
-    program = "import sys, kdbench.teacher.fill as fill; fill._BLOCK = 100; fill._ROWS = 50\n"
+    program = "import sys, kdbench.teacher.fill as fill, kdbench.teacher.views as views\n"
+    program += "fill._CALLS = 2; views.ViewFilling.at_once = 50\n"
     program += "from kdbench.caching import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.DEVNULL)
     while not (notes := list((tmp_path / "killed").glob("cache/*/*/filling.json"))):
@@ -168,16 +169,16 @@ def test_logits_that_float16_cannot_hold_are_refused(common):
     teacher, data = sides(common)
     teacher.model.fc.bias.data += 1e5
     with pytest.raises(RunError, match="storage=float32"):
-        Filling(teacher, data).run()
+        ViewFilling(teacher, data).run()
 
 
 def test_two_processes_do_not_fill_the_same_cache(common):
     teacher, data = sides(common)
     with (
-        filling_module._locked(Filling(teacher, data).folder),
+        filling_module._locked(ViewFilling(teacher, data).folder),
         pytest.raises(RunError, match="another process"),
     ):
-        Filling(teacher, data).run()
+        ViewFilling(teacher, data).run()
 
 
 # ---- whom it serves
@@ -312,6 +313,6 @@ def test_a_run_that_began_live_goes_on_live(common, monkeypatch):
 def test_the_folder_names_teacher_data_and_views(common):
     teacher, data = sides(common)
     assert place(teacher, data).name.startswith("fake-resnet20-")
-    assert Filling(teacher, data).folder.name == "all-float16"
-    some = Filling(teacher, data, torch.tensor([1, 5])).folder.name
-    assert some != Filling(teacher, data, torch.tensor([1, 6])).folder.name
+    assert ViewFilling(teacher, data).folder.name == "all-float16"
+    some = ViewFilling(teacher, data, keys=torch.tensor([1, 5])).folder.name
+    assert some != ViewFilling(teacher, data, keys=torch.tensor([1, 6])).folder.name
