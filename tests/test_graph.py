@@ -19,7 +19,7 @@ from kdbench.plan import Plan, plan
 from kdbench.results import RunFolder
 from kdbench.run import run_cohort
 from kdbench.strict import compose_checked
-from kdbench.student.graph import WARM_UP, changes_by_epoch, hindrance
+from kdbench.student.graph import WARM_UP, hindrance, of_epoch
 from kdbench.student.steps import Steps
 from kdbench.student.student import Student
 from kdbench.tasks import tasks_of
@@ -100,7 +100,8 @@ def test_recorded_steps_leave_the_weights_of_steps_that_are_run(tmp_path, monkey
     # the gradient of reviewkd's convolution of a 1x1 map is rounded otherwise where torch dispatches through a mode,
     # and what is rounded otherwise grows from step to step
     rounding = 1e-3 if recipe == "reviewkd" else 0.0
-    twice = changes_by_epoch(build(compose_checked("train", [f"loss={recipe}"]).loss)) and not rounding
+    loss = build(compose_checked("train", [f"loss={recipe}"]).loss)
+    twice = of_epoch(loss, 1) != of_epoch(loss, 2) and not rounding
     one = [*common, f"loss={recipe}", *stage(recipe), f"schedule.epochs={2 if twice else 1}"]
     as_they_are = trained(monkeypatch, tmp_path / "eager", [one], record=False)
     replayed = trained(monkeypatch, tmp_path / "graph", [one], record=True)
@@ -173,6 +174,12 @@ def test_what_cannot_be_recorded_is_refused_before_anything_begins(words, reason
     with pytest.raises(ValueError, match=reason) as refused:
         planned("cuda_graph=true", "trainer=cpu", *words)
     assert "cuda_graph=false" in str(refused.value)
+
+
+def test_steps_are_recorded_anew_while_a_weight_rises_and_not_after():
+    loss = build(compose_checked("train", ["loss=dkd"]).loss)
+    ramp = loss.ramps["dkd"]
+    assert of_epoch(loss, ramp - 1) != of_epoch(loss, ramp) == of_epoch(loss, ramp + 1)
 
 
 def test_a_recording_that_reads_a_number_is_found_out():

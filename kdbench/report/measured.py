@@ -15,9 +15,9 @@ With `cuda_graph=true` a step is recorded once and replayed: the batch (crop, fl
 answers as one CUDA graph, and each student's forward, loss, backward and SGD as another, so that what a student draws
 does not depend on who trains beside it. Between two steps the host copies which rows come next, sets the learning rate
 and the seed, and launches; it waits for the device once in `log_every` steps. Smaller last batches run as they are. A
-loss that changes from epoch to epoch is recorded anew at each. Refused, with the reason: several processes, streamed
-images and text, AdamW, and losses that draw by the step's number (crd, vitkd), ask for strong views (mlkd) or about
-images beside the batch (mcmi).
+loss whose weight rises, or that looks at the epoch's number, is recorded anew where that changes. Refused, with the
+reason: several processes, streamed images and text, AdamW, and losses that draw by the step's number (crd, vitkd), ask
+for strong views (mlkd) or about images beside the batch (mcmi).
 
 Without a GPU the suite replays recordings of every other recipe on the CPU, operation for operation, and finds the
 weights of steps that were run (tests/test_graph.py), and it goes through each recipe's step on a device that has shapes

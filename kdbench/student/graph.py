@@ -92,6 +92,8 @@ def hindrance(loss: Loss) -> str | None:
     return None
 
 
-def changes_by_epoch(loss: Loss) -> bool:
-    """Whether the steps of one epoch are others than those of the next."""
-    return bool(loss.ramps) or any("epoch" in term.needs for term in loss.terms.values())
+def of_epoch(loss: Loss, epoch: int) -> Hashable:
+    """What of a loss is the same in all steps of an epoch and may be another in the next: ramps, and what terms make
+    of the epoch's number."""
+    looks = any("epoch" in term.needs for term in loss.terms.values())
+    return tuple(loss.weight(name, epoch) for name in loss.ramps), epoch if looks else None

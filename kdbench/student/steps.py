@@ -15,7 +15,7 @@ from kdbench.data.module import ImageData
 from kdbench.ranks import rank
 from kdbench.seeding import begin_draws, derive
 from kdbench.student.answers import Answer, teacher_answers
-from kdbench.student.graph import Graph, Recorded, changes_by_epoch
+from kdbench.student.graph import Graph, Recorded, of_epoch
 from kdbench.student.student import Student
 from kdbench.student.survey import Surveys
 from kdbench.teacher.live import LiveTeacher
@@ -127,8 +127,7 @@ class Steps:
         """Of the recording that serves this step, or None: of full batches alone, the others are few."""
         if not self._graph or self.data.rows(epoch, step, step + 1) != self.data.batch_size:
             return None
-        by_epoch = any(changes_by_epoch(student.loss) for student in students)
-        return tuple(map(id, students)), epoch if by_epoch else 0
+        return tuple((id(student), of_epoch(student.loss, epoch)) for student in students)
 
     def _writes(self, student: Student, epoch: int, step: int) -> bool:
         """Whether the student's policy writes the responses of this step."""
