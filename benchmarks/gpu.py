@@ -3,9 +3,11 @@
     python benchmarks/gpu.py                         # all parts, at most 9 minutes; the same command goes on
     python benchmarks/gpu.py --parts reference graph --minutes 4
 
-Every part is written into gpu.json as it ends, and is not measured again; the runs of the last two, a teacher and a
-student of 240 epochs, are stopped with a checkpoint when the time is up. Speeds are medians over chunks of 50 steps,
-each of which ends with a wait for the device. `--device cpu` tries the same out where there is no GPU, without graphs.
+It wants kdbench installed (pip install -e .) and CIFAR-100 (KDBENCH_DATA, or --dataset dataset.path=FOLDER). Every part
+is written into gpu.json as it ends, with the device and the commit, and is not measured again on that device; the runs
+of the last two, a teacher and a student of 240 epochs, are stopped with a checkpoint when the time is up. Speeds are
+medians over chunks of 50 steps, each of which ends with a wait for the device; what is called fp32 is without TF32.
+`--device cpu` tries the same out where there is no GPU, without graphs, into gpu-cpu.json.
 """
 
 import argparse
@@ -23,20 +25,23 @@ from typing import Any
 import numpy as np
 import reference
 import torch
+from torch.optim.swa_utils import update_bn
 
 from kdbench.config import build, register
 from kdbench.data.module import ImageData
 from kdbench.models import create_model, save_weights
 from kdbench.provenance import provenance
 from kdbench.results import records
+from kdbench.run import exact_float32
 from kdbench.strict import compose_checked
 
 HERE = Path(__file__).parent
 TEACHER, STUDENT, BATCH, CHUNK = "resnet32x4", "resnet8x4", 64, 50
 ROW_IMAGES = 240 * 50_000
 FAST = ["precision=bf16", "cuda_graph=true"]
-LOSSES = "kd,ttm,wttm,dkd,mse,nkd,lskd,wsld"
+LOSSES = ("kd", "ttm", "wttm", "dkd", "kd_lskd", "nkd", "dist", "wsld")
 """As many recipes on logits as the largest cohort has students."""
+COHORT = ["-m", "hydra/launcher=cohort"]
 
 PARTS: dict[str, list[str]] = {
     "reference": [],
@@ -44,8 +49,8 @@ PARTS: dict[str, list[str]] = {
     "eager-fp32": ["precision=fp32"],
     "graph": FAST,
     "graph-fp32": ["precision=fp32", "cuda_graph=true"],
-    "cohort-4": [*FAST, "-m", "hydra/launcher=cohort", f"loss={','.join(LOSSES.split(',')[:4])}"],
-    "cohort-8": [*FAST, "-m", "hydra/launcher=cohort", f"loss={LOSSES}"],
+    "cohort-4": [*FAST, *COHORT, f"loss={','.join(LOSSES[:4])}"],
+    "cohort-8": [*FAST, *COHORT, f"loss={','.join(LOSSES)}"],
     "teacher": FAST,
     "row": FAST,
 }
@@ -58,9 +63,15 @@ class Session:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.deadline = options, time.monotonic() + 60 * options.minutes
         self.file: Path = options.json
-        self.result: dict[str, Any] = (
-            json.loads(self.file.read_text()) if self.file.is_file() else {"parts": {}}
-        )
+        self.device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+        self.result: dict[str, Any] = {"parts": {}}
+        if self.file.is_file():
+            self.result = json.loads(self.file.read_text())
+        if self.result.get("device", self.device) != self.device:
+            sys.exit(
+                f"{self.file} is of {self.result['device']}, and this is {self.device}: give another --json"
+            )
+        self.result |= {"device": self.device, **provenance()}
 
     def measure(self, name: str) -> bool:
         """One part, unless it is there; False where the time was not enough."""
@@ -69,17 +80,14 @@ class Session:
         found = self._reference() if name == "reference" else self._run(name)
         if found is None:
             return False
-        device = torch.cuda.get_device_name() if self.options.device == "cuda" else "cpu"
-        self.result |= {"device": device, **provenance()}
-        self.result["parts"][name] = found
+        self.result["parts"][name] = {**found, "commit": self.result["commit"]}
         self.file.write_text(json.dumps(self.result, indent=1) + "\n")
         print(f"{name}: {json.dumps(found)}", flush=True)
         return True
 
     def _data(self) -> ImageData:
-        data: ImageData = build(
-            compose_checked("train", [self.options.dataset]).dataset, seed=0, batch_size=BATCH
-        )
+        cfg = compose_checked("train", self.options.dataset)
+        data: ImageData = build(cfg.dataset, seed=0, batch_size=BATCH)
         data.setup("fit")
         return data
 
@@ -92,18 +100,24 @@ class Session:
         mean, std = (data.augmentation[key] for key in ("mean", "std"))
         loader = reference.make_loader(images, labels, mean, std, BATCH, workers)
         teacher, student = (reference.NETWORKS[name](100).to(device) for name in (TEACHER, STUDENT))
+        exact_float32()
         loop = reference.train(loader, teacher, student, device=device)
-        stamps = [time.perf_counter() for _ in zip(range(self.options.steps + 1), loop, strict=False)]
-        steps = [after - before for before, after in itertools.pairwise(stamps)]
-        return _speed(BATCH / statistics.median(steps[len(steps) // 3 :]), workers=workers)
+        chunk, speeds = min(CHUNK, self.options.steps), []
+        for _ in range(max(2, self.options.steps // chunk)):
+            started = time.perf_counter()
+            images_shown = sum(rows for rows, _ in itertools.islice(loop, chunk))
+            speeds.append(images_shown / (time.perf_counter() - started))
+        return _speed(statistics.median(speeds[1:]), workers=workers)
 
     def _run(self, name: str) -> dict[str, Any] | None:
         output = self.options.output / name
         whole = name in ("teacher", "row")
-        words = [*self._common(whole), f"output={output}", *PARTS[name]]
+        words = [*PARTS[name], *self._common(whole), f"output={output}"]
+        words.sort(key=lambda word: word not in COHORT)  # Hydra wants -m before all others
         if self.options.device == "cpu":
             words = [word for word in words if word != "cuda_graph=true"]
-        command = ["train-teacher", *words] if name == "teacher" else ["train", *words]
+        command = ["train-teacher" if name == "teacher" else "train"]
+        command += words
         if name != "teacher":
             command.append(f"student={STUDENT}")
             command += [] if any(word.startswith("loss=") for word in words) else ["loss=kd"]
@@ -115,7 +129,7 @@ class Session:
 
     def _common(self, whole: bool) -> list[str]:
         common = [
-            self.options.dataset,
+            *self.options.dataset,
             f"teacher={TEACHER}",
             "schedule=cifar240",
             f"schedule.batch_size={BATCH}",
@@ -128,11 +142,13 @@ class Session:
         return [*common, "trainer.max_epochs=1"]
 
     def _untrained(self) -> Path:
-        """A teacher with the weights that it begins with: as fast as a trained one."""
+        """A teacher with the weights that it begins with, whose BatchNorm has seen images: as fast as a trained one."""
         file: Path = self.options.output / f"{TEACHER}.safetensors"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_weights(create_model(TEACHER, 100), file, {"model": TEACHER, "num_classes": 100})
+            model, data = create_model(TEACHER, 100), self._data()
+            update_bn([data.train_batch(1, step).inputs for step in range(4)], model)
+            save_weights(model, file, {"model": TEACHER, "num_classes": 100})
         return file
 
     def _call(self, words: list[str]) -> bool:
@@ -160,10 +176,9 @@ class Session:
     def _whole(self, output: Path) -> dict[str, Any]:
         (record,) = (record for _, record in records(output))
         return {
-            "minutes": record["seconds"] / 60,
-            "sessions": record["sessions"],
+            "training_minutes": record["seconds"] / 60,
+            "sessions": 1 + len(record.get("sessions", [])),
             "last": record["results"]["last"],
-            "teacher": record.get("teacher"),
         }
 
 
@@ -182,10 +197,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--steps", type=int, default=300, help="of the reference")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--dataset", default="dataset=cifar100")
-    parser.add_argument("--json", type=Path, default=HERE / "gpu.json")
+    parser.add_argument("--dataset", nargs="+", default=["dataset=cifar100"], help="overrides of a run")
+    parser.add_argument(
+        "--json", type=Path, help="gpu.json beside this program, with --device cpu gpu-cpu.json"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/gpu"))
     options = parser.parse_args()
+    options.json = options.json or HERE / ("gpu.json" if options.device == "cuda" else "gpu-cpu.json")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --device cpu tries the parts out without one")
     register()

@@ -20,9 +20,9 @@ from kdbench.core import RunError
 from kdbench.data.module import ImageData
 from kdbench.plan import Plan, plan
 from kdbench.strict import command_line_jobs, compose_checked
-from kdbench.teacher.cache import CARD, STORAGES, Sealed
+from kdbench.teacher.cache import CARD, STORAGES, Cache, Sealed
 from kdbench.teacher.fill import Filling
-from kdbench.teacher.likeliest import LikeliestFilling
+from kdbench.teacher.likeliest import LikeliestCache, LikeliestFilling, check_words
 from kdbench.teacher.store import home
 from kdbench.teacher.views import ViewFilling
 from kdbench.text.data import TextData
@@ -98,6 +98,9 @@ def _filling(group: Sequence[Plan], every_view: bool, storage: str) -> Filling:
     teacher.to(device)
     data.to(device)
     if isinstance(data, TextData):
+        if every_view:
+            raise ValueError("--all is for views of images: the training texts are all stored")
+        check_words(first.cfg.teacher.top_k, data)
         return LikeliestFilling(teacher, data, storage, first.cfg.teacher.top_k)
     assert isinstance(data, ImageData)
     if every_view:
@@ -174,12 +177,17 @@ def _list(options: argparse.Namespace) -> int:
 
 def _state(folder: Path) -> str:
     try:
-        cache = Sealed(folder)
+        cache = _opened(folder)
     except ValueError as error:
         return str(error) if (folder / CARD).is_file() else "not sealed: the command that began it goes on"
     card, rows = cache.card, "tokens" if "top_k" in cache.card else "views"
     by = f"{card['teacher']} ({card['subject']['precision']})"
     return f"{cache.rows:,} {rows} by {by}, sealed {card['started'][:10]}"
+
+
+def _opened(folder: Path) -> Sealed:
+    """The cache in a folder, whatever it holds; ValueError where it is not sealed or a file is not whole."""
+    return LikeliestCache(folder) if "top_k" in Sealed(folder).card else Cache(folder)
 
 
 def _name(folder: Path) -> str:

@@ -109,25 +109,32 @@ def check_top_k(planned: Plan) -> None:
     top_k, loss = planned.cfg.teacher.get("top_k"), planned.loss
     if top_k is None:
         return
+    stage = loss.stage.loss if loss.stage else None
+    no_use = f"teacher.top_k={top_k}", "give teacher.top_k=null"
     if planned.data.task.name != "lm" or planned.trains_teacher:
-        raise ValueError(
-            f"teacher.top_k={top_k} is for the teacher of a language model; give teacher.top_k=null"
-        )
+        raise ValueError(f"{no_use[0]} is for students of language models; {no_use[1]}")
+    if loss.policy is not None and not loss.terms:
+        raise ValueError(f"{no_use[0]}: no term of this loss looks at the teacher; {no_use[1]}")
     if top_k < 1:
         raise ValueError(f"teacher.top_k must be at least 1, got {top_k}")
-    for one in (loss, *([loss.stage.loss] if loss.stage else [])):
+    for one in filter(None, (loss, stage)):
         one.refuse_topk()
 
 
 def check_graph(planned: Plan) -> None:
     """Steps can be recorded where they are nothing but work of one CUDA device."""
-    data, reason = planned.data, hindrance(planned.loss)
+    data, stage = planned.data, planned.loss.stage
+    reason = hindrance(planned.loss) or (hindrance(stage.loss) if stage else None)
     if not (isinstance(data, ImageData) and data.counts_views):
         reason = f"{data.name} is not kept in the memory of a GPU as images"
     elif planned.ranks > 1:
         reason = f"this is a run of {planned.ranks} processes; several GPUs take several cohorts"
     elif planned.schedule.algorithm != "sgd":
-        reason = f"schedule.algorithm={planned.schedule.algorithm} counts its steps in Python"
+        reason = f"schedule.algorithm={planned.schedule.algorithm} is not recorded, sgd is"
+    elif planned.cfg.trainer.get("detect_anomaly"):
+        reason = "trainer.detect_anomaly looks at numbers within a step"
+    elif planned.cfg.dataset.get("omit") == "loop":
+        reason = "dataset.omit=loop has a batch of another size in nearly every step"
     elif reason is None and (planned.cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
         reason = "the run is on a CPU"
     if reason:

@@ -93,7 +93,10 @@ def _run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback]) -> list[Mem
     data.to("cpu")  # as everything is built there; a first stage leaves the images where it was trained
     teacher = load_teacher(plans[0], files)
     stored = _stored(plans, teacher)
-    members = [_member(planned, teacher, stored) for planned in plans]
+    words = None
+    if teacher is not None and teacher.top_k and isinstance(data, TextData):
+        words = LikeliestTeacher(teacher, teacher.top_k, data)
+    members = [_member(planned, teacher, stored, words) for planned in plans]
     try:
         # in one order everywhere: processes that wait for each other's first stages never wait in a circle
         for member in sorted(members, key=lambda member: member.folder.path):
@@ -118,7 +121,10 @@ def _first_stages(plans: Sequence[Plan]) -> dict[tuple[str, str], Member]:
 
 
 def _member(
-    planned: Plan, teacher: LiveTeacher | None, stored: CachedTeacher | LikeliestTeacher | None
+    planned: Plan,
+    teacher: LiveTeacher | None,
+    stored: CachedTeacher | LikeliestTeacher | None,
+    words: LikeliestTeacher | None,
 ) -> Member:
     hashes = {"recipe": recipe_hash(planned), "data": planned.data.fingerprint}
     if teacher is not None and planned.needs_teacher:
@@ -132,9 +138,7 @@ def _member(
         hashes["answers"] = stored.storage
         _check_same(hashes)
         return Member(planned, _folder(planned, hashes), hashes, stored)
-    if teacher is not None and teacher.top_k and isinstance(planned.data, TextData) and planned.needs_teacher:
-        return Member(planned, folder, hashes, LikeliestTeacher(teacher, teacher.top_k, planned.data))
-    return Member(planned, folder, hashes)
+    return Member(planned, folder, hashes, words if planned.needs_teacher else None)
 
 
 def _check_same(hashes: dict[str, str]) -> None:

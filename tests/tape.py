@@ -21,6 +21,9 @@ class Tape(TorchDispatchMode):
     Unlike in a graph, recording does the work, too: what changes in it is put back, so that a replay comes next.
     """
 
+    replays = 0
+    """Of all tapes."""
+
     def __init__(self) -> None:
         super().__init__()
         self._calls: list[tuple[Any, tuple, dict, Any]] = []
@@ -39,6 +42,7 @@ class Tape(TorchDispatchMode):
 
     @torch.no_grad()
     def replay(self) -> None:
+        Tape.replays += 1
         for function, args, kwargs, outputs in self._calls:
             given = _places((args, kwargs))
             again = function(*args, **kwargs)

@@ -87,7 +87,10 @@ def test_what_was_not_measured_is_empty_and_what_is_emulated_is_said():
 def test_a_gpu_and_paired_runs_have_their_sections():
     speed = {"images_per_second": 1000.0, "minutes_a_row": 200.0}
     graph = {"images_per_second": 80_000.0, "minutes_a_row": 2.5}
-    gpu = {"device": "A card", "commit": "abc", "parts": {"reference": speed, "graph": graph}}
+    gpu = {
+        "device": "A card",
+        "parts": {"reference": {**speed, "commit": "abc"}, "graph": {**graph, "commit": None}},
+    }
     paired = {
         "seeds": [0, 1],
         "live": [50.0, 52.0],
@@ -98,10 +101,11 @@ def test_a_gpu_and_paired_runs_have_their_sections():
     about = {"pair": "resnet20:resnet8", "epochs": 2, "command": "python ...", "commit": "abc"}
     text = page(None, {**about, "settings": {"stored": {"kd": paired}}}, gpu)
     assert "| stored | kd | 2 | 51.00 | 51.50 | +0.50 +- 0.10 |" in text
-    assert "On A card, commit abc." in text
+    assert "On A card, commit abc, unknown." in text
     assert "| live teacher, bf16, recorded | 2.5 | 2.50 | 80,000 | 80.0 |" in text
-    assert "| a whole run, bf16, recorded | 2.5 |  |  |  |" in text
+    assert "| a whole run, bf16, recorded, without evaluations | 2.5 |  |  |  |" in text
     assert "has not been run yet" in page(None)
+    assert "has not been run yet" in page(None, None, {**gpu, "parts": {"reference": speed}})
     assert "has not been run yet" not in text
 
 

@@ -65,6 +65,7 @@ def images_asked(batches: Sequence[Batch], filling: Filling) -> int:
         if (
             plans
             and [*teacher_files(plans[0]).values()] == [*filling.teacher.sources]
+            and plans[0].cfg.teacher.get("top_k") == filling.teacher.top_k
             and all(p.storable for p in plans)
         ):
             asked += plans[0].cfg.trainer.max_epochs * data.rows(1, 0, data.steps_per_epoch)

@@ -24,9 +24,9 @@ weights of steps that were run (tests/test_graph.py), and it goes through each r
 alone, where reading a number or mixing devices fails. {ran}
 
 `python benchmarks/gpu.py` measures what follows, in parts of at most 9 minutes: 240 epochs of resnet32x4 -> resnet8x4
-at batch 64, from the speed of the steps but for the last row, which is a whole run with its evaluations.
+at batch 64, from the speed of the steps but for the last row, which is the time that a whole run trained.
 """
-NOT_RUN = "On CUDA itself it has not been run yet: it is off unless asked for, and the cells below are empty."
+NOT_RUN = "On CUDA itself it has not been run yet: it is off unless asked for, and its cells below are empty."
 
 ROWS = {
     "reference": ("the literature's loop, float32, worker processes", None),
@@ -36,8 +36,10 @@ ROWS = {
     "graph": ("live teacher, bf16, recorded", 2.5),
     "cohort-4": ("cohort of 4, bf16, recorded, per student", 1.5),
     "cohort-8": ("cohort of 8, bf16, recorded, per student", 1.5),
-    "row": ("a whole run, bf16, recorded", 2.5),
+    "row": ("a whole run, bf16, recorded, without evaluations", 2.5),
 }
+
+RECORDED = {"graph-fp32", "graph", "cohort-4", "cohort-8", "row"}
 
 ACCURACY = """## Accuracy of the fast settings
 
@@ -55,7 +57,10 @@ def on_gpu(found: Found | None) -> str:
     rows = []
     for name, (words, aim) in ROWS.items():
         part = parts.get(name, {})
-        speed, minutes = part.get("images_per_second"), part.get("minutes_a_row", part.get("minutes"))
+        speed, minutes = (
+            part.get("images_per_second"),
+            part.get("minutes_a_row", part.get("training_minutes")),
+        )
         rows.append(
             {
                 "setting": words,
@@ -65,8 +70,10 @@ def on_gpu(found: Found | None) -> str:
                 "ratio": "" if not (speed and base) else f"{speed / base:.1f}",
             }
         )
-    where = f"\nOn {found['device']}, commit {found['commit'][:12]}.\n" if found else ""
-    return f"{ON_GPU.format(ran='' if found else NOT_RUN)}{where}\n{markdown(rows)}\n"
+    commits = ", ".join(dict.fromkeys(part.get("commit") or "unknown" for part in parts.values()))
+    where = f"\nOn {found['device']}, commit {commits}.\n" if found else ""
+    recorded = found is not None and found["device"] != "cpu" and set(parts) & RECORDED
+    return f"{ON_GPU.format(ran='' if recorded else NOT_RUN)}{where}\n{markdown(rows)}\n"
 
 
 def accuracy(found: Found | None) -> str:
@@ -86,7 +93,7 @@ def accuracy(found: Found | None) -> str:
         for loss, paired in by_loss.items()
     ]
     about = f"{found['pair'].replace(':', ' -> ')}, {found['epochs']} epochs of all of CIFAR-100, `{found['command']}`"
-    return f"{ACCURACY}\n{about}, commit {found['commit'][:12]}:\n\n{markdown(rows)}\n"
+    return f"{ACCURACY}\n{about}, commit {found['commit'] or 'unknown'}:\n\n{markdown(rows)}\n"
 
 
 def _mean(scores: list[float]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +86,10 @@ class Steps:
 
     def take(self, student: Student, optimizer: Optimizer, begun: Begun) -> dict[str, Tensor]:
         """One optimiser step of one student: the values of its loss, with their sum as `total`."""
-        batch, teacher = begun.batch, begun.answers.get(student)
-        epoch, step = begun.epoch, begun.step
+        epoch, step, teacher = begun.epoch, begun.step, begun.answers.get(student)
+        batch = replace(
+            begun.batch, epoch=epoch, step=step
+        )  # a recorded one is of the place it was recorded at
         if self._writes(student, epoch, step):
             batch = self._written(student, batch)
             teacher = teacher_answers(batch, [student], self.teacher).get(student)
@@ -105,7 +107,8 @@ class Steps:
             return self._learn(student, optimizer, batch, teacher)
         names: list[str] = ["total", *student.loss.weights]
         values = self._own[student](
-            begun.key, lambda: _stacked(self._learn(student, optimizer, batch, teacher), names)
+            (begun.key, of_epoch(student.loss, epoch)),
+            lambda: _stacked(self._learn(student, optimizer, batch, teacher), names),
         )
         return dict(zip(names, values.clone().unbind(), strict=True))
 
@@ -127,7 +130,7 @@ class Steps:
         """Of the recording that serves this step, or None: of full batches alone, the others are few."""
         if not self._graph or self.data.rows(epoch, step, step + 1) != self.data.batch_size:
             return None
-        return tuple((id(student), of_epoch(student.loss, epoch)) for student in students)
+        return tuple(map(id, students))
 
     def _writes(self, student: Student, epoch: int, step: int) -> bool:
         """Whether the student's policy writes the responses of this step."""

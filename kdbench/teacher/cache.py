@@ -91,7 +91,8 @@ class Sealed:
 
     def verify(self) -> bool:
         """Whether the files are, byte for byte, what was sealed."""
-        return all(checksum(self.folder / name) == known for name, known in self.card["sha256"].items())
+        files = {self.folder / name: known for name, known in self.card["sha256"].items()}
+        return all(path.is_file() and checksum(path) == known for path, known in files.items())
 
 
 class Cache(Sealed):

@@ -52,21 +52,34 @@ class LikeliestCache(Sealed):
 class LikeliestTeacher:
     """A teacher's answers to batches of texts by its k likeliest words; called as the live teacher is.
 
-    cache: where the training texts' are; None: the live teacher is asked.
+    cache: where the training texts' are; None: the live teacher is asked. ValueError where there are fewer words.
     """
 
     def __init__(
         self, live: LiveTeacher, k: int, data: TextData, cache: LikeliestCache | None = None
     ) -> None:
-        self.cache, self._live, self._k, self._data = cache, live, k, data
-        self.storage = cache.storage if cache else "live"
+        check_words(k, data)
+        self.cache, self._live, self._k, self._offsets = cache, live, k, _offsets(data)
+
+    @property
+    def storage(self) -> str:
+        """Of the cache."""
+        assert self.cache is not None
+        return self.cache.storage
 
     def __call__(self, batch: Batch, taps: tuple[str, ...] = ()) -> TopK:
         """Of the batch's rows; there are no taps."""
         assert not taps
         if self.cache is None:
             return likeliest(self._live, batch, self._k)
-        return self.cache.rows_of(_places(batch.index, _offsets(self._data).to(batch.index.device)))
+        self._offsets = self._offsets.to(batch.index.device)
+        return self.cache.rows_of(_places(batch.index, self._offsets))
+
+
+def check_words(k: int, data: TextData) -> None:
+    """ValueError where the vocabulary has fewer words."""
+    if k > data.num_classes:
+        raise ValueError(f"teacher.top_k={k}: {data.name} has {data.num_classes} words")
 
 
 def likeliest(teacher: LiveTeacher, batch: Batch, k: int) -> TopK:
@@ -88,7 +101,7 @@ class LikeliestFilling(Filling):
     the storage, the mass of all others 4."""
 
     data: TextData
-    top_k: int = 16
+    top_k: int = 1
 
     unit, at_once = "texts", 32
 
@@ -128,8 +141,8 @@ class LikeliestFilling(Filling):
         return f"{name}, the {self.top_k} likeliest words of {self.rows:,} tokens in {self.units:,} texts"
 
     def found(self) -> LikeliestCache | None:
-        """The cache with as many words, in either storage."""
-        return find(self.teacher, self.data, self.top_k)
+        """The cache with as many words in this storage."""
+        return find(self.teacher, self.data, self.top_k, self.storage)
 
     def opened(self) -> LikeliestCache:
         """The cache in its folder."""
@@ -145,9 +158,9 @@ class LikeliestFilling(Filling):
         }
 
 
-def find(teacher: LiveTeacher, data: TextData, k: int) -> LikeliestCache | None:
+def find(teacher: LiveTeacher, data: TextData, k: int, storage: str = "*") -> LikeliestCache | None:
     """A sealed cache of this teacher's k likeliest words of the training texts, or None; the finer storage first."""
-    for card in sorted(place(teacher, data).glob(f"top{k}-*/{CARD}"), reverse=True):
+    for card in sorted(place(teacher, data).glob(f"top{k}-{storage}/{CARD}"), reverse=True):
         try:
             cache = LikeliestCache(card.parent)
         except ValueError:

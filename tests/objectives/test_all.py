@@ -21,7 +21,7 @@ from .cases import bound, normal, of_all, sides, term, value_and_gradients
 CONF = Path(__file__).parents[2] / "conf" / "objective"
 FILES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted(CONF.glob("*.yaml"))}
 NEEDS = {
-    "logits", "labels", "taps", "pooled", "classifier", "index", "epoch", "views", "class frequencies",
+    "logits", "labels", "taps", "pooled", "classifier", "index", "epoch", "step", "views", "class frequencies",
     "teacher weights", "inputs",
 }  # fmt: skip
 """What `cases.sides` supplies."""

@@ -21,6 +21,12 @@ from kdbench.weights import load_teacher, teacher_files
 register()
 
 K = 8
+
+
+class KillError(Exception):
+    """Stands for a kill."""
+
+
 SHORT = ["dataset=svamp_lm", "dataset.vocabulary=400", "dataset.max_prompt=24", "dataset.max_response=12"]
 SHORT += ["teacher=lm_tiny", "student=lm_tiny", "schedule=lm", "schedule.epochs=2", "schedule.batch_size=64"]
 SHORT += ["trainer=cpu", "threads=1", "progress=false", "log_every=3", "save_every=0"]
@@ -128,6 +134,48 @@ def test_a_policys_own_texts_are_answered_live_beside_a_run_that_reads(tmp_path)
     assert asks.record["teacher"]["answers"] == "live"
 
 
+def test_a_cohort_asks_the_live_teacher_once_for_a_batch(tmp_path, monkeypatch):
+    asked = []
+
+    def counted(teacher, batch, k):
+        asked.append((batch.epoch, batch.step))
+        return likeliest(teacher, batch, k)
+
+    monkeypatch.setattr("kdbench.teacher.likeliest.likeliest", counted)
+    words = [*TOP, f"output={tmp_path}", "schedule.epochs=1"]
+    first, *_ = run_cohort([planned(*words, f"loss={loss}") for loss in ("rkl", "js", "tvd")])
+    assert asked == [(1, step) for step in range(first.planned.data.steps_per_epoch)]
+
+
+def test_a_run_on_stored_words_resumes_to_the_bit(tmp_path, monkeypatch):
+    filled()
+    run(planned(*TOP, "loss=js", f"output={tmp_path / 'whole'}"))
+    append = RunFolder.append_metrics
+
+    def die(folder, row):
+        append(folder, row)
+        if (row["epoch"], row.get("step")) == (2, 6):
+            raise KillError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append_metrics", die)
+        with pytest.raises(KillError):
+            run(planned(*TOP, "loss=js", f"output={tmp_path / 'broken'}"))
+    run(planned(*TOP, "loss=js", f"output={tmp_path / 'broken'}", "resume=true"))
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_cache_of_words_is_listed_and_a_broken_one_said(capsys):
+    cache = filled()
+    assert main(["list"]) == 0
+    assert f"{cache.rows:,} tokens by lm_tiny" in capsys.readouterr().out
+    (cache.folder / "tail.bin").unlink()
+    assert main(["verify", cache.name]) == 1
+    assert main(["list"]) == 0
+    assert "tail.bin should have" in capsys.readouterr().out
+
+
 def test_a_filling_goes_on_where_it_was_stopped():
     whole = filled()
     files = {path.name: path.read_bytes() for path in whole.folder.glob("*.bin")}
@@ -151,10 +199,16 @@ def test_what_cannot_be_known_so_is_refused():
         planned(*TOP, "loss=akl")
     with pytest.raises(ValueError, match="at least 1"):
         planned(*SHORT, "loss=fkl", "teacher.top_k=0")
-    with pytest.raises(ValueError, match="is for the teacher of a language model"):
+    with pytest.raises(ValueError, match="is for students of language models"):
         planned("dataset=fake", "teacher=resnet20", "student=resnet8", "loss=kd", "teacher.top_k=4")
     with pytest.raises(ValueError, match=r"teacher\.top_k says how many"):
         planned(*SHORT, "loss=fkl", "teacher.cache=require")
     with pytest.raises(ValueError, match="no stored answers"):
         planned(*TOP, "loss=skd", "teacher.cache=require")
+    with pytest.raises(ValueError, match="no term of this loss"):
+        planned(*TOP, "loss=seqkd")
+    with pytest.raises(ValueError, match="has 400 words"):
+        run(planned(*SHORT, "loss=fkl", "teacher.top_k=401"))
+    assert main(["fill", *SHORT, "loss=fkl", "teacher.top_k=401"]) == 2
+    assert main(["fill", *TOP, "loss=fkl", "--all"]) == 2
     assert why_not_stored(planned(*TOP, "loss=ce")) == "the loss does not look at a teacher"
