@@ -72,7 +72,7 @@ class Asked:
     """A filling of the shipped resnet20 on 2,000 images."""
 
     data = Data()
-    teacher = type("teacher", (), {"sources": [shipped("cifar100", "resnet20")]})
+    teacher = type("teacher", (), {"sources": [shipped("cifar100", "resnet20")], "top_k": None})
 
 
 def test_the_teacher_is_asked_once_for_each_image_of_a_process_and_not_for_those_that_ask_it_anyway():
