@@ -101,7 +101,7 @@ def _filling(group: Sequence[Plan], every_view: bool, storage: str) -> Filling:
         if every_view:
             raise ValueError("--all is for views of images: the training texts are all stored")
         check_words(first.cfg.teacher.top_k, data)
-        return LikeliestFilling(teacher, data, storage, first.cfg.teacher.top_k)
+        return LikeliestFilling(teacher, data, storage, top_k=first.cfg.teacher.top_k)
     assert isinstance(data, ImageData)
     if every_view:
         return ViewFilling(teacher, data, storage)

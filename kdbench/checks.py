@@ -110,11 +110,13 @@ def check_top_k(planned: Plan) -> None:
     if top_k is None:
         return
     stage = loss.stage.loss if loss.stage else None
-    no_use = f"teacher.top_k={top_k}", "give teacher.top_k=null"
+    why = None
     if planned.data.task.name != "lm" or planned.trains_teacher:
-        raise ValueError(f"{no_use[0]} is for students of language models; {no_use[1]}")
-    if loss.policy is not None and not loss.terms:
-        raise ValueError(f"{no_use[0]}: no term of this loss looks at the teacher; {no_use[1]}")
+        why = "that is for students of language models"
+    elif loss.policy is not None and not loss.terms:
+        why = "no term of this loss looks at the teacher"
+    if why:
+        raise ValueError(f"teacher.top_k={top_k}: {why}; give teacher.top_k=null")
     if top_k < 1:
         raise ValueError(f"teacher.top_k must be at least 1, got {top_k}")
     for one in filter(None, (loss, stage)):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_teacher import random_teacher
 
 from kdbench.cohort import cohorts
 from kdbench.config import register
 from kdbench.core import RunError
 from kdbench.member import Member
-from kdbench.models import create_model, save_weights
 from kdbench.plan import Plan, plan
 from kdbench.results import RunFolder
 from kdbench.run import run, run_cohort
@@ -43,10 +43,7 @@ STEPS = 2 * 6
 @pytest.fixture(scope="module")
 def common(tmp_path_factory) -> list[str]:
     """What all members have on their command line; the teacher's weights are random, which does not matter here."""
-    path = tmp_path_factory.mktemp("teacher") / "resnet20.safetensors"
-    torch.manual_seed(0)
-    save_weights(create_model("resnet20", 4), path, {"model": "resnet20", "num_classes": 4})
-    return [*TINY, f"teacher.checkpoint={path}"]
+    return [*TINY, random_teacher(tmp_path_factory.mktemp("teacher"), "resnet20")]
 
 
 def planned(*overrides: str) -> Plan:

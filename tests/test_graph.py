@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_teacher import random_teacher
 from safetensors.torch import load_file
 from tape import HostReadError, Tape
 from torch.overrides import TorchFunctionMode
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from kdbench.cohort import cohorts
 from kdbench.config import CONF_DIR, build, register
 from kdbench.data.module import _RESIDENT, ImageData, _Epoch
-from kdbench.models import create_model, save_weights
+from kdbench.models import create_model
 from kdbench.plan import Plan, plan
 from kdbench.results import RunFolder
 from kdbench.run import run_cohort
@@ -57,10 +58,7 @@ RECORDED = [name for name, reason in RECIPES.items() if reason is None]
 
 @pytest.fixture(scope="module")
 def common(tmp_path_factory) -> list[str]:
-    path = tmp_path_factory.mktemp("teacher") / "resnet14.safetensors"
-    torch.manual_seed(0)
-    save_weights(create_model("resnet14", 4), path, {"model": "resnet14", "num_classes": 4})
-    return [*TINY, f"teacher.checkpoint={path}"]
+    return [*TINY, random_teacher(tmp_path_factory.mktemp("teacher"), "resnet14")]
 
 
 def planned(*overrides: str) -> Plan:

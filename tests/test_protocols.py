@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_teacher import random_teacher
 from safetensors.torch import load_file
 
 from kdbench.cohort import cohorts
 from kdbench.config import CONF_DIR, build, register
 from kdbench.evaluate import main as evaluate
 from kdbench.metrics import Scores
-from kdbench.models import create_model, save_weights
 from kdbench.objectives import crd, ltkd
 from kdbench.plan import plan
 from kdbench.results import RunFolder, digest, recipe_of
@@ -42,12 +42,7 @@ PROTOCOLS = {"loop": LOOP, "repeat": REPEAT, "both": [*LOOP, *REPEAT, "dataset.i
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> list[str]:
     """The common command line; the teacher's weights are random, which does not matter here."""
-    path = tmp_path_factory.mktemp("teacher") / "resnet14.safetensors"
-    torch.manual_seed(0)
-    save_weights(
-        create_model("resnet14", 4), path, {"model": "resnet14", "num_classes": 4, "protocol": "imbalance 9"}
-    )
-    return [*TINY, f"teacher.checkpoint={path}"]
+    return [*TINY, random_teacher(tmp_path_factory.mktemp("teacher"), "resnet14", protocol="imbalance 9")]
 
 
 def planned(*overrides: str):

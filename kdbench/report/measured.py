@@ -19,9 +19,10 @@ loss whose weight rises, or that looks at the epoch's number, is recorded anew w
 reason: several processes, streamed images and text, AdamW, and losses that draw by the step's number (crd, vitkd), ask
 for strong views (mlkd) or about images beside the batch (mcmi).
 
-Without a GPU the suite replays recordings of every other recipe on the CPU, operation for operation, and finds the
-weights of steps that were run (tests/test_graph.py), and it goes through each recipe's step on a device that has shapes
-alone, where reading a number or mixing devices fails. {ran}
+Without a GPU the tests replay recordings of every other recipe on the CPU, operation for operation, and find the
+weights of steps that were run (reviewkd's up to rounding; tests/test_graph.py, most of them by `make test-slow`), and
+they go through each recipe's step on a device that has shapes alone, where reading a number or mixing devices fails.
+{ran}
 
 `python benchmarks/gpu.py` measures what follows, in parts of at most 9 minutes: 240 epochs of resnet32x4 -> resnet8x4
 at batch 64, from the speed of the steps but for the last row, which is the time that a whole run trained.

@@ -52,7 +52,7 @@ class Steps:
         self._backward, self._graph = backward, graph
         self._surveys = Surveys(data, seed, bf16)
         self._rows: Tensor | None = None
-        self._shared: Recorded[tuple[Batch, dict[Student, Answer]]] | None = None
+        self._shared = Recorded[tuple[Batch, dict[Student, Answer]]](graph) if graph else None
         self._own: dict[Student, Recorded[Tensor]] = {}
 
     def ready(self, student: Student, optimizer: Optimizer) -> None:
@@ -71,25 +71,23 @@ class Steps:
             asking = [one for one in students if not self._writes(one, epoch, step)]
             return Begun(epoch, step, batch, teacher_answers(batch, asking, self.teacher))
         assert isinstance(data, ImageData)
-        assert self._graph is not None
+        assert self._shared is not None
         drawn, _ = data.drawn(epoch, step)
         if self._rows is None:
-            self._rows, self._shared = drawn.clone(), Recorded(self._graph)
-        rows, shared = self._rows.copy_(drawn), self._shared
-        assert shared is not None
+            self._rows = torch.empty_like(drawn)
+        rows = self._rows.copy_(drawn)
 
         def work() -> tuple[Batch, dict[Student, Answer]]:
             batch = data.batch_of(rows, epoch, step, views)
             return batch, teacher_answers(batch, students, self.teacher)
 
-        return Begun(epoch, step, *shared(key, work), key)
+        return Begun(epoch, step, *self._shared(key, work), key)
 
     def take(self, student: Student, optimizer: Optimizer, begun: Begun) -> dict[str, Tensor]:
         """One optimiser step of one student: the values of its loss, with their sum as `total`."""
         epoch, step, teacher = begun.epoch, begun.step, begun.answers.get(student)
-        batch = replace(
-            begun.batch, epoch=epoch, step=step
-        )  # a recorded one is of the place it was recorded at
+        # a recorded batch is of the place it was recorded at
+        batch = replace(begun.batch, epoch=epoch, step=step)
         if self._writes(student, epoch, step):
             batch = self._written(student, batch)
             teacher = teacher_answers(batch, [student], self.teacher).get(student)

@@ -197,7 +197,6 @@ class Filling(ABC):
             "dataset": self.data.name,
             "storage": self.storage,
             "rows": self.rows,
-            "unit": self.unit,
             **self.about,
             "sha256": sums,
             "seconds": seconds,

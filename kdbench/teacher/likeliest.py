@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -101,7 +101,7 @@ class LikeliestFilling(Filling):
     the storage, the mass of all others 4."""
 
     data: TextData
-    top_k: int = 1
+    top_k: int = field(kw_only=True)
 
     unit, at_once = "texts", 32
 

@@ -199,7 +199,7 @@ def test_what_cannot_be_known_so_is_refused():
         planned(*TOP, "loss=akl")
     with pytest.raises(ValueError, match="at least 1"):
         planned(*SHORT, "loss=fkl", "teacher.top_k=0")
-    with pytest.raises(ValueError, match="is for students of language models"):
+    with pytest.raises(ValueError, match="that is for students of language models"):
         planned("dataset=fake", "teacher=resnet20", "student=resnet8", "loss=kd", "teacher.top_k=4")
     with pytest.raises(ValueError, match=r"teacher\.top_k says how many"):
         planned(*SHORT, "loss=fkl", "teacher.cache=require")
