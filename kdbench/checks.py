@@ -53,7 +53,7 @@ def check_task(data: TaskData, loss: Loss) -> None:
     """Every term must be made for what the rows of the data set are."""
     task = data.task
     for name, term in loss.terms.items():
-        if task.name not in tasks_of(term):
+        if task.kind not in tasks_of(term):
             raise ValueError(
                 f"the task of {data.name} is {task.name}, and {name} is for {' and '.join(tasks_of(term))}; "
                 f"`kdbench list losses` says what each is for"
@@ -63,7 +63,7 @@ def check_task(data: TaskData, loss: Loss) -> None:
             f"possible: {', '.join(task.inputs)}" if task.inputs else "that is for text; give loss.input=null"
         )
         raise ValueError(f"loss.input={loss.input}, and the task of {data.name} is {task.name}; {possible}")
-    if loss.policy is not None and task.name != "lm":
+    if loss.policy is not None and task.kind != "lm":
         raise ValueError(f"loss.policy is for language models, and the task of {data.name} is {task.name}")
     if loss.stage is not None:
         check_task(data, loss.stage.loss)
@@ -111,7 +111,7 @@ def check_top_k(planned: Plan) -> None:
         return
     stage = loss.stage.loss if loss.stage else None
     why = None
-    if planned.data.task.name != "lm" or planned.trains_teacher:
+    if planned.data.task.kind != "lm" or planned.trains_teacher:
         why = "that is for students of language models"
     elif loss.policy is not None and not loss.terms:
         why = "no term of this loss looks at the teacher"

@@ -110,9 +110,9 @@ def _tasks(recipe: dict[str, Any], entries: list[Any]) -> list[str]:
     return [
         name
         for name, task in TASKS.items()
-        if all(name in entry.tasks for entry in entries)
+        if all(task.kind in entry.tasks for entry in entries)
         and (view is None or view in task.views)
-        and (name == "lm" or not recipe.get("policy"))
+        and (task.kind == "lm" or not recipe.get("policy"))
     ]
 
 

@@ -16,7 +16,7 @@ from kdbench.checks import (
     check_trainer,
     why_not_stored,
 )
-from kdbench.config import CONF_DIR, build
+from kdbench.config import CONF_DIR, build, load_yaml
 from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
 from kdbench.devices import world_of
@@ -86,8 +86,16 @@ class Plan:
         words, it must know."""
         if not isinstance(self.data, ImageData):
             given = self.config["dataset"]
-            said = [f"dataset.{key}={given[key]}" for key in _WHICH_TEXTS if given.get(key) is not None]
-            return [f"dataset={self.names['dataset'] or self.data.label_space}", *said, f"teacher={teacher}"]
+            name = self.names["dataset"] or self.data.label_space
+            usual = load_yaml(CONF_DIR / "dataset" / f"{name}.yaml")
+            said = [
+                f"dataset.{key}={given[key]}"
+                for key in _WHICH_TEXTS
+                if given.get(key) not in (None, usual.get(key))
+            ]
+            source = (self.config["teacher"].get("options") or {}).get("pretrained")
+            own = [f"teacher.options.pretrained={source}"] if source else []
+            return [f"dataset={name}", *said, f"teacher={teacher}", *own]
         words = []
         if (CONF_DIR / "dataset" / f"{self.data.label_space}.yaml").is_file():
             words.append(f"dataset={self.data.label_space}")
@@ -119,7 +127,17 @@ class Plan:
         return "-".join(part.replace("/", "_") for part in parts if part) + f"-s{self.cfg.seed}"
 
 
-_WHICH_TEXTS = ("path", "vocabulary", "validation", "validation_seed", "prompt")
+_WHICH_TEXTS = (
+    "name",
+    "path",
+    "train",
+    "test",
+    "tokenizer",
+    "vocabulary",
+    "validation",
+    "validation_seed",
+    "prompt",
+)
 """Of a text data set: what the tokenizer, and so the teacher, depends on."""
 
 _WHICH_DATA = ("path", "name", "config_name", "image_column", "label_column", "size", "classes")

@@ -149,9 +149,13 @@ class RunFolder:
         ]
 
     @on_rank_0
-    def write_samples(self, split: str, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Replace samples.jsonl by some of what the network said on a split; nothing where it said nothing to read."""
-        lines = [json.dumps({"split": split, **sample}, ensure_ascii=False) for sample in samples]
+    def write_samples(self, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Replace samples.jsonl by some of what the network said, by split; nothing where it said nothing to read."""
+        lines = [
+            json.dumps({"split": split, **sample}, ensure_ascii=False)
+            for split, some in samples.items()
+            for sample in some
+        ]
         if lines:
             write_atomically(self.path / "samples.jsonl", ("\n".join(lines) + "\n").encode())
 
@@ -230,8 +234,9 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
         recipe.get(section, {}).pop(key, None)
     if recipe.get("teacher", {}).get("top_k", 0) is None:
         recipe["teacher"].pop("top_k")  # as before there was such a key
-    if (options := recipe.get("student", {}).get("options")) and "pretrained" in options:
-        recipe["student"]["options"] = {**options, "pretrained": True}  # its weights have a hash of their own
+    for side in ("student", "teacher"):
+        if "pretrained" in (options := (recipe.get(side) or {}).get("options") or {}):
+            recipe[side]["options"] = {**options, "pretrained": True}  # its weights have a hash of their own
     for section in ("loss", "teacher_loss"):
         if section in recipe:
             recipe[section] = _without_later_keys(recipe[section])

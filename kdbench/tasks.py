@@ -14,6 +14,7 @@ class Task:
     metric: the main score, in per cent, larger is better; title: what people call it. unit: what a batch counts.
     views: what a row of text may be shown as (`Batch.texts`), the one that is scored first unless the loss says another
     (`Loss.input`), which must be one of `inputs`: those that are answered by what is scored. Images have none.
+    like: the task whose objectives serve this one, where it is not itself.
     """
 
     name: str
@@ -22,6 +23,12 @@ class Task:
     unit: str = "images"
     views: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
+    like: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The task whose objectives serve it: `images`, `rationale`, `lm`."""
+        return self.like or self.name
 
 
 TASKS = {
@@ -32,6 +39,7 @@ TASKS = {
             "rationale", "accuracy", "accuracy", "examples", ("predict", "explain", "raw"), ("predict", "raw")
         ),
         Task("lm", "token_accuracy", "token accuracy", "sequences", ("text",), ("text",)),
+        Task("instructions", "rouge_l", "ROUGE-L", "sequences", ("text",), ("text",), like="lm"),
     )
 }
 """By name. A record that names no task is of a run on images."""

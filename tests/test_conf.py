@@ -17,7 +17,7 @@ from kdbench.models import available
 from kdbench.plan import plan
 from kdbench.report.grid import cells, load_table, tables
 from kdbench.strict import compose_checked
-from kdbench.text.causal import SIZES
+from kdbench.text.causal import PRETRAINED, SIZES
 from kdbench.text.t5 import NAMES
 
 register()
@@ -42,7 +42,15 @@ NEEDS = {
     **{f"loss={name}": ["dataset=svamp_lm"] for name in ("seqkd", "gkd", "skd")},
     **{f"student={name}": ["dataset=svamp"] for name in NAMES},
     "dataset=language": ["dataset.name=svamp", "student=lm_tiny", "teacher=lm_small", "loss=fkl"],
-    **{f"{side}={name}": ["dataset=svamp_lm"] for side in ("student", "teacher") for name in SIZES},
+    "dataset=instructions": ["dataset.name=mine"],
+    **{
+        f"{side}={name}": [
+            "dataset=svamp_lm",
+            *([f"{side}.options.pretrained=mine"] if name == "causal" else []),
+        ]
+        for side in ("student", "teacher")
+        for name in (*SIZES, *PRETRAINED)
+    },
 }
 GROUPS = ("dataset", "teacher", "student", "loss", "schedule", "trainer", "logger")
 TEACHER_LOSSES = sorted(file.stem for file in (CONF_DIR / "teacher_loss").glob("*.yaml"))

@@ -10,6 +10,7 @@ from typing import Any
 from kdbench.metrics import GROUPS
 from kdbench.report.delta import Beside, compare
 from kdbench.report.departures import departures, variant_epochs
+from kdbench.report.further import by_test_set
 from kdbench.report.published import Published, Value
 from kdbench.tasks import TASKS, Task
 
@@ -63,11 +64,10 @@ class Row:
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> list[Row]:
-    """A row for whatever has at least one finished run, in the order of the records; protocols are never mixed."""
+    """A row for whatever has at least one finished run, in the order of the records, for each set that it is scored on;
+    protocols are never mixed."""
     groups: dict[tuple[str, str, str, str, str], list[dict[str, Any]]] = {}
-    for record in records:
-        if record["state"] != "done":
-            continue
+    for record in (part for one in records if one["state"] == "done" for part in by_test_set(one)):
         names = record["names"]
         pair = f"{names['teacher']}:{names['student']}"
         variant, protocol = record.get("variant", ""), record.get("protocol", "")
@@ -127,6 +127,8 @@ def columns(rows: Sequence[Row], published: Published | None = None) -> list[Col
         shown.append(Column("variant", lambda row: row.variant, is_name=True))
     if len(protocols) > 1:
         shown.append(Column("protocol", lambda row: row.protocol or PLAIN, is_name=True))
+    if any(len({row.dataset for row in rows if row.variant == one.variant}) > 1 for one in rows):
+        shown.append(Column("scored on", lambda row: row.dataset, is_name=True))
     shown.append(Column("loss", lambda row: row.loss, is_name=True))
     shown.append(Column(f"last {title(rows)} %", lambda row: mean_and_std(row.scores)))
     shown.append(Column("n", lambda row: str(len(row.scores))))

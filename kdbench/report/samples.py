@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.listing import markdown as markdown_table
+from kdbench.report.further import SCORED_ON
 from kdbench.report.reading import Run
 from kdbench.report.series import Series
 
@@ -43,11 +44,14 @@ def written(series: Sequence[Series]) -> list[Written]:
 
 def samples_of(run: Run) -> list[dict[str, str]]:
     """What a run left, by its folder, or the little that a results.jsonl keeps of it."""
+    split = run.record.get(SCORED_ON, "test")
+    kept = run.record.get("samples", []) if split == "test" else []
     try:
-        lines = (Path(run.where) / "samples.jsonl").read_text().splitlines() if run.where else []
-        return [_texts(json.loads(line)) for line in lines] or run.record.get("samples", [])
+        lines = (Path(run.where) / "samples.jsonl").read_text().split("\n") if run.where else []
+        said = [json.loads(line) for line in lines if line]
     except (OSError, ValueError):  # none, or half of one
-        return list(run.record.get("samples", []))
+        return list(kept)
+    return [_texts(one) for one in said if one.get("split") == split] or list(kept)
 
 
 def _texts(sample: dict[str, Any]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from kdbench.objectives import available
+from kdbench.report.further import by_test_set
 from kdbench.report.reading import NotCounted, Record, Run
 from kdbench.report.rows import Row, summarise
 from kdbench.siblings import Flat, flat, recipe_without, sibling_key
@@ -38,9 +39,9 @@ class Series:
 
 
 def gather(runs: Sequence[Run]) -> tuple[list[Series], list[NotCounted]]:
-    """The rows of a report, and the runs that would be the same seed of the same row twice."""
+    """The rows of a report, for each set that runs are scored on, and what would be the same seed of a row twice."""
     groups: dict[str, list[Run]] = {}
-    for run in runs:
+    for run in (Run(record, one.where) for one in runs for record in by_test_set(one.record)):
         groups.setdefault(sibling_key(run.record), []).append(run)
     series, left = [], []
     for group in groups.values():

@@ -221,7 +221,8 @@ def _show(console: Console, table: Table, records: list[dict[str, Any]]) -> None
     shown = columns(rows, published)[first:]
     for column in shown:
         justify: Any = "left" if column.is_name else "right"
-        view.add_column(column.heading, justify=justify, no_wrap=not column.is_name, overflow="fold")
+        widest = max((len(column.text(row)) for row in rows), default=0)
+        view.add_column(column.heading, justify=justify, overflow="fold", min_width=min(widest, 16))
     for row in rows:
         view.add_row(*(column.text(row) for column in shown))
     console.print(_title(table, rows), highlight=False)
@@ -275,4 +276,10 @@ def _without_places(record: dict[str, Any]) -> dict[str, Any]:
     for section, names in places.items():
         if isinstance(config.get(section), dict):
             config[section] = {key: value for key, value in config[section].items() if key not in names}
+    for section, key in (("dataset", "tokenizer"), ("student", "pretrained"), ("teacher", "pretrained")):
+        node = config.get(section) or {}
+        within = node if section == "dataset" else node.get("options") or {}
+        if (source := within.get(key)) and Path(source).is_absolute():
+            within = {**within, key: Path(source).name}
+            config[section] = within if section == "dataset" else {**node, "options": within}
     return {**record, "config": config}

@@ -179,14 +179,15 @@ class StudentModule(LightningModule):
 
     def _score_finally(self, student: Student) -> None:
         """The splits that are scored once: with the weights of this epoch, the last, and with the best ones."""
-        row = student.progress.curve[-1]
+        row, samples = student.progress.curve[-1], {}
         student.keep_best()
         for split in self.data.final_splits:
             row |= {f"{split}/{key}": value for key, value in self.scoring.finally_on(student, split).items()}
-            student.folder.write_samples(split, self.scoring.meter(student, split).samples)
+            samples[split] = self.scoring.meter(student, split).samples
             with student.at_its_best():
                 best = self.scoring.finally_on(student, split)
             student.progress.final |= {f"{split}/{key}": value for key, value in best.items()}
+        student.folder.write_samples(samples)
 
     def _optimizers(self) -> dict[Student, torch.optim.Optimizer]:
         found = self.optimizers(use_pl_optimizer=False)

@@ -294,5 +294,7 @@ def _size(module: nn.Module) -> int:
 
 
 def _on_test(row: Mapping[str, Any]) -> dict[str, Any]:
-    scores = {key.removeprefix("test/"): value for key, value in row.items() if key.startswith("test/")}
+    """The scores on test, and under its name, `vicuna/rouge_l`, those on each further test set."""
+    not_test = ("train/", "validation/")
+    scores = {k.removeprefix("test/"): v for k, v in row.items() if "/" in k and not k.startswith(not_test)}
     return {"epoch": row["epoch"], **scores}

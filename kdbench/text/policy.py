@@ -3,17 +3,15 @@ them pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdbench.core import IGNORED, Batch, Tokens
 from kdbench.seeding import generator
-from kdbench.text.causal import CausalLM
+from kdbench.text.writing import prompts_of, write
 
 WRITERS = ("teacher", "student", "both")
 
@@ -63,76 +61,10 @@ class Policy:
         sides = {"student": student, "teacher": teacher}
         networks = [network for name, network in sides.items() if self.writer in (name, "both")]
         (view, tokens), *_ = batch.texts.items()
-        given = [_given(*row) for row in zip(tokens.ids.tolist(), tokens.labels.tolist(), strict=True)]
-        with _answering(networks) as writers:
-            draw = generator(seed, "written", batch.epoch, batch.step)
-            said = self._write(writers, given, end, longest, draw)
+        given = prompts_of(tokens)
+        draw = generator(seed, "written", batch.epoch, batch.step)
+        said = write(networks, given, end, longest, draw, self.temperature, self.top_k)
         return _with(batch, view, given, said, end)
-
-    def _write(
-        self,
-        networks: Sequence[CausalLM],
-        given: Sequence[Sequence[int]],
-        end: int,
-        longest: int,
-        draw: torch.Generator,
-    ) -> list[list[int]]:
-        """The responses; the first of two networks proposes, the last one has the say."""
-        device = next(networks[0].parameters()).device
-        width = max(map(len, given))
-        ids = torch.tensor([[end] * (width - len(row)) + list(row) for row in given], device=device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in given], device=device)
-        done = torch.zeros(len(given), dtype=torch.bool, device=device)
-        memories: list[Any] = [None] * len(networks)
-        words: list[Tensor] = []
-        while len(words) < longest and not bool(done.all()):
-            logits = []
-            for place, network in enumerate(networks):
-                answer, memories[place] = network.next_word(ids, mask, memories[place])
-                logits.append(answer)
-            word = self._draw(logits[0], draw)
-            if len(networks) > 1:
-                top = logits[1].topk(min(self.top_k, logits[1].shape[-1])).indices
-                accepted = (top == word[:, None]).any(dim=1)
-                word = torch.where(accepted, word, self._draw(logits[1], draw))
-            words.append(torch.where(done, end, word))
-            done = done | (words[-1] == end)
-            ids, mask = words[-1][:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        return [_until(row, end) for row in torch.stack(words, dim=1).tolist()]
-
-    def _draw(self, logits: Tensor, draw: torch.Generator) -> Tensor:
-        """A word for each row [B]; from the CPU's generator, so that every device draws the same."""
-        if self.temperature == 0:
-            return logits.argmax(dim=-1)
-        chances = (logits.double() / self.temperature).softmax(dim=-1).cpu()
-        return torch.multinomial(chances, 1, generator=draw)[:, 0].to(logits.device)
-
-
-@contextmanager
-def _answering(networks: Sequence[nn.Module | None]) -> Iterator[list[CausalLM]]:
-    """The language models in eval mode."""
-    writers = [network for network in networks if isinstance(network, CausalLM)]
-    if len(writers) < len(networks):
-        raise ValueError("loss.policy: only the language models of kdbench write")
-    training = [writer.training for writer in writers]
-    for writer in writers:
-        writer.eval()
-    try:
-        yield writers
-    finally:
-        for writer, before in zip(writers, training, strict=True):
-            writer.train(before)
-
-
-def _given(ids: Sequence[int], labels: Sequence[int]) -> list[int]:
-    """The mark, the prompt and the mark: all before the first word of the response."""
-    first = next(place for place, label in enumerate(labels) if label != IGNORED)
-    return list(ids[: first + 1])
-
-
-def _until(words: Sequence[int], end: int) -> list[int]:
-    """The words up to the first end, which is one of them."""
-    return list(words[: words.index(end) + 1]) if end in words else list(words)
 
 
 def _with(

@@ -18,12 +18,12 @@ from kdbench.metrics import Meter
 from kdbench.seeding import generator
 from kdbench.tasks import TASKS
 from kdbench.text.data import Side, TextData
+from kdbench.text.pretrained import needs
 from kdbench.text.sources import ROWS, Row, read_split
 from kdbench.text.t5 import NAMES, t5
 from kdbench.text.tokens import (
     PAD,
     encoded,
-    needs,
     pretrained_tokenizer,
     token_id,
     tokenizer_hash,
@@ -170,7 +170,7 @@ class RationaleData(TextData):
 
     def _tokenizer(self, train: Sequence[Row]) -> Tokenizer:
         if self._source is not None:
-            return pretrained_tokenizer(self._source)
+            return pretrained_tokenizer(self._source)[0]
         prefixes = ["predict: ", "explain: "] * 100
         texts = [text for row in train for text in (row.input, row.label, row.rationale)]
         return trained_tokenizer([*prefixes, *texts], self._vocabulary)

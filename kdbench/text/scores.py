@@ -15,8 +15,8 @@ from torchmetrics.classification import BinaryCalibrationError
 from kdbench.core import Batch, Tokens
 from kdbench.metrics import ECE_BINS, Meter
 from kdbench.text.arithmetic import same, value
+from kdbench.text.quality import quality
 from kdbench.text.t5 import T5
-from kdbench.text.tokens import needs
 
 if TYPE_CHECKING:
     from kdbench.text.rationale import RationaleData
@@ -154,19 +154,6 @@ def calibration(confidence: Sequence[float], right: Sequence[bool], name: str) -
         name: round(100 * float(width.compute()), 4),
         f"{name}_mass": round(100 * math.fsum(gaps) / len(order), 4),
     }
-
-
-def quality(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """ROUGE-L (mean F of stemmed words) and BLEU (of the corpus), of 100, of texts against one reference each."""
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-        from sacrebleu import corpus_bleu
-    except ImportError as error:
-        raise ValueError(str(needs(error.name or "rouge-score"))) from error
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    rouge = [scorer.score(gold, text)["rougeL"].fmeasure for text, gold in pairs]
-    bleu = corpus_bleu([text for text, _ in pairs], [[gold for _, gold in pairs]])
-    return {"rouge_l": round(100 * math.fsum(rouge) / len(rouge), 4), "bleu": round(float(bleu.score), 4)}
 
 
 def _share(hits: Iterable[bool]) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Outputs, Tokens
-from kdbench.text.tokens import needs, unreachable
+from kdbench.text.pretrained import loaded, needs
 
 NAMES = ("t5_tiny", "t5_small", "t5_base", "t5_v1_1_small", "t5_v1_1_base")
 _TIED = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -51,10 +51,7 @@ def t5(
                 f"student.options.{next(iter(own))}: a pretrained {name} has what its files say; possible: "
                 f"pretrained"
             )
-        try:
-            return T5(name, T5ForConditionalGeneration.from_pretrained(source, dtype=torch.float32))
-        except (OSError, ValueError) as error:
-            raise ValueError(unreachable(source, error)) from error
+        return T5(name, loaded(T5ForConditionalGeneration, source, "student=t5_tiny"))
     if stray := [key for key in own if key not in T5Config().to_dict()]:
         raise ValueError(f"student.options.{stray[0]}: transformers' T5Config has no such key")
     # tie_word_embeddings is left alone: set to False it would leave the outputs tied and unscaled (transformers 5)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ import torch
 from kdbench.files import write_atomically
 from kdbench.results import digest
 from kdbench.teacher.store import home
+from kdbench.text.pretrained import needs, unreachable
 from kdbench.text.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -24,11 +25,6 @@ SPECIAL = (PAD, EOS, UNKNOWN)
 """With the ids 0, 1, 2, as T5 has them."""
 
 
-def needs(package: str) -> ImportError:
-    """What to say where a package of the extra `text` is missing."""
-    return ImportError(f"text needs the package {package}: pip install 'kdbench[text]'")
-
-
 def trained_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     """Byte-pair encoding of so many tokens, learned from these texts, each digit a token of its own. It is kept in
     kdbench's home, by texts and size; a text that was never seen has tokens too, down to `<unk>`."""
@@ -36,7 +32,7 @@ def trained_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise ValueError(str(needs("tokenizers"))) from error
-    content = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    content = texts_hash(texts)
     file = home() / "tokenizers" / f"{digest([content, vocabulary, 1])}.json"
     if not file.is_file():
         write_atomically(file, _train(texts, vocabulary).to_str().encode())
@@ -67,27 +63,24 @@ def _train(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
-def pretrained_tokenizer(source: str) -> Tokenizer:
-    """The tokenizer of a network on the hub, or in a local folder; ValueError where it cannot be had."""
+@cache
+def pretrained_tokenizer(source: str) -> tuple[Tokenizer, str]:
+    """The tokenizer of a network on the hub, or in a local folder, and its end of a text; ValueError where it cannot be
+    had, or has no such end."""
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise ValueError(str(needs("transformers"))) from error
     try:
-        backend: Tokenizer = AutoTokenizer.from_pretrained(source).backend_tokenizer
+        whole = AutoTokenizer.from_pretrained(source)
+        backend: Tokenizer = whole.backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(unreachable(source, error)) from error
-    return backend
-
-
-def unreachable(source: str, error: Exception) -> str:
-    """What to say where a pretrained network cannot be loaded."""
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return (
-        f"{source} cannot be loaded ({first.strip()}); it must be a folder with a network and its tokenizer as "
-        f"transformers saves them (student.options.pretrained=FOLDER), or a name on the hub that can be reached "
-        f"from here. student=t5_tiny needs neither"
-    )
+    if whole.eos_token is None:
+        raise ValueError(f"the tokenizer of {source} has no end of a text (eos_token)")
+    backend.no_truncation()
+    backend.no_padding()
+    return backend, str(whole.eos_token)
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
@@ -99,30 +92,34 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
     """Of a token that every tokenizer here has; ValueError for one of another family."""
     found = tokenizer.token_to_id(token)
     if found is None:
-        raise ValueError(f"the tokenizer has no {token}: it is none of a T5")
+        raise ValueError(f"the tokenizer has no {token}: it is one of another family of networks")
     return found
 
 
-def encoded(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> Ragged:
+def encoded(tokenizer: Tokenizer, texts: Sequence[str], longest: int, end: str = EOS) -> Ragged:
     """The texts as ids with an end each, cut at `longest` tokens, the end included. Kept in kdbench's home."""
-    content = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    name = digest([tokenizer_hash(tokenizer), content, len(texts), longest])
-    file = home() / "tokens" / f"{name}.pt"
+    mark = token_id(tokenizer, end)
+
+    def make() -> list[list[int]]:
+        found = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [[*one.ids[: longest - 1], mark] for one in found]
+
+    return kept([tokenizer_hash(tokenizer), texts_hash(texts), len(texts), longest], make)
+
+
+def texts_hash(texts: Sequence[str]) -> str:
+    """Of what they say."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def kept(what: Sequence[Any], make: Callable[[], Sequence[Sequence[int]]]) -> Ragged:
+    """Sequences of ids as they were made once for `what`, in kdbench's home."""
+    file = home() / "tokens" / f"{digest(list(what))}.pt"
     if file.is_file():
         stored: dict[str, Any] = torch.load(file, weights_only=True)
         return Ragged(stored["values"], stored["offsets"])
-    end = token_id(tokenizer, EOS)
-    made = Ragged.of(
-        [
-            [*one.ids[: longest - 1], end]
-            for one in tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        ]
-    )
-    _store(file, made)
-    return made
-
-
-def _store(file: Path, made: Ragged) -> None:
+    made = Ragged.of(make())
     buffer = io.BytesIO()
     torch.save({"values": made.values, "offsets": made.offsets}, buffer)
     write_atomically(file, buffer.getvalue())
+    return made

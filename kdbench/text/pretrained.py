@@ -1,0 +1,35 @@
+"""Networks of transformers with their weights, and what to say where they, or a package, are not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def needs(package: str) -> ImportError:
+    """What to say where a package of the extra `text` is missing."""
+    return ImportError(f"text needs the package {package}: pip install 'kdbench[text]'")
+
+
+def loaded(kind: Any, source: str, other: str) -> Any:
+    """A network of that class of transformers with the weights of a folder or of the hub, in float32.
+
+    ValueError where it cannot be had; `other` is what needs no such weights.
+    """
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        return kind.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ValueError(unreachable(source, error, other)) from error
+
+
+def unreachable(source: str, error: Exception, other: str = "a student from scratch") -> str:
+    """What to say where a pretrained network cannot be loaded; `other` needs none."""
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return (
+        f"{source} cannot be loaded ({first.strip()}); it must be a folder with a network and its tokenizer as "
+        f"transformers saves them (student.options.pretrained=FOLDER), or a name on the hub that can be reached "
+        f"from here. {other} needs none"
+    )

@@ -1,0 +1,90 @@
+"""Causal language models that write: word by word, side by side, with a memory of what they have read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.core import IGNORED, Tokens
+from kdbench.text.causal import CausalLM
+
+
+@torch.no_grad()
+def write(
+    networks: Sequence[nn.Module | None],
+    given: Sequence[Sequence[int]],
+    end: int,
+    longest: int,
+    draw: torch.Generator,
+    temperature: float = 1.0,
+    top_k: int = 25,
+) -> list[list[int]]:
+    """What follows each of B sequences of ids: at most `longest` words, of which `end` is the last one that counts.
+
+    networks: one, or two of which the first proposes each word and the last replaces, by a draw of its own, one that
+    is not among its `top_k` likeliest; in eval mode while they write. draw: a generator of the CPU, from which every
+    device draws the same; temperature: of the draws, 0 takes the likeliest word.
+    """
+    with _answering(networks) as writers:
+        device = next(writers[0].parameters()).device
+        width = max(map(len, given))
+        ids = torch.tensor([[end] * (width - len(row)) + list(row) for row in given], device=device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in given], device=device)
+        done = torch.zeros(len(given), dtype=torch.bool, device=device)
+        memories: list[Any] = [None] * len(writers)
+        words: list[Tensor] = []
+        while len(words) < longest and not bool(done.all()):
+            logits = []
+            for place, network in enumerate(writers):
+                answer, memories[place] = network.next_word(ids, mask, memories[place])
+                logits.append(answer)
+            word = _drawn(logits[0], draw, temperature)
+            if len(writers) > 1:
+                top = logits[1].topk(min(top_k, logits[1].shape[-1])).indices
+                accepted = (top == word[:, None]).any(dim=1)
+                word = torch.where(accepted, word, _drawn(logits[1], draw, temperature))
+            words.append(torch.where(done, end, word))
+            done = done | (words[-1] == end)
+            ids, mask = words[-1][:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+    return [_until(row, end) for row in torch.stack(words, dim=1).tolist()]
+
+
+def _drawn(logits: Tensor, draw: torch.Generator, temperature: float) -> Tensor:
+    """A word for each row [B]."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    chances = (logits.double() / temperature).softmax(dim=-1).cpu()
+    return torch.multinomial(chances, 1, generator=draw)[:, 0].to(logits.device)
+
+
+@contextmanager
+def _answering(networks: Sequence[nn.Module | None]) -> Iterator[list[CausalLM]]:
+    """The language models in eval mode."""
+    writers = [network for network in networks if isinstance(network, CausalLM)]
+    if len(writers) < len(networks):
+        raise ValueError("only the causal language models of kdbench write")
+    training = [writer.training for writer in writers]
+    for writer in writers:
+        writer.eval()
+    try:
+        yield writers
+    finally:
+        for writer, before in zip(writers, training, strict=True):
+            writer.train(before)
+
+
+def _until(words: Sequence[int], end: int) -> list[int]:
+    """The words up to the first end, which is one of them."""
+    return list(words[: words.index(end) + 1]) if end in words else list(words)
+
+
+def prompts_of(tokens: Tokens) -> list[list[int]]:
+    """Of each text the ids before the first word of the response."""
+    pairs = zip(tokens.ids.tolist(), tokens.labels.tolist(), strict=True)
+    return [
+        ids[: 1 + next(place for place, label in enumerate(said) if label != IGNORED)] for ids, said in pairs
+    ]

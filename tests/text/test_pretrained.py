@@ -1,0 +1,170 @@
+"""Causal language models with weights and a tokenizer of their own: GPT-2 and others, from a folder."""
+
+import pytest
+import torch
+from folders import END, save_gpt2, save_llama, save_tokenizer
+
+from kdbench.config import register
+from kdbench.core import Hidden
+from kdbench.models import answer_batch
+from kdbench.plan import plan, recipe_hash
+from kdbench.results import records
+from kdbench.run import run
+from kdbench.strict import compose_checked
+from kdbench.text.causal import causal_lm
+from kdbench.text.lm import LanguageData
+from kdbench.text.writing import prompts_of, write
+
+transformers = pytest.importorskip("transformers", reason="the extra `text` is not installed")
+register()
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    return save_gpt2(tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+def data_of(folder, **more) -> LanguageData:
+    made = LanguageData(
+        name="svamp", seed=0, batch_size=4, tokenizer=str(folder), max_prompt=40, max_response=20, **more
+    )
+    made.setup()
+    return made
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@torch.no_grad()
+def test_it_answers_as_transformers_does_row_by_row(family, request):
+    folder = request.getfixturevalue(family)
+    data = data_of(folder)
+    network = data.network("causal", {"pretrained": str(folder)}).eval()
+    whole = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    batch = data.eval_batch("test", 0, 4)
+    tokens = batch.texts["text"]
+    answer = answer_batch(network, batch)
+    assert isinstance(answer, Hidden)
+    expected = whole(input_ids=tokens.ids, attention_mask=tokens.mask).logits[tokens.valid]
+    assert answer.logits.shape == (len(batch.target), data.num_classes)
+    torch.testing.assert_close(answer.logits, expected[:, : data.num_classes], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_it_writes_what_transformers_would_write(family, request):
+    folder = request.getfixturevalue(family)
+    data = data_of(folder)
+    network = data.network("causal", {"pretrained": str(folder)})
+    whole = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    given = prompts_of(data.eval_batch("test", 0, 3).texts["text"])
+    said = write([network], given, data.mark, 12, torch.Generator(), temperature=0.0)
+    for prompt, words in zip(given, said, strict=True):
+        asked = torch.tensor([prompt])
+        settings = {
+            "max_new_tokens": 12,
+            "do_sample": False,
+            "pad_token_id": data.mark,
+            "eos_token_id": data.mark,
+        }
+        settings["suppress_tokens"] = list(range(data.num_classes, whole.config.vocab_size)) or None
+        expected = whole.generate(asked, attention_mask=torch.ones_like(asked), **settings)[0, len(prompt) :]
+        assert words == expected.tolist()
+
+
+def test_the_end_of_a_text_is_the_tokenizers_and_pads(gpt2):
+    data = data_of(gpt2)
+    assert data.tokenizer.id_to_token(data.mark) == END
+    assert data.pad_id == data.mark
+    tokens = data.eval_batch("test", 0, 4).texts["text"]
+    assert all(row[0] == data.mark for row in tokens.ids.tolist())
+    assert data.num_classes == data.tokenizer.get_vocab_size()
+
+
+def test_a_family_whose_answers_are_scaled_is_refused(tmp_path):
+    from transformers import CohereConfig, CohereForCausalLM
+
+    words = save_tokenizer(tmp_path)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CohereConfig(vocab_size=words, logit_scale=0.5, max_position_embeddings=128, **sizes)
+    CohereForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="not its last layer's"):
+        causal_lm("causal", words, {"pretrained": str(tmp_path)})
+
+
+def test_what_does_not_fit_is_refused(gpt2, tmp_path):
+    data = data_of(gpt2)
+    long = LanguageData(
+        name="svamp", seed=0, batch_size=4, tokenizer=str(gpt2), max_prompt=200, max_response=99
+    )
+    long.setup()
+    with pytest.raises(ValueError, match="a network sees 256"):
+        long.network("causal", {"pretrained": str(gpt2)})
+    with pytest.raises(ValueError, match=r"knows 500 words.*has 501"):
+        causal_lm("causal", 501, {"pretrained": str(gpt2)})
+    with pytest.raises(ValueError, match=r"gives other tokens than"):
+        data.network("causal", {"pretrained": str(save_gpt2(tmp_path, vocabulary=450))})
+    with pytest.raises(ValueError, match=r"nowhere cannot be loaded.*student=lm_tiny needs none"):
+        causal_lm("gpt2", 500, {"pretrained": str(tmp_path / "nowhere")})
+    with pytest.raises(ValueError, match=r"options.pretrained says which folder"):
+        causal_lm("gpt2", 500)
+    with pytest.raises(ValueError, match=r"it is student=causal"):
+        causal_lm("lm_tiny", 500, {"pretrained": str(gpt2)})
+
+
+def words(folder, *more) -> list[str]:
+    tiny = [
+        "dataset=svamp_lm",
+        "student=gpt2",
+        f"student.options.pretrained={folder}",
+        "dataset.max_response=20",
+    ]
+    tiny += [
+        "dataset.epoch_steps=3",
+        "schedule.batch_size=4",
+        "schedule.epochs=2",
+        "trainer=cpu",
+        "threads=1",
+    ]
+    return [*tiny, "dataset.max_prompt=40", "progress=false", "teacher=none", "loss=ce", *more]
+
+
+def planned(*overrides):
+    return plan(compose_checked("train", list(overrides)), dict(one.split("=", 1) for one in overrides))
+
+
+def test_where_the_weights_lie_says_nothing_of_the_recipe(gpt2, tmp_path):
+    assert recipe_hash(planned(*words(gpt2))) == recipe_hash(planned(*words(save_gpt2(tmp_path))))
+
+
+def test_a_student_starts_from_the_folders_weights_and_its_run_says_so(gpt2, tmp_path):
+    run(planned(*words(gpt2, "schedule.lr=1e-12", f"output={tmp_path}")))
+    ((folder, record),) = list(records(tmp_path))
+    assert record["state"] == "done"
+    trained = torch.load(folder / "state.pt", weights_only=True)["model"]
+    start = transformers.AutoModelForCausalLM.from_pretrained(gpt2).transformer.state_dict()
+    torch.testing.assert_close({k.removeprefix("transformer."): v for k, v in trained.items()}, start)
+    assert len(record["hashes"]["init"]) > 8
+
+
+def test_a_small_student_learns_in_the_words_of_a_pretrained_teacher(gpt2, tmp_path):
+    common = [
+        one for one in words(gpt2, f"output={tmp_path}") if not one.startswith(("student", "teacher", "loss"))
+    ]
+    teaching = ["teacher=gpt2", f"teacher.options.pretrained={gpt2}"]
+    lacking = planned(*common, *teaching, "student=lm_tiny", "loss=fkl")
+    with pytest.raises(
+        ValueError, match=r"kdbench train-teacher .*teacher=gpt2 .*options.pretrained="
+    ) as caught:
+        run(lacking)
+    command = next(line for line in str(caught.value).splitlines() if "kdbench train-teacher" in line)
+    given = [one for one in command.split("train-teacher ")[1].split() if "=" in one]
+    keys = {one.partition("=")[0] for one in given}
+    given += [one for one in common if one.partition("=")[0] not in keys]
+    run(plan(compose_checked("train_teacher", given), dict(one.split("=", 1) for one in given)))
+    run(planned(*common, *teaching, "student=lm_tiny", "loss=fkl"))
+    found = {record["names"].get("student"): record for _, record in records(tmp_path)}
+    assert found["lm_tiny"]["state"] == "done"
+    assert "agreement" in found["lm_tiny"]["results"]["last"]
