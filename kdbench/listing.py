@@ -103,16 +103,19 @@ def _loss(file: Path, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tasks(recipe: dict[str, Any], entries: list[Any]) -> list[str]:
-    """Which tasks a recipe can be used for: all its objectives can, there is such a view, and a text to be written."""
+    """Which tasks a recipe can be used for: all its objectives can, there is such a view, and a text to be written.
+
+    One that is like another, as instructions are like lm, is not said again."""
     from kdbench.tasks import TASKS
 
     view = recipe.get("input")
     return [
         name
         for name, task in TASKS.items()
-        if all(task.kind in entry.tasks for entry in entries)
+        if not task.like
+        and all(name in entry.tasks for entry in entries)
         and (view is None or view in task.views)
-        and (task.kind == "lm" or not recipe.get("policy"))
+        and (name == "lm" or not recipe.get("policy"))
     ]
 
 

@@ -9,7 +9,8 @@ from kdbench.listing import markdown
 from kdbench.report.published import published_for
 
 START, END = "<!-- python scripts/render_lm.py: {} -->\n", "\n<!-- end -->"
-PUBLISHED = "abkd-gpt2"
+PUBLISHED = "abkd-gpt2", "abkd-gpt2-others"
+"""Rows that `kdbench table abkd-gpt2` has runs for, and rows that no run of ours can have."""
 
 
 def measured_words(found: Mapping[str, Any]) -> str:
@@ -31,14 +32,14 @@ def measured_words(found: Mapping[str, Any]) -> str:
 
 def published_words() -> str:
     """What is published of instruction following, as it was published, with its status."""
-    found = published_for(PUBLISHED)
-    assert found is not None
-    methods = dict.fromkeys(value.loss for value in found.values)
+    sources = [found for name in PUBLISHED if (found := published_for(name))]
+    values = [value for source in sources for value in source.values]
     rows = [
-        {"method": name} | {value.dataset: value.text for value in found.values if value.loss == name}
-        for name in methods
+        {"loss": name} | {value.dataset: value.text for value in values if value.loss == name}
+        for name in dict.fromkeys(value.loss for value in values)
     ]
-    return f"{found.about}\n\n{markdown(rows)}"
+    about = f"{sources[0].about} {' '.join(source.note.strip() for source in sources[1:])}"
+    return f"{about}\n\n{markdown(rows)}"
 
 
 def with_parts(page: str, measured: Mapping[str, Any]) -> str:
