@@ -113,7 +113,10 @@ class Plan:
         plain = network_of(teacher)
         at_hand = not stored(self.data.label_space, plain).is_file()
         init = "shipped" if at_hand and shipped(self.data.label_space, plain).is_file() else "store"
-        return [*words, *trained_by(teacher, init)]
+        schedule = (
+            load_yaml(CONF_DIR / "companions.yaml").get(self.data.label_space, {}).get("schedule", "cifar240")
+        )
+        return [*words, *trained_by(teacher, init, schedule)]
 
     @property
     def title(self) -> str:

@@ -97,7 +97,7 @@ _RUN_AS_TEACHER = "teacher=run:"
 
 def spelled_out(arguments: Sequence[str], root: str) -> list[str]:
     """The command line in Hydra's words: `teacher=run:FOLDER` is an option of a group and a key of it, and a data set
-    of text brings what conf/companions.yaml says, where nothing else is said."""
+    brings what conf/companions.yaml says, where nothing else is said."""
     words = _companions(arguments, _ACCOMPANIED.get(root, ()))
     for given in arguments:
         if given.startswith(_RUN_AS_TEACHER):

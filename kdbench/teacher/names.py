@@ -40,13 +40,14 @@ def network_chosen(side: str, network: str) -> list[str]:
     return [f"{side}={network}"]
 
 
-def trained_by(name: str, init: str) -> list[str]:
-    """The overrides with which `kdbench train-teacher` makes the teacher of that name; a variant starts from `init`."""
+def trained_by(name: str, init: str, schedule: str = "cifar240") -> list[str]:
+    """The overrides with which `kdbench train-teacher` makes the teacher of that name, by its data set's plain
+    schedule; a variant starts from `init`."""
     network, _, variant = name.partition(VARIANT)
     words = network_chosen("teacher", network)
     kind, _, weight = variant.partition("-")
     if not variant:
-        return [*words, "schedule=cifar240"]
+        return [*words, f"schedule={schedule}"]
     if kind == "mcmi" and _is_number(weight):
         return [
             *words,

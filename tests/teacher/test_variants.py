@@ -128,6 +128,12 @@ def test_the_command_starts_from_the_shipped_one_where_that_is_what_there_is():
     assert "teacher.init=store" in made.training_command("vgg8@mcmi-0.4")
 
 
+def test_a_teacher_for_imagenet_is_trained_by_its_schedule():
+    made = plan(compose_checked("train", spelled_out(["dataset=imagenet", "teacher=ResNet50"], "train")), {})
+    assert made.schedule.epochs == 100
+    assert made.training_command("ResNet50").endswith("teacher=ResNet50 schedule=imagenet100")
+
+
 @pytest.mark.parametrize(
     ("root", "more", "words"),
     [
