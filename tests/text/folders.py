@@ -81,3 +81,23 @@ def save_instructions(folder: Path, train: int = 60, test: int = 6) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in found))
     return folder / "dolly"
+
+
+def save_t5(folder: Path, tied: bool = True) -> Path:
+    """A tiny T5, as version 1.1 where it is not tied, and a tokenizer with T5's marks."""
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    from kdbench.text.tokens import EOS, PAD, UNKNOWN, trained_tokenizer
+
+    tokenizer = trained_tokenizer([text for row in rows("train") for text in (row.input, row.rationale)], 400)
+    marks = {"pad_token": PAD, "eos_token": EOS, "unk_token": UNKNOWN}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 2}
+    words = tokenizer.get_vocab_size() + 8
+    config = T5Config(vocab_size=words, decoder_start_token_id=0, tie_word_embeddings=tied, **sizes)
+    network = T5ForConditionalGeneration(config)
+    if not tied:
+        network.lm_head.weight.data.normal_()
+    network.save_pretrained(folder)
+    return folder

@@ -1,18 +1,19 @@
-"""Causal language models with weights and a tokenizer of their own: GPT-2 and others, from a folder."""
+"""Networks with weights and a tokenizer of their own, from a folder: GPT-2 and other causal ones, and T5."""
 
 import pytest
 import torch
-from folders import END, save_gpt2, save_llama, save_tokenizer
+from folders import END, save_gpt2, save_llama, save_t5, save_tokenizer
 
 from kdbench.config import register
-from kdbench.core import Hidden
-from kdbench.models import answer_batch
+from kdbench.core import Batch, Hidden, Tokens
+from kdbench.models import answer_batch, load_weights
 from kdbench.plan import plan, recipe_hash
 from kdbench.results import records
 from kdbench.run import run
 from kdbench.strict import compose_checked
 from kdbench.text.causal import causal_lm
 from kdbench.text.lm import LanguageData
+from kdbench.text.t5 import t5
 from kdbench.text.writing import prompts_of, write
 
 transformers = pytest.importorskip("transformers", reason="the extra `text` is not installed")
@@ -168,3 +169,30 @@ def test_a_small_student_learns_in_the_words_of_a_pretrained_teacher(gpt2, tmp_p
     found = {record["names"].get("student"): record for _, record in records(tmp_path)}
     assert found["lm_tiny"]["state"] == "done"
     assert "agreement" in found["lm_tiny"]["results"]["last"]
+
+
+# ---- T5
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_t5_of_a_folder_answers_writes_and_is_kept_as_it_is(tied, tmp_path):
+    folder = save_t5(tmp_path / "t5", tied)
+    few = ["schedule.epochs=1", "dataset.epoch_steps=2", "schedule.batch_size=4", "schedule.lr=1e-12"]
+    few += ["trainer=cpu", "threads=1", "progress=false", "dataset.max_answer=4", "dataset.quality_samples=2"]
+    few += ["dataset=svamp", "teacher=none", "loss=dss", f"output={tmp_path / 'runs'}"]
+    run(planned(*few, "student=t5_small", f"student.options.pretrained={folder}", "dataset.max_target=12"))
+    ((made, record),) = list(records(tmp_path / "runs"))
+    assert record["state"] == "done"
+    own = t5("t5_small", options={"pretrained": str(folder)})
+    load_weights(own, made / "student.safetensors")
+    whole = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
+    own.eval()
+    torch.testing.assert_close(own.network.lm_head.weight, whole.lm_head.weight)
+    ids = torch.tensor([[5, 6, 7, 1], [8, 9, 1, 0]])
+    tokens = Tokens(ids, ids != 0, torch.tensor([[4, 5, 1], [6, 1, -100]]))
+    batch = Batch(ids, tokens.labels[tokens.valid], torch.zeros(5), texts={"predict": tokens})
+    with torch.no_grad():
+        expected = whole(input_ids=ids, attention_mask=ids != 0, labels=tokens.labels).logits
+        torch.testing.assert_close(answer_batch(own, batch).logits, expected[tokens.valid])
+    written = whole.generate(input_ids=ids, attention_mask=ids != 0, max_new_tokens=6, do_sample=False)[:, 1:]
+    assert own.generate(tokens, 6).ids.tolist() == written.tolist()
