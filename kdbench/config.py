@@ -155,6 +155,19 @@ def experiment_files() -> list[Path]:
     return [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
 
 
+def companions(dataset: str) -> dict[str, str]:
+    """What goes with a data set where nothing else is said, by group (conf/companions.yaml)."""
+    return dict(load_yaml(CONF_DIR / "companions.yaml").get(dataset, {}))
+
+
+def option_of(group: str, name: str) -> dict[str, Any]:
+    """What the file of an option says, with the files of its group that it begins from."""
+    own = load_yaml(CONF_DIR / group / f"{name}.yaml")
+    names = [name for name in own.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
+    parts = [*(option_of(group, name) for name in names), own]
+    return {key: value for part in parts for key, value in part.items()}
+
+
 def load_yaml(file: Path) -> dict[str, Any]:
     """The keys and values of a YAML file; ValueError naming the file where it holds something else."""
     try:

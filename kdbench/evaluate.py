@@ -16,7 +16,7 @@ from kdbench.config import build, register
 from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
 from kdbench.metrics import class_spread, evaluate, in_groups
-from kdbench.models import pretrained
+from kdbench.models import pretrained, weights_hash
 from kdbench.onnx import OnnxNetwork
 from kdbench.provenance import provenance
 from kdbench.results import file_hash
@@ -25,6 +25,8 @@ from kdbench.strict import compose_checked
 from kdbench.student.stored import Headed, load_student
 from kdbench.teacher.names import network_of
 from kdbench.teacher.store import check_free, put
+from kdbench.text.causal_data import CausalData
+from kdbench.text.data import TextData
 
 HUB = "hub"
 """For a checkpoint: the weights that timm has for a network of its own."""
@@ -67,11 +69,13 @@ def main(arguments: list[str]) -> int:
         "precision": cfg.precision,
         task.metric: scores[task.metric],
         **{key: scores[key] for key in ("top5", "nll", "ece", *data.groups) if key in scores},
+        **(scores if isinstance(data, TextData) else {}),
     }
     if cfg.store:
-        assert isinstance(data, ImageData)
-        spread = class_spread(model, data, "train", bf16=cfg.precision != "fp32")
-        result["stored"] = str(_store(cfg, model, data, {**about, **result, "cmi": spread["cmi"]}))
+        seen = {}
+        if isinstance(data, ImageData):
+            seen = {"cmi": class_spread(model, data, "train", bf16=cfg.precision != "fp32")["cmi"]}
+        result["stored"] = str(_store(cfg, model, data, {**about, **result, **seen}))
     top5 = f", top-5 {scores['top5']:.2f} %" if "top5" in scores else ""
     ece = f", ECE {scores['ece']:.2f} %" if "ece" in scores else ""
     if cfg.json:
@@ -91,9 +95,12 @@ def _load(cfg: DictConfig, data: TaskData) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a checkpoint, or in an ONNX file, and what the file says of it."""
     if cfg.checkpoint.endswith(".onnx"):
         return OnnxNetwork(Path(cfg.checkpoint)), {}
+    if isinstance(data, CausalData):
+        network: nn.Module = data.network(cfg.model.name, cfg.model.get("options"))
+        return (network, {}) if cfg.checkpoint == HUB else load_student(network, Path(cfg.checkpoint), data)
     if cfg.checkpoint == HUB:
         return pretrained(cfg.model.name, data.num_classes), {}
-    network: nn.Module = build(cfg.model, num_classes=data.num_classes)
+    network = build(cfg.model, num_classes=data.num_classes)
     return load_student(network, Path(cfg.checkpoint), data)
 
 
@@ -107,26 +114,28 @@ def _check_store(cfg: DictConfig, model: nn.Module, data: TaskData) -> None:
         raise ValueError(
             f"store={cfg.store} wants split=test: the card of a teacher has its accuracy on test"
         )
-    if not isinstance(data, ImageData):
+    if not isinstance(data, ImageData | CausalData):
         raise ValueError(
-            f"store={cfg.store}: only networks that classify images are measured for the store yet"
+            f"store={cfg.store}: networks that classify images and causal language models are teachers"
         )
     if isinstance(model, Headed | OnnxNetwork):
         raise ValueError(
             f"{cfg.checkpoint} is an ONNX file or answers with a head of its loss: it cannot be a teacher"
         )
-    check_free(data.label_space, cfg.store, _hashes(cfg))
+    check_free(data.label_space, cfg.store, _hashes(cfg, model))
 
 
-def _store(cfg: DictConfig, model: nn.Module, data: ImageData, about: Mapping[str, Any]) -> Path:
+def _store(cfg: DictConfig, model: nn.Module, data: TaskData, about: Mapping[str, Any]) -> Path:
     """Put the network into the teacher store, with a card that says where it came from and what it scored here."""
-    kept = ("epoch", "top1", "top5", "nll", "cmi")
-    card = {key: about[key] for key in kept if key in about}
-    card |= {"model": cfg.model.name, "num_classes": data.num_classes, "label_space": data.label_space}
-    card |= {"classes": list(data.classes), "teacher": cfg.store, "hashes": _hashes(cfg), **provenance()}
+    kept = ("epoch", data.task.metric, "top5", "nll", "cmi")
+    card = {**data.about, **{key: about[key] for key in kept if key in about}, "model": cfg.model.name}
+    card |= {"teacher": cfg.store, "hashes": _hashes(cfg, model), **provenance()}
+    card |= {"settings": settings} if (settings := getattr(model, "settings", "")) else {}
     card["imported"] = Path(cfg.checkpoint).name
     return put(model, data.label_space, cfg.store, card)
 
 
-def _hashes(cfg: DictConfig) -> dict[str, str]:
-    return {"file": HUB if cfg.checkpoint == HUB else file_hash(Path(cfg.checkpoint))}
+def _hashes(cfg: DictConfig, model: nn.Module) -> dict[str, str]:
+    if cfg.checkpoint != HUB:
+        return {"file": file_hash(Path(cfg.checkpoint))}
+    return {"file": weights_hash(model) if getattr(model, "settings", "") else HUB}

@@ -85,6 +85,7 @@ def _module(planned: Plan, working: Mapping[Student, Member], teacher: LiveTeach
         "save_every": cfg.save_every,
         "on_failure": fail,
         "graph": CudaGraph if cfg.cuda_graph else None,
+        "score_finally": not planned.is_stage,
     }
     if planned.trains_teacher:
         return TeacherModule(students[0], planned.data, cfg.seed, **settings)

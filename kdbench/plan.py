@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +17,15 @@ from kdbench.checks import (
     check_trainer,
     why_not_stored,
 )
-from kdbench.config import CONF_DIR, build, load_yaml
+from kdbench.config import CONF_DIR, build, companions, option_of
 from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
 from kdbench.devices import world_of
 from kdbench.loss import Loss
-from kdbench.results import digest, recipe_of
+from kdbench.recipe import recipe_of
+from kdbench.results import digest
 from kdbench.schedule import Schedule
-from kdbench.teacher.names import TIMM, known_as, network_of, trained_by
+from kdbench.teacher.names import TIMM, known_as, network_chosen, network_of, trained_by
 from kdbench.teacher.store import shipped, stored
 
 
@@ -79,7 +81,7 @@ class Plan:
             words = self.teacher_overrides(teacher)[: -len(trained_by(teacher, "store"))]
             model = f"model=timm model.name={teacher} checkpoint=hub store={teacher} ..."
             return " ".join(["kdbench evaluate", *words, model])
-        return " ".join(["kdbench train-teacher", *self.teacher_overrides(teacher)])
+        return f"kdbench train-teacher {shlex.join(self.teacher_overrides(teacher))}"
 
     def teacher_overrides(self, teacher: str) -> list[str]:
         """The overrides with which `kdbench train-teacher` trains a teacher for this run, on all classes, or with the
@@ -87,15 +89,19 @@ class Plan:
         if not isinstance(self.data, ImageData):
             given = self.config["dataset"]
             name = self.names["dataset"] or self.data.label_space
-            usual = load_yaml(CONF_DIR / "dataset" / f"{name}.yaml")
-            said = [
-                f"dataset.{key}={given[key]}"
-                for key in _WHICH_TEXTS
-                if given.get(key) not in (None, usual.get(key))
-            ]
+            if not (CONF_DIR / "dataset" / f"{name}.yaml").is_file():
+                name = "instructions"
+            usual = option_of("dataset", name)
+            said = {
+                key: given.get(key) for key in _WHICH_TEXTS if given.get(key) not in (None, usual.get(key))
+            }
             source = (self.config["teacher"].get("options") or {}).get("pretrained")
+            if source:  # whose tokenizer it brings
+                said.pop("tokenizer", None)
             own = [f"teacher.options.pretrained={source}"] if source else []
-            return [f"dataset={name}", *said, f"teacher={teacher}", *own]
+            own += [f"schedule={schedule}"] if (schedule := companions(name).get("teacher_schedule")) else []
+            words = [f"dataset.{key}={value}" for key, value in said.items()]
+            return [f"dataset={name}", *words, *network_chosen("teacher", network_of(teacher)), *own]
         words = []
         if (CONF_DIR / "dataset" / f"{self.data.label_space}.yaml").is_file():
             words.append(f"dataset={self.data.label_space}")
@@ -113,9 +119,7 @@ class Plan:
         plain = network_of(teacher)
         at_hand = not stored(self.data.label_space, plain).is_file()
         init = "shipped" if at_hand and shipped(self.data.label_space, plain).is_file() else "store"
-        schedule = (
-            load_yaml(CONF_DIR / "companions.yaml").get(self.data.label_space, {}).get("schedule", "cifar240")
-        )
+        schedule = companions(self.data.label_space).get("schedule", "cifar240")
         return [*words, *trained_by(teacher, init, schedule)]
 
     @property
@@ -140,6 +144,9 @@ _WHICH_TEXTS = (
     "validation",
     "validation_seed",
     "prompt",
+    "max_prompt",
+    "max_response",
+    "draws",
 )
 """Of a text data set: what the tokenizer, and so the teacher, depends on."""
 
@@ -161,6 +168,8 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     data.diagnostics = cfg.diagnostics
     loss: Loss = build(cfg.loss if "loss" in cfg else cfg.teacher_loss)
     names = {group: choices.get(group, "") for group in ("dataset", "loss")}
+    if data.task.name == "instructions":
+        names["dataset"] = data.name  # of whichever files
     names["teacher"] = _teacher_name(cfg, loss)
     names |= {"student": cfg.student.name} if "student" in cfg else {}
     planned = Plan(cfg, names, data, loss, schedule)

@@ -14,7 +14,6 @@ from typing import IO, Any
 import torch
 
 from kdbench.core import RunError
-from kdbench.devices import of_recipe
 from kdbench.files import write_atomically
 from kdbench.ranks import on_rank_0
 
@@ -207,92 +206,3 @@ def records(
             yield path.parent, read_record(path)
         except ValueError as error:
             left_out(error)
-
-
-def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a resolved configuration changes weights: not names, paths, logging or hardware."""
-    parts = ("dataset", "teacher", "student", "loss", "teacher_loss", "schedule", "seed", "precision")
-    recipe = {
-        key: dict(value) if isinstance(value, Mapping) else value
-        for key in parts
-        if (value := config.get(key)) is not None
-    }
-    for section, key in (
-        ("dataset", "path"),
-        ("dataset", "eval_batch_size"),
-        ("dataset", "readers"),
-        ("dataset", "tokenizer"),  # in the hash of the data, by what it does
-        ("dataset", "quality_samples"),
-        ("teacher", "checkpoint"),
-        ("teacher", "checkpoints"),
-        ("teacher", "variant"),  # a name; its weights have a hash of their own, as those of `init`
-        ("teacher", "init"),
-        ("teacher", "cache"),
-        ("loss", "pair"),
-        ("teacher_loss", "pair"),
-    ):
-        recipe.get(section, {}).pop(key, None)
-    if recipe.get("teacher", {}).get("top_k", 0) is None:
-        recipe["teacher"].pop("top_k")  # as before there was such a key
-    for side in ("student", "teacher"):
-        if "pretrained" in (options := (recipe.get(side) or {}).get("options") or {}):
-            recipe[side]["options"] = {**options, "pretrained": True}  # its weights have a hash of their own
-    for section in ("loss", "teacher_loss"):
-        if section in recipe:
-            recipe[section] = _without_later_keys(recipe[section])
-    if "schedule" in recipe:
-        recipe["schedule"] = _without_idle_algorithm(recipe["schedule"])
-    if "dataset" in recipe:
-        recipe["dataset"] = _without_idle_protocol(recipe["dataset"])
-    if "loss" in recipe and not any(recipe["loss"].get(key) for key in ("objectives", "stage", "policy")):
-        recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
-    recipe["epochs_run"] = config["trainer"]["max_epochs"]
-    return recipe | of_recipe(config["trainer"])
-
-
-_LATER_KEYS: dict[str, Any] = {
-    "standardise": [],
-    "stage": None,
-    "input": None,
-    "policy": None,
-    "negatives_from": "trained",
-    "transform": "power",
-    "weighting": "power_sum",
-}
-"""Keys of a loss that came after the first runs, with the value at which a run is what it was before them."""
-
-
-def _without_later_keys(node: Any) -> Any:
-    if not isinstance(node, Mapping):
-        return node
-    kept = {key: value for key, value in node.items() if key not in _LATER_KEYS or value != _LATER_KEYS[key]}
-    return {key: _without_later_keys(value) for key, value in kept.items()}
-
-
-def _without_idle_algorithm(schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """What one algorithm alone looks at says nothing of another; SGD is not named, as in the first runs it was not."""
-    idle = ("momentum", "nesterov") if schedule.get("algorithm") == "adamw" else ("algorithm", "betas")
-    return {key: value for key, value in schedule.items() if key not in idle}
-
-
-_SWITCHED_OFF: dict[str, tuple[Any, str]] = {
-    "imbalance": (1, "imbalance_seed"),
-    "label_noise": (0, "label_noise_seed"),
-    "omit_classes": ([], "omit"),
-}
-"""Options of a data set's protocol: the value that switches each off, and the key that means nothing then."""
-
-
-def _without_idle_protocol(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What draws nothing and leaves nothing out is as if it were not there, as in the first runs it was not."""
-    kept = dict(dataset)
-    for key, (off, with_it) in _SWITCHED_OFF.items():
-        if kept.get(key, off) == off:
-            kept.pop(key, None)
-            kept.pop(with_it, None)
-    if "omit_classes" in kept:
-        kept["omit_classes"] = sorted(kept["omit_classes"], key=str)
-    subset = dict(kept.pop("subset", {}))
-    if subset.get("mode") == "first":
-        subset.pop("seed", None)
-    return {**kept, "subset": subset} if subset.get("fraction", 1) < 1 else kept

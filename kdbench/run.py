@@ -227,6 +227,8 @@ def _student(member: Member, teacher: LiveTeacher | None) -> Student:
         by = f"of {planned.names['teacher']}" if planned.needs_teacher else "on the labels"
         about |= {"taught": f"{planned.names['loss'] or 'a loss'} {by}", "seed": planned.cfg.seed}
     model = network(planned, init_file(planned))
+    if settings := getattr(model, "settings", ""):
+        about["settings"] = settings
     student = Student(model, planned.loss, planned.schedule, folder, about, data.task)
     student.stored = member.stored
     student.bind(teacher, data.probe_batch(), data.facts, planned.cfg.seed)

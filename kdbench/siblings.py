@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kdbench.results import digest, recipe_of
+from kdbench.recipe import recipe_of
+from kdbench.results import digest
 
 Record = Mapping[str, Any]
 

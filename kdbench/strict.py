@@ -22,7 +22,15 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.config import CONF_DIR, SCHEMAS, SUPPLIED, allowed_targets, experiment_files, load_yaml
+from kdbench.config import (
+    CONF_DIR,
+    SCHEMAS,
+    SUPPLIED,
+    allowed_targets,
+    companions,
+    experiment_files,
+    load_yaml,
+)
 
 
 def compose_checked(root: str, overrides: Sequence[str]) -> DictConfig:
@@ -117,8 +125,11 @@ _ACCOMPANIED = {
 def _companions(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
     """What the data sets on the command line choose beside them; only what all of a sweep agree on."""
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    known = load_yaml(CONF_DIR / "companions.yaml")
-    sets = [known.get(name, {}) for name in given.get("dataset", "").split(",")]
+    sets = [companions(name) for name in given.get("dataset", "").split(",")]
+    if "student" not in groups:
+        sets = [
+            one | {"schedule": one["teacher_schedule"]} if "teacher_schedule" in one else one for one in sets
+        ]
     common = [item for item in sets[0].items() if all(item in other.items() for other in sets)]
     return [f"{group}={option}" for group, option in common if group in groups and group not in given]
 

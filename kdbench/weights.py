@@ -78,4 +78,4 @@ def network(planned: Plan, init: Path | None) -> nn.Module:
         model = planned.data.network(node["name"], node.get("options"))
     if init is not None:
         _check_classes(planned, load_weights(model, init), [init])
-    return model
+    return model.train()  # transformers gives pretrained ones in eval mode, without dropout

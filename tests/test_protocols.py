@@ -14,7 +14,8 @@ from kdbench.evaluate import main as evaluate
 from kdbench.metrics import Scores
 from kdbench.objectives import crd, ltkd
 from kdbench.plan import plan
-from kdbench.results import RunFolder, digest, recipe_of
+from kdbench.recipe import recipe_of
+from kdbench.results import RunFolder, digest
 from kdbench.run import run, run_cohort
 from kdbench.strict import compose_checked
 from kdbench.student.steps import Steps

@@ -30,7 +30,7 @@ from kdbench.ranks import (
     shares,
     world_size,
 )
-from kdbench.results import recipe_of
+from kdbench.recipe import recipe_of
 from kdbench.run import run_cohort
 from kdbench.strict import compose_checked
 from kdbench.student import Interrupted

@@ -9,7 +9,8 @@ from kdbench.config import register
 from kdbench.core import RunError
 from kdbench.files import write_atomically
 from kdbench.plan import plan, recipe_hash
-from kdbench.results import RunFolder, digest, recipe_of, records
+from kdbench.recipe import recipe_of
+from kdbench.results import RunFolder, digest, records
 from kdbench.strict import compose_checked
 
 

@@ -61,8 +61,9 @@ def load_weights(model: nn.Module, path: str | Path, own_head: bool = True) -> d
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 (hex) over names, dtypes, shapes and bytes of the state dict, whatever the memory layout."""
-    digest = hashlib.sha256()
+    """SHA-256 (hex) over names, dtypes, shapes and bytes of the state dict, whatever the memory layout; and over the
+    `settings` of a network that files describe."""
+    digest = hashlib.sha256(str(getattr(model, "settings", "")).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         flat = value.detach().cpu().contiguous().flatten()

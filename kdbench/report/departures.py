@@ -9,8 +9,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from kdbench.config import CONF_DIR, load_yaml
+from kdbench.recipe import recipe_of
 from kdbench.report.grid import load_table, overrides_of, tables
-from kdbench.results import canonical, recipe_of
+from kdbench.results import canonical
 from kdbench.siblings import Flat, flat
 from kdbench.strict import Composer
 from kdbench.teacher.names import VARIANT, trained_by

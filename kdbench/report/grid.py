@@ -255,7 +255,9 @@ def _key(planned: Plan, teacher: str) -> str:
 
 
 def _key_of(names: Mapping[str, str], recipe: str, teacher: str, config: Mapping[str, Any]) -> str:
-    return digest([f"{names['teacher']}:{names['student']}", recipe, teacher, config["dataset"].get("path")])
+    data, student = config["dataset"], config.get("student") or {}
+    places = [data.get("path"), data.get("tokenizer"), (student.get("options") or {}).get("pretrained")]
+    return digest([f"{names['teacher']}:{names['student']}", recipe, teacher, *places])
 
 
 def found(table: Table, left_out: Callable[[ValueError], None] = lambda _: None) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 from kdbench.report.beside import Teacher, beside, sources, teachers
 from kdbench.report.comparing import REFERENCE, Comparison, comparisons
 from kdbench.report.delta import Beside
+from kdbench.report.further import SCORED_ON
 from kdbench.report.grid import Table, load_table, tables
 from kdbench.report.reading import NotCounted, Record, Run, read
 from kdbench.report.series import Series, gather
@@ -38,8 +39,8 @@ class Report:
 
     @property
     def runs(self) -> list[Run]:
-        """All that is counted, in the order of the rows."""
-        return [run for series in self.series for run in series.runs]
+        """All that is counted, in the order of the rows; one that is scored on several sets once."""
+        return counted(self.series)
 
 
 def report_on(what: Sequence[str], command: str, against: str = REFERENCE) -> Report:
@@ -96,11 +97,16 @@ def _table(named: Sequence[str]) -> Table | None:
     return load_table(named[0], []) if len(named) == 1 and named[0] in tables() else None
 
 
+def counted(series: Sequence[Series]) -> list[Run]:
+    """The runs of these rows, each once."""
+    return [run for one in series for run in one.runs if SCORED_ON not in run.record]
+
+
 def _title(series: Sequence[Series]) -> str:
     data = ", ".join(dict.fromkeys(one.row.dataset for one in series))
     students = list(dict.fromkeys(one.row.pair.partition(":")[2] for one in series))
     said = ", ".join(students) if len(students) <= 3 else f"{len(students)} students"
-    return f"{said} on {data}: {sum(len(one.runs) for one in series)} runs"
+    return f"{said} on {data}: {len(counted(series))} runs"
 
 
 ORIGIN = ("machine", "CPUs", "threads", "python", "torch", "lightning", "kdbench", "commit")

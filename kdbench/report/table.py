@@ -276,10 +276,13 @@ def _without_places(record: dict[str, Any]) -> dict[str, Any]:
     for section, names in places.items():
         if isinstance(config.get(section), dict):
             config[section] = {key: value for key, value in config[section].items() if key not in names}
-    for section, key in (("dataset", "tokenizer"), ("student", "pretrained"), ("teacher", "pretrained")):
-        node = config.get(section) or {}
-        within = node if section == "dataset" else node.get("options") or {}
-        if (source := within.get(key)) and Path(source).is_absolute():
-            within = {**within, key: Path(source).name}
-            config[section] = within if section == "dataset" else {**node, "options": within}
-    return {**record, "config": config}
+    return {**record, "config": _shortened(config)}
+
+
+def _shortened(value: Any) -> Any:
+    """Absolute paths as their last parts."""
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

@@ -53,6 +53,7 @@ class StudentModule(LightningModule):
         save_every: float = 300.0,
         on_failure: Callable[[Student, Exception], None] = lambda *_: None,
         graph: Callable[[], Graph] | None = None,
+        score_finally: bool = True,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -64,7 +65,7 @@ class StudentModule(LightningModule):
         self.position = min(student.progress.position for student in students)
         """(epoch, step) of the next batch."""
         self._steps = Steps(data, teacher, seed, bf16, self.manual_backward, graph)
-        self._on_failure = on_failure
+        self._on_failure, self._scores_finally = on_failure, score_finally
         self._failed: set[Student] = set()
         self.scoring = Scoring(students, teacher, data, bf16)
         self._saved_at = time.monotonic()
@@ -148,7 +149,7 @@ class StudentModule(LightningModule):
                 scores = self.scoring.meter(student, name).compute()
                 row |= {f"{name}/{key}": value for key, value in scores.items()}
             student.progress.curve.append(row)
-            if self.is_last_epoch:
+            if self.is_last_epoch and self._scores_finally:
                 self._score_finally(student)
             student.progress.recall = list(self.scoring.meter(student, split).recall)
         if scored := [student.progress.curve[-1] for student in self._in_epoch if student.progress.curve]:
@@ -172,20 +173,25 @@ class StudentModule(LightningModule):
 
     def on_train_end(self) -> None:
         """Score the teacher while everything is still on one device: Lightning moves the networks back after."""
-        self.teacher_scores = self.scoring.of_teacher("test")
+        if self._scores_finally:
+            self.teacher_scores = self.scoring.of_teacher("test")
         self.scoring.forget()
 
     # ---- the work
 
     def _score_finally(self, student: Student) -> None:
         """The splits that are scored once: with the weights of this epoch, the last, and with the best ones."""
-        row, samples = student.progress.curve[-1], {}
+        *earlier, row = student.progress.curve
+        samples, metric = {}, f"validation/{student.task.metric}"
+        is_best = metric not in row or all(row[metric] > other[metric] for other in earlier)
         student.keep_best()
         for split in self.data.final_splits:
-            row |= {f"{split}/{key}": value for key, value in self.scoring.finally_on(student, split).items()}
+            best = last = self.scoring.finally_on(student, split)
+            row |= {f"{split}/{key}": value for key, value in last.items()}
             samples[split] = self.scoring.meter(student, split).samples
-            with student.at_its_best():
-                best = self.scoring.finally_on(student, split)
+            if not is_best:
+                with student.at_its_best():
+                    best = self.scoring.finally_on(student, split)
             student.progress.final |= {f"{split}/{key}": value for key, value in best.items()}
         student.folder.write_samples(samples)
 

@@ -295,6 +295,6 @@ def _size(module: nn.Module) -> int:
 
 def _on_test(row: Mapping[str, Any]) -> dict[str, Any]:
     """The scores on test, and under its name, `vicuna/rouge_l`, those on each further test set."""
-    not_test = ("train/", "validation/")
-    scores = {k.removeprefix("test/"): v for k, v in row.items() if "/" in k and not k.startswith(not_test)}
+    other = ("train", "validation")  # `training/cmi` is of teachers
+    scores = {k.removeprefix("test/"): v for k, v in row.items() if "/" in k and not k.startswith(other)}
     return {"epoch": row["epoch"], **scores}

@@ -73,6 +73,11 @@ def live_teacher(
         )
     model = network(name, options) if network else create_model(name, num_classes, options=options)
     about = load_weights(model, Path(checkpoint))
+    if about.get("settings", own := getattr(model, "settings", "")) != own:
+        raise ValueError(
+            f"{checkpoint} was trained as another {name}: its files had the same shapes, and other settings (heads, "
+            f"dropout, ...) than those that teacher.options says"
+        )
     model = model.to(memory_format=torch.channels_last)
     return LiveTeacher(full_name(name, variant), model, [Path(checkpoint)], about, bf16, cache, top_k)
 

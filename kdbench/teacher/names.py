@@ -35,8 +35,9 @@ def chosen_by(name: str) -> list[str]:
 
 def network_chosen(side: str, network: str) -> list[str]:
     """The overrides that choose the network of a side, `teacher` or `student`."""
-    if network.startswith(TIMM):
-        return [f"{side}=timm", f"{side}.name={network}"]
+    family, slash, _ = network.partition("/")
+    if slash:  # timm/resnet18, causal/qwen
+        return [f"{side}={family}", f"{side}.name={network}"]
     return [f"{side}={network}"]
 
 

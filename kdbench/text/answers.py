@@ -26,9 +26,8 @@ class AnswerScores(TokenScores):
     """rouge_l: the F of the longest common subsequence of stemmed words with the best of the right answers, of 100;
     exact_match, in per cent, without case, punctuation and spaces; answer_tokens: how long the answers are.
 
-    All three are means over rows and draws. The draws of a split are made from a generator of their own, draw by draw
-    and chunk by chunk, so two networks are asked with the same chance. Beside them the token scores of the right
-    answer.
+    All three are means over rows and draws. Each draw of each row has chances of its own, the same for every network.
+    Beside them the token scores of the right answer.
     """
 
     def __init__(self, data: InstructionData, split: str) -> None:
@@ -39,7 +38,7 @@ class AnswerScores(TokenScores):
 
     def _start(self) -> None:
         self._found: list[tuple[float, bool, int]] = []
-        self.samples: list[dict[str, Any]] = []
+        self._kept: list[dict[str, Any]] = []
 
     @torch.no_grad()
     def look(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
@@ -47,9 +46,11 @@ class AnswerScores(TokenScores):
         super().look(model, batch, logits, teacher)
         data, rows = self._data, torch.unique_consecutive(batch.index).tolist()
         given = prompts_of(next(iter(batch.texts.values())))
+        end, longest = data.limits
         for number in range(self._draws):
-            draw = generator(0, "answers", self._split, number, rows[0])
-            said = write([model], given, *data.limits, draw, data.temperature)
+            draws = [generator(0, "answers", self._split, number, row) for row in rows]
+            chances = [torch.rand(longest, 1, generator=draw, dtype=torch.float64) for draw in draws]
+            said = write([model], given, end, torch.stack(chances), data.temperature)
             texts = [data.decoded(ids) for ids in said]
             for row, text, ids in zip(rows, texts, said, strict=True):
                 self._judge(row, text, len(ids), number)
@@ -59,14 +60,13 @@ class AnswerScores(TokenScores):
         score = max(rouge_l(answer, text) for answer in asked.answers)
         same = any(_plain(answer) == _plain(text) for answer in asked.answers)
         self._found.append((score, same, tokens))
-        if number == 0 and len(self.samples) < SAMPLES:
+        if number == 0 and len(self._kept) < SAMPLES:
             said = {"row": row, "prompt": asked.prompt, "answer": asked.answers[0], "written": text}
-            self.samples.append({**said, "rouge_l": round(100 * score, 2)})
+            self._kept.append({**said, "rouge_l": round(100 * score, 2)})
 
     def compute(self) -> dict[str, float]:
         """The scores so far, and start again."""
         scores, same, tokens = zip(*self._found, strict=True)
-        kept, self._found = self.samples, []
         count = len(scores)
         found = {
             "rouge_l": round(100 * math.fsum(scores) / count, 4),
@@ -74,8 +74,8 @@ class AnswerScores(TokenScores):
             "answer_tokens": round(sum(tokens) / count, 2),
             **super().compute(),
         }
+        self.samples = self._kept
         self._start()
-        self.samples = kept
         return found
 
 

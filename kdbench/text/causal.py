@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kdbench.core import Batch, Hidden, Outputs
-from kdbench.text.pretrained import loaded
+from kdbench.text.pretrained import loaded, settings_of
 
 CONTEXT = 512
 """The longest sequence, in tokens, of a network without pretrained weights."""
@@ -21,6 +21,9 @@ SIZES = {"lm_tiny": (2, 64, 2), "lm_small": (4, 128, 4), "lm_medium": (6, 256, 4
 
 PRETRAINED = ("gpt2", "gpt2_medium", "gpt2_large", "gpt2_xl", "causal")
 """Those whose weights are a folder's or the hub's: GPT-2's four sizes, and whatever `options.pretrained` says."""
+
+CAUSAL = "causal/"
+"""What the name begins with that somebody gives to a network of their own: `causal/qwen`."""
 
 
 class CausalLM(nn.Module):
@@ -37,6 +40,8 @@ class CausalLM(nn.Module):
         self.transformer = body
         self.head = head
         self.words, self.context = words, context
+        self.settings = ""
+        """Of a pretrained network a hash of what its files say beside its weights."""
 
     @property
     def last_layer(self) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -83,7 +88,7 @@ def causal_lm(name: str, num_classes: int, options: Mapping[str, Any] | None = N
     pretrained = own.pop("pretrained", None)
     if own:
         raise ValueError(f"options.{next(iter(own))}: a language model has options.pretrained alone")
-    if pretrained is None and name in PRETRAINED:
+    if pretrained is None and name not in SIZES:
         raise ValueError(
             f"{name} has no sizes of its own: options.pretrained says which folder, or name on the hub"
         )
@@ -122,6 +127,7 @@ def _pretrained(name: str, words: int, source: str) -> CausalLM:
     tied = head.weight is embedding.weight and head.bias is None
     context = getattr(whole.config, "max_position_embeddings", None) or CONTEXT
     made = CausalLM(whole.base_model, None if tied else head, words, context)
+    made.settings = settings_of(whole.config)
     _check_answers(made, whole, source)
     return made
 
@@ -129,20 +135,41 @@ def _pretrained(name: str, words: int, source: str) -> CausalLM:
 @torch.no_grad()
 def _check_answers(made: CausalLM, whole: nn.Module, source: str) -> None:
     """Refuse a family that does more after its last states than its last layer, such as scaling."""
+    said = [
+        name
+        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
+        if _of(whole.config, name)
+    ]
     ids = torch.arange(min(8, made.words))[None]
     training = whole.training
     whole.eval()
     expected = whole(input_ids=ids, use_cache=False).logits[..., : made.words]
     found = nn.functional.linear(made.hidden(ids), *made.last_layer)
+    try:
+        word, memory = made.next_word(ids[:, :-1], torch.ones_like(ids[:, :-1]))
+        word, _ = made.next_word(ids[:, -1:], torch.ones_like(ids), memory)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{source} has no memory of what it has read ({error}); it cannot be used here"
+        ) from error
     whole.train(training)
-    if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
-        raise ValueError(f"{source}: its answers are not its last layer's; such networks are not known here")
+    pairs = (found, expected), (word, found[:, -1])
+    if said or not all(torch.allclose(own, other, rtol=1e-4, atol=1e-4) for own, other in pairs):
+        why = f" ({', '.join(said)})" if said else ""
+        raise ValueError(
+            f"{source}: its answers are not its last layer's{why}; such networks are not known here"
+        )
+
+
+def _of(config: Any, name: str) -> bool:
+    """Whether a configuration says that answers are scaled or capped."""
+    return getattr(config, name, None) not in (None, 1, 1.0)
 
 
 def check_causal(name: str) -> None:
     """ValueError, with what is possible, where there is no language model of that name or it cannot be built."""
     known = (*SIZES, *PRETRAINED)
-    if name not in known:
+    if name not in known and not name.startswith(CAUSAL):
         close = get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"Unknown language model: {name!r}{hint} (possible: {', '.join(known)})")

@@ -22,6 +22,7 @@ from kdbench.text.tokens import (
     token_id,
     tokenizer_hash,
     trained_tokenizer,
+    words_hash,
 )
 
 
@@ -64,8 +65,10 @@ class CausalData(TextData):
         """Find the tokenizer, or train it on these texts."""
         if self._source is not None:
             self.tokenizer, self.end = pretrained_tokenizer(self._source)
+            self.words = words_hash(self.tokenizer, self.end)
         else:
             self.tokenizer, self.end = trained_tokenizer(train, self._vocabulary), EOS
+            self.words = tokenizer_hash(self.tokenizer)
         self.num_classes = self.tokenizer.get_vocab_size()
         self.mark = token_id(self.tokenizer, self.end)
         padding = self.tokenizer.token_to_id(PAD)
@@ -81,7 +84,12 @@ class CausalData(TextData):
 
     def fingerprint_of(self, content: Any) -> str:
         """Of the texts and of what the tokenizer makes of them."""
-        return digest([content, tokenizer_hash(self.tokenizer)])
+        return digest([content, self.words])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The size of the vocabulary, and whose words they are."""
+        return {**super().about, "tokenizer": self.words}
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -99,13 +107,12 @@ class CausalData(TextData):
     def network(self, name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
         """A causal language model of this vocabulary; ValueError where it reads other tokens or too few."""
         source = (options or {}).get("pretrained")
-        if source is not None and source != self._source:
-            own = tokenizer_hash(pretrained_tokenizer(source)[0])
-            if own != tokenizer_hash(self.tokenizer):
-                raise ValueError(
-                    f"dataset.tokenizer={self._source} gives other tokens than {source}: a network reads those that it "
-                    f"was trained with, and teacher and student must read the same"
-                )
+        is_other = source is not None and source != self._source
+        if is_other and words_hash(*pretrained_tokenizer(str(source))) != self.words:
+            raise ValueError(
+                f"dataset.tokenizer={self._source} gives other tokens than {source}: a network reads those that it "
+                f"was trained with, and teacher and student must read the same"
+            )
         network = causal_lm(name, self.num_classes, options)
         self._check_context(network.context)
         return network

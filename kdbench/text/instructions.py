@@ -85,8 +85,11 @@ class InstructionData(CausalData):
         if temperature < 0:
             raise ValueError(f"dataset.temperature must not be negative, got {temperature}")
         files = dict(further or {})
-        if taken := {"train", "validation", "test", name} & files.keys():
-            raise ValueError(f"dataset.further.{min(taken)}: that is the name of a split; give another one")
+        for other in files:
+            if other in ("test", name) or other.startswith(("train", "validation")) or "/" in other:
+                raise ValueError(
+                    f"dataset.further.{other}: that is what a split is called; give another name"
+                )
         self._path, self._train, self._validation = path, train, validation
         self._tests = {"test": test, **files}
         self.draws, self.temperature = (draws if temperature else 1), temperature

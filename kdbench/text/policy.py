@@ -63,7 +63,8 @@ class Policy:
         (view, tokens), *_ = batch.texts.items()
         given = prompts_of(tokens)
         draw = generator(seed, "written", batch.epoch, batch.step)
-        said = write(networks, given, end, longest, draw, self.temperature, self.top_k)
+        chances = torch.rand(len(given), longest, len(networks), generator=draw, dtype=torch.float64)
+        said = write(networks, given, end, chances, self.temperature, self.top_k)
         return _with(batch, view, given, said, end)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from kdbench.results import digest
+
 
 def needs(package: str) -> ImportError:
     """What to say where a package of the extra `text` is missing."""
@@ -23,6 +25,21 @@ def loaded(kind: Any, source: str, other: str) -> Any:
         return kind.from_pretrained(source, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ValueError(unreachable(source, error, other)) from error
+
+
+def settings_of(config: Any) -> str:
+    """A hash of what a network's files say of it beside its weights: heads, dropout, what comes after which layer."""
+    said = config.to_diff_dict()
+    for name in (
+        "_name_or_path",
+        "transformers_version",
+        "architectures",
+        "dtype",
+        "torch_dtype",
+        "use_cache",
+    ):
+        said.pop(name, None)
+    return digest(said)
 
 
 def unreachable(source: str, error: Exception, other: str = "a student from scratch") -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Outputs, Tokens
-from kdbench.text.pretrained import loaded, needs
+from kdbench.text.pretrained import loaded, needs, settings_of
 
 NAMES = ("t5_tiny", "t5_small", "t5_base", "t5_v1_1_small", "t5_v1_1_base")
 _TIED = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -51,7 +51,9 @@ def t5(
                 f"student.options.{next(iter(own))}: a pretrained {name} has what its files say; possible: "
                 f"pretrained"
             )
-        return T5(name, loaded(T5ForConditionalGeneration, source, "student=t5_tiny"))
+        made = T5(name, loaded(T5ForConditionalGeneration, source, "student=t5_tiny"))
+        made.settings = settings_of(made.network.config)
+        return made
     if stray := [key for key in own if key not in T5Config().to_dict()]:
         raise ValueError(f"student.options.{stray[0]}: transformers' T5Config has no such key")
     # tie_word_embeddings is left alone: set to False it would leave the outputs tied and unscaled (transformers 5)
@@ -69,7 +71,7 @@ class T5(nn.Module):
 
     def __init__(self, name: str, network: Any) -> None:
         super().__init__()
-        self.name, self.network = name, network
+        self.name, self.network, self.settings = name, network, ""
         network.config.use_cache = False
         # weights that are tied are one: stored once, and found under every name again
         self.register_state_dict_post_hook(_drop_tied)  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -88,6 +89,13 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
 
 
+def words_hash(tokenizer: Tokenizer, end: str) -> str:
+    """Of the words that a pretrained tokenizer makes of a text, and of its end of one, however they are kept."""
+    said = json.loads(tokenizer.to_str())
+    kept = {name: said.get(name) for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+    return digest([kept, end, tokenizer.token_to_id(end)])
+
+
 def token_id(tokenizer: Tokenizer, token: str) -> int:
     """Of a token that every tokenizer here has; ValueError for one of another family."""
     found = tokenizer.token_to_id(token)
@@ -104,7 +112,7 @@ def encoded(tokenizer: Tokenizer, texts: Sequence[str], longest: int, end: str =
         found = tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [[*one.ids[: longest - 1], mark] for one in found]
 
-    return kept([tokenizer_hash(tokenizer), texts_hash(texts), len(texts), longest], make)
+    return kept([tokenizer_hash(tokenizer), mark, texts_hash(texts), len(texts), longest], make)
 
 
 def texts_hash(texts: Sequence[str]) -> str:

@@ -18,16 +18,16 @@ def write(
     networks: Sequence[nn.Module | None],
     given: Sequence[Sequence[int]],
     end: int,
-    longest: int,
-    draw: torch.Generator,
+    chances: Tensor,
     temperature: float = 1.0,
     top_k: int = 25,
 ) -> list[list[int]]:
-    """What follows each of B sequences of ids: at most `longest` words, of which `end` is the last one that counts.
+    """What follows each of B sequences of ids: at most T words, of which `end` is the last one that counts.
 
     networks: one, or two of which the first proposes each word and the last replaces, by a draw of its own, one that
-    is not among its `top_k` likeliest; in eval mode while they write. draw: a generator of the CPU, from which every
-    device draws the same; temperature: of the draws, 0 takes the likeliest word.
+    is not among its `top_k` likeliest; in eval mode while they write. chances: float64 [B, T, number of networks] in
+    [0, 1), where in its distribution each word lies, so that what is written to a text depends on no other;
+    temperature: of the distributions, 0 takes the likeliest word.
     """
     with _answering(networks) as writers:
         device = next(writers[0].parameters()).device
@@ -37,28 +37,31 @@ def write(
         done = torch.zeros(len(given), dtype=torch.bool, device=device)
         memories: list[Any] = [None] * len(writers)
         words: list[Tensor] = []
-        while len(words) < longest and not bool(done.all()):
+        chances = chances.to(device)
+        while len(words) < chances.shape[1] and not bool(done.all()):
             logits = []
             for place, network in enumerate(writers):
                 answer, memories[place] = network.next_word(ids, mask, memories[place])
                 logits.append(answer)
-            word = _drawn(logits[0], draw, temperature)
+            chance = chances[:, len(words)]
+            word = _drawn(logits[0], chance[:, 0], temperature)
             if len(writers) > 1:
                 top = logits[1].topk(min(top_k, logits[1].shape[-1])).indices
                 accepted = (top == word[:, None]).any(dim=1)
-                word = torch.where(accepted, word, _drawn(logits[1], draw, temperature))
+                word = torch.where(accepted, word, _drawn(logits[1], chance[:, 1], temperature))
             words.append(torch.where(done, end, word))
             done = done | (words[-1] == end)
             ids, mask = words[-1][:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
     return [_until(row, end) for row in torch.stack(words, dim=1).tolist()]
 
 
-def _drawn(logits: Tensor, draw: torch.Generator, temperature: float) -> Tensor:
-    """A word for each row [B]."""
+def _drawn(logits: Tensor, chance: Tensor, temperature: float) -> Tensor:
+    """The word of each row [B] at which its distribution comes to `chance` [B]."""
     if temperature == 0:
         return logits.argmax(dim=-1)
-    chances = (logits.double() / temperature).softmax(dim=-1).cpu()
-    return torch.multinomial(chances, 1, generator=draw)[:, 0].to(logits.device)
+    reached = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
+    word = torch.searchsorted(reached, (chance * reached[:, -1])[:, None], right=True)[:, 0]
+    return word.clamp(max=logits.shape[-1] - 1)
 
 
 @contextmanager

@@ -213,6 +213,7 @@ def test_what_is_logged_beside_the_accuracy(tmp_path):
     assert {"train/mcmi", "train/ce", "test/top1"} <= set(curve[-1])
     card = json.loads(stored("fake4", "resnet8@mcmi-0.25").with_suffix(".json").read_text())
     assert (card["cmi"], card["nll"]) == (curve[-1]["training/cmi"], curve[-1]["test/nll"])
+    assert not any("/" in name for name in record["results"]["last"])
     assert [c["teacher"] for c in cards() if c["label_space"] == "fake4" and c["teacher"] == card["teacher"]]
 
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from folders import rows, save_gpt2, save_instructions
 
+from kdbench.caching import main as cache
 from kdbench.config import register
 from kdbench.core import IGNORED
 from kdbench.data.images import DataError
-from kdbench.plan import plan
+from kdbench.evaluate import main as evaluate
+from kdbench.plan import plan, recipe_hash
 from kdbench.report.further import by_test_set
 from kdbench.report.rows import summarise
 from kdbench.report.summary import report_on
@@ -107,7 +109,7 @@ def test_refuses(folder, gpt2, wrong, named):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "line 2"),
+        ("{", "JSONDecodeError"),
         ('{"instruction": "a"}', "output"),
         ('{"output": "a"}', "prompt"),
         ('{"prompt": "", "output": "a"}', "empty"),
@@ -116,7 +118,7 @@ def test_refuses(folder, gpt2, wrong, named):
 def test_a_broken_line_is_named(tmp_path, line, said):
     file = tmp_path / "raw.jsonl"
     file.write_text('{"instruction": "a", "output": "b"}\n' + line + "\n")
-    with pytest.raises(DataError, match=f"line 2.*{said}|{said}"):
+    with pytest.raises(DataError, match=rf"line 2: .*{said}"):
         read_asked(file)
 
 
@@ -134,7 +136,8 @@ def scores_of(data, monkeypatch, answers: list[list[str]]) -> dict[str, float]:
     said = iter(answers)
     end = data.mark
 
-    def written(networks, given, mark, longest, draw, temperature):
+    def written(networks, given, mark, chances, temperature):
+        assert chances.shape == (len(given), 16, 1)
         return [[*data.tokenizer.encode(text).ids, end] for text in next(said)]
 
     monkeypatch.setattr("kdbench.text.answers.write", written)
@@ -173,6 +176,62 @@ def test_two_networks_are_asked_with_the_same_chance(folder, gpt2):
     assert len(set(found[0][1])) > 1
 
 
+def test_what_is_written_to_a_row_depends_on_no_other(folder, gpt2):
+    found = []
+    for size in (4, 3):
+        data = data_of(folder, gpt2, draws=2)
+        network = data.network("gpt2", {"pretrained": str(gpt2)})
+        meter = AnswerScores(data, "test")
+        for start in range(0, 6, size):
+            batch = data.eval_batch("test", start, min(6, start + size))
+            meter.look(network, batch, torch.zeros(len(batch.target), data.num_classes))
+        found.append((meter.compute(), [sample["written"] for sample in meter.samples]))
+    assert found[0] == found[1]
+
+
+def test_where_the_files_lie_says_nothing_of_the_recipe(words, tmp_path):
+    other = [
+        *words,
+        "dataset.train=/elsewhere/raw.jsonl",
+        "dataset.further.vicuna=/elsewhere/v.jsonl",
+        "loss=ce",
+    ]
+    assert recipe_hash(planned(*other)) == recipe_hash(planned(*words, "loss=ce"))
+    assert recipe_hash(planned(*other, "+dataset.further.more=x")) != recipe_hash(planned(*other))
+
+
+def test_a_cache_of_likeliest_words_of_such_data_is_filled(words, gpt2, capsys):
+    mine = [one for one in words if not one.startswith(("dataset=", "student"))]
+    mine += [
+        "dataset=instructions",
+        "dataset.name=mine",
+        "dataset.train=raw.jsonl",
+        "dataset.test=valid.jsonl",
+    ]
+    mine += [
+        "student=lm_tiny",
+        "teacher=gpt2",
+        f"teacher.options.pretrained={gpt2}",
+        "teacher.top_k=4",
+        "loss=fkl",
+    ]
+    assert cache(["fill", *mine]) == 2
+    assert "kdbench train-teacher dataset=instructions dataset.name=mine" in capsys.readouterr().err
+    path = next(one for one in words if one.startswith("dataset.path"))
+    given = [
+        "dataset=instructions",
+        "dataset.name=mine",
+        path,
+        "dataset.train=raw.jsonl",
+        "dataset.test=valid.jsonl",
+    ]
+    given += ["dataset.validation=8", "dataset.max_prompt=120", "dataset.max_response=16", "dataset.draws=1"]
+    given += ["model=gpt2", f"model.options.pretrained={gpt2}", "checkpoint=hub", "store=gpt2"]
+    assert evaluate(given) == 0
+    assert "ROUGE-L" in capsys.readouterr().out
+    assert cache(["fill", *mine]) == 0
+
+
 def planned(*given: str):
     overrides = spelled_out(given, "train")
     return plan(compose_checked("train", overrides), dict(one.split("=", 1) for one in overrides))
@@ -197,6 +256,7 @@ def test_a_run_is_scored_on_all_test_sets_and_chosen_on_the_held_out_rows(done):
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert {one["split"] for one in samples} == {"test", *SETS}
     assert all(one["written"] is not None and one["prompt"] for one in samples)
+    assert len({(one["split"], one["row"]) for one in samples}) == len(samples)
 
 
 def test_each_test_set_is_a_row_of_tables_and_reports(done):
@@ -209,6 +269,7 @@ def test_each_test_set_is_a_row_of_tables_and_reports(done):
     assert [one["names"]["dataset"] for one in again] == ["dolly"]
     report = report_on([str(folder.parent)], "")
     assert sorted(one.row.dataset for one in report.series) == sorted(["dolly", *SETS])
+    assert len(report.runs) == 1
 
 
 @pytest.mark.slow

@@ -1,12 +1,16 @@
 """Networks with weights and a tokenizer of their own, from a folder: GPT-2 and other causal ones, and T5."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from folders import END, save_gpt2, save_llama, save_t5, save_tokenizer
 
 from kdbench.config import register
 from kdbench.core import Batch, Hidden, Tokens
-from kdbench.models import answer_batch, load_weights
+from kdbench.evaluate import main as evaluate
+from kdbench.models import answer_batch, load_weights, weights_hash
 from kdbench.plan import plan, recipe_hash
 from kdbench.results import records
 from kdbench.run import run
@@ -61,7 +65,7 @@ def test_it_writes_what_transformers_would_write(family, request):
     network = data.network("causal", {"pretrained": str(folder)})
     whole = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     given = prompts_of(data.eval_batch("test", 0, 3).texts["text"])
-    said = write([network], given, data.mark, 12, torch.Generator(), temperature=0.0)
+    said = write([network], given, data.mark, torch.zeros(3, 12, 1), temperature=0.0)
     for prompt, words in zip(given, said, strict=True):
         asked = torch.tensor([prompt])
         settings = {
@@ -169,6 +173,89 @@ def test_a_small_student_learns_in_the_words_of_a_pretrained_teacher(gpt2, tmp_p
     found = {record["names"].get("student"): record for _, record in records(tmp_path)}
     assert found["lm_tiny"]["state"] == "done"
     assert "agreement" in found["lm_tiny"]["results"]["last"]
+
+
+@pytest.mark.parametrize("loss", ["ce", "fkl"])
+def test_dropout_is_as_the_files_say_whatever_the_loss(loss, gpt2, tmp_path, monkeypatch):
+    """transformers gives a network in eval mode; what was ever drawn in training shows."""
+    dropped = []
+    drop = torch.nn.functional.dropout
+
+    def seen(inputs, p=0.5, training=True, inplace=False):
+        dropped.append(bool(p) and training)
+        return drop(inputs, p, training, inplace)
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", seen)
+    common = words(gpt2, f"output={tmp_path}", f"loss={loss}")
+    if loss != "ce":
+        store_teacher(gpt2)
+        common = [*common, "teacher=gpt2", f"teacher.options.pretrained={gpt2}"]
+    run(planned(*common, "schedule.epochs=1"))
+    assert any(dropped)
+
+
+def store_teacher(folder, name: str = "gpt2") -> int:
+    """The network of a folder as a teacher, as it is."""
+    given = [
+        "dataset=svamp_lm",
+        "dataset.max_prompt=40",
+        "dataset.max_response=20",
+        f"model={name.partition('/')[0]}",
+    ]
+    given += [f"model.options.pretrained={folder}", "checkpoint=hub", f"store={name}", "--json"]
+    return evaluate([*given, f"model.name={name}", "dataset.eval_batch_size=64"])
+
+
+def test_a_network_that_is_tuned_already_can_teach_as_it_is(gpt2, tmp_path, capsys):
+    assert store_teacher(gpt2, "causal/mine") == 0
+    assert json.loads(capsys.readouterr().out)["token_accuracy"] >= 0
+    common = [
+        one for one in words(gpt2, f"output={tmp_path}") if not one.startswith(("student", "teacher", "loss"))
+    ]
+    common += ["teacher=causal", "teacher.name=causal/mine", "student=lm_tiny", "loss=fkl"]
+    run(planned(*common, f"teacher.options.pretrained={gpt2}"))
+    ((_, record),) = list(records(tmp_path))
+    assert record["names"]["teacher"] == "causal/mine"
+    config = json.loads((gpt2 / "config.json").read_text())
+    other = tmp_path / "other"
+    shutil.copytree(gpt2, other)
+    (other / "config.json").write_text(json.dumps({**config, "n_head": 4}))
+    with pytest.raises(ValueError, match="was trained as another causal/mine"):
+        run(planned(*common, f"teacher.options.pretrained={other}"))
+
+
+def test_what_the_files_say_beside_the_weights_makes_another_run(gpt2, tmp_path):
+    config = json.loads((gpt2 / "config.json").read_text())
+    other = tmp_path / "other"
+    shutil.copytree(gpt2, other)
+    (other / "config.json").write_text(json.dumps({**config, "n_head": 4}))
+    hashes = [weights_hash(causal_lm("gpt2", 500, {"pretrained": str(one)})) for one in (gpt2, other)]
+    assert hashes[0] != hashes[1]
+    (other / "config.json").write_text(json.dumps({**config, "transformers_version": "9"}))
+    assert weights_hash(causal_lm("gpt2", 500, {"pretrained": str(other)})) == hashes[0]
+
+
+def test_another_end_of_a_text_is_another_vocabulary(gpt2, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(gpt2, other)
+    said = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**said, "eos_token": "!"}))
+    first, second = data_of(gpt2), data_of(other)
+    assert first.fingerprint != second.fingerprint
+    assert second.eval_batch("test", 0, 1).target[-1] == second.mark != first.mark
+    with pytest.raises(ValueError, match="gives other tokens"):
+        first.network("gpt2", {"pretrained": str(other)})
+
+
+def test_a_network_without_a_memory_is_refused_before_it_is_trained(tmp_path):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    vocabulary = save_tokenizer(tmp_path)
+    MambaForCausalLM(
+        MambaConfig(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=1, state_size=4)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no memory of what it has read"):
+        causal_lm("causal", vocabulary, {"pretrained": str(tmp_path)})
 
 
 # ---- T5
