@@ -304,7 +304,9 @@ def test_killed_between_the_checkpoints_of_two_members(tmp_path, common):
     assert_as_alone(tmp_path / "cohort", tmp_path / "alone")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_all_with_checkpoints(tmp_path, common, number, code):
     sweep = [*common, "loss=ce,kd", "student=resnet8", "schedule.epochs=200", "seed=0,1"]
     process = start(*sweep, f"output={tmp_path}")

@@ -63,6 +63,7 @@ def test_a_run_from_the_wheel(installed, tmp_path):
     assert list((tmp_path / "runs").glob("cifar100_mini-resnet20-resnet8-kd-s0-*/record.json"))
 
 
+@pytest.mark.slow
 def test_a_cohort_from_the_wheel(installed, tmp_path):
     """Hydra finds the launcher although nothing but the package is there."""
     sweep = ["-m", "dataset=fake", "teacher=none", "loss=ce", "student=resnet8,resnet14", "trainer=cpu"]

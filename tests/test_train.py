@@ -193,7 +193,11 @@ def test_an_unfinished_run_is_not_touched_without_being_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "row", ['"epoch": 1, "step": 2', '"epoch": 2, "step": 5'], ids=["first", "last-step"]
+    "row",
+    [
+        pytest.param('"epoch": 1, "step": 2', id="first"),
+        pytest.param('"epoch": 2, "step": 5', id="last-step", marks=pytest.mark.slow),
+    ],
 )
 def test_sigterm_stops_cleanly_too(tmp_path, row):
     """As a cluster sends it, also where the next thing would be the evaluation."""
@@ -204,6 +208,7 @@ def test_sigterm_stops_cleanly_too(tmp_path, row):
     assert folder_of(tmp_path).record()["state"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_one_ctrl_c_ends_a_sweep(tmp_path):
     process = start(
         "-m", *ALONE, "schedule.epochs=200", "seed=0,1", f"output={tmp_path}", "hydra.launcher.jobs=1"

@@ -67,6 +67,6 @@ def test_the_options_are_the_protocols_arguments():
 def test_all_of_them_are_there():
     folder = Path(__file__).parents[2] / "conf" / "dataset"
     files = {file.stem: file.read_text() for file in folder.glob("*.yaml")}
-    of_text = ("kdbench.text.", "- rationale", "- language")
+    of_text = ("kdbench.text.", "- rationale", "- language", "- instructions")
     on_images = {name for name, content in files.items() if not any(word in content for word in of_text)}
     assert on_images == {*NAMES, "images"}

@@ -110,6 +110,7 @@ def furthest(one: dict, other: dict) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
+@pytest.mark.slow
 def test_fewer_words_are_another_run_and_all_words_the_teachers_own(tmp_path):
     """At k = V the loss is the dense one; at few it is not."""
     weights_of = {}

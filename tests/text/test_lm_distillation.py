@@ -30,6 +30,7 @@ def scores(common: list[str], losses: dict[str, list[str]], output: str, more: l
     return {member.planned.names["loss"]: member.record["results"]["last"] for member in members}
 
 
+@pytest.mark.slow
 def test_from_scratch_a_teachers_words_teach_faster_than_labels(tmp_path, common):
     """Two epochs of 45 steps, with a teacher of eight epochs."""
     output = str(tmp_path)
