@@ -222,7 +222,7 @@ def _show(console: Console, table: Table, records: list[dict[str, Any]]) -> None
     for column in shown:
         justify: Any = "left" if column.is_name else "right"
         widest = max((len(column.text(row)) for row in rows), default=0)
-        view.add_column(column.heading, justify=justify, overflow="fold", min_width=min(widest, 16))
+        view.add_column(column.heading, justify=justify, overflow="fold", min_width=min(widest, 12))
     for row in rows:
         view.add_row(*(column.text(row) for column in shown))
     console.print(_title(table, rows), highlight=False)
