@@ -104,7 +104,7 @@ def main() -> None:
     if any(codes):
         sys.exit(1)
     result = {
-        "command": f"python benchmarks/accuracy.py {' '.join(sys.argv[1:])}",
+        "command": " ".join(["python", "benchmarks/accuracy.py", *sys.argv[1:]]),
         "pair": f"{options.teacher}:{options.student}",
         "epochs": options.epochs,
         "settings": {name: compared(name, options) for name in options.settings if name != REFERENCE},

@@ -95,13 +95,14 @@ def _load(cfg: DictConfig, data: TaskData) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a checkpoint, or in an ONNX file, and what the file says of it."""
     if cfg.checkpoint.endswith(".onnx"):
         return OnnxNetwork(Path(cfg.checkpoint)), {}
-    if isinstance(data, CausalData):
-        network: nn.Module = data.network(cfg.model.name, cfg.model.get("options"))
-        return (network, {}) if cfg.checkpoint == HUB else load_student(network, Path(cfg.checkpoint), data)
-    if cfg.checkpoint == HUB:
+    if cfg.checkpoint == HUB and isinstance(data, ImageData):
         return pretrained(cfg.model.name, data.num_classes), {}
-    network = build(cfg.model, num_classes=data.num_classes)
-    return load_student(network, Path(cfg.checkpoint), data)
+    network = data.network(cfg.model.name, cfg.model.get("options"))
+    if cfg.checkpoint != HUB:
+        return load_student(network, Path(cfg.checkpoint), data)
+    if not getattr(network, "settings", ""):
+        raise ValueError(f"checkpoint=hub: {cfg.model.name} has no weights but random ones")
+    return network, {}
 
 
 def _check_store(cfg: DictConfig, model: nn.Module, data: TaskData) -> None:

@@ -119,7 +119,7 @@ class Plan:
         plain = network_of(teacher)
         at_hand = not stored(self.data.label_space, plain).is_file()
         init = "shipped" if at_hand and shipped(self.data.label_space, plain).is_file() else "store"
-        schedule = companions(self.data.label_space).get("schedule", "cifar240")
+        schedule = companions(self.data.label_space).get("schedule")
         return [*words, *trained_by(teacher, init, schedule)]
 
     @property

@@ -181,10 +181,9 @@ class StudentModule(LightningModule):
 
     def _score_finally(self, student: Student) -> None:
         """The splits that are scored once: with the weights of this epoch, the last, and with the best ones."""
-        *earlier, row = student.progress.curve
-        samples, metric = {}, f"validation/{student.task.metric}"
-        is_best = metric not in row or all(row[metric] > other[metric] for other in earlier)
+        row, samples, before = student.progress.curve[-1], {}, student.best
         student.keep_best()
+        is_best = not student.best or student.best is not before
         for split in self.data.final_splits:
             best = last = self.scoring.finally_on(student, split)
             row |= {f"{split}/{key}": value for key, value in last.items()}

@@ -41,14 +41,14 @@ def network_chosen(side: str, network: str) -> list[str]:
     return [f"{side}={network}"]
 
 
-def trained_by(name: str, init: str, schedule: str = "cifar240") -> list[str]:
+def trained_by(name: str, init: str, schedule: str | None = None) -> list[str]:
     """The overrides with which `kdbench train-teacher` makes the teacher of that name, by its data set's plain
     schedule; a variant starts from `init`."""
     network, _, variant = name.partition(VARIANT)
     words = network_chosen("teacher", network)
     kind, _, weight = variant.partition("-")
     if not variant:
-        return [*words, f"schedule={schedule}"]
+        return [*words, f"schedule={schedule or 'cifar240'}"]
     if kind == "mcmi" and _is_number(weight):
         return [
             *words,

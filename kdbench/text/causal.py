@@ -94,7 +94,7 @@ def causal_lm(name: str, num_classes: int, options: Mapping[str, Any] | None = N
         )
     if pretrained is not None and name in SIZES:
         raise ValueError(f"{name} has random weights; with those of {pretrained} it is student=causal")
-    return _small(name, num_classes) if pretrained is None else _pretrained(name, num_classes, pretrained)
+    return _small(name, num_classes) if pretrained is None else _pretrained(num_classes, pretrained)
 
 
 def _small(name: str, words: int) -> CausalLM:
@@ -117,7 +117,7 @@ def _small(name: str, words: int) -> CausalLM:
     return CausalLM(GPT2Model(config), None, words)
 
 
-def _pretrained(name: str, words: int, source: str) -> CausalLM:
+def _pretrained(words: int, source: str) -> CausalLM:
     from transformers import AutoModelForCausalLM
 
     whole = loaded(AutoModelForCausalLM, source, "student=lm_tiny")

@@ -144,6 +144,10 @@ class TextData(TaskData):
         """The first two training texts, in all views."""
         return self.eval_batch("train", 0, 2)
 
+    def decoded(self, ids: Sequence[int]) -> str:
+        """The text of these tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
     def _place(self, epoch: int, step: int) -> tuple[int, int, int]:
         """Of a step the pass (from 1) and the samples [start, stop) of its order."""
         done = (epoch - 1) * self.steps_per_epoch + step

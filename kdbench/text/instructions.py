@@ -120,31 +120,21 @@ class InstructionData(CausalData):
 
         return AnswerScores(self, split)
 
-    def decoded(self, ids: Sequence[int]) -> str:
-        """The text of these tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-
     def _side(self, rows: Sequence[Asked]) -> Side:
         longest = self._max_prompt + self.max_response
         prompts, wholes = [row.prompt for row in rows], [row.prompt + row.answers[0] for row in rows]
 
-        def given() -> list[list[int]]:
-            return [ids[: self._max_prompt] for ids in self._tokens_of(prompts)]
-
-        def responses() -> list[list[int]]:
+        def make() -> list[list[int]]:
             pairs = zip(self._tokens_of(prompts), self._tokens_of(wholes), strict=True)
-            return [
-                [*whole[len(prompt) :], self.mark][: longest - min(len(prompt), self._max_prompt)]
-                for prompt, whole in pairs
-            ]
+            rows = []
+            for prompt, whole in pairs:
+                given = prompt[: self._max_prompt]
+                rows += [given, [*whole[len(prompt) :], self.mark][: longest - len(given)]]
+            return rows
 
-        what = [tokenizer_hash(self.tokenizer), self.mark, texts_hash(prompts), texts_hash(wholes), longest]
-        parts = (
-            kept([name, self._max_prompt, *what], make)
-            for name, make in (("given", given), ("said", responses))
-        )
-        asked, said = (part.rows() for part in parts)
-        return self.side_of(asked, said)
+        what = [tokenizer_hash(self.tokenizer), self.mark, self._max_prompt, longest]
+        rows_of_both = kept([*what, texts_hash(prompts), texts_hash(wholes)], make).rows()
+        return self.side_of(rows_of_both[::2], rows_of_both[1::2])
 
     def _tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
         return [one.ids for one in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]

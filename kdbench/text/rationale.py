@@ -164,10 +164,6 @@ class RationaleData(TextData):
         """The most that is written as a rationale."""
         return self._max_target - 1
 
-    def decoded(self, ids: Sequence[int]) -> str:
-        """The text of these tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-
     def _tokenizer(self, train: Sequence[Row]) -> Tokenizer:
         if self._source is not None:
             return pretrained_tokenizer(self._source)[0]

@@ -92,8 +92,8 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
 def words_hash(tokenizer: Tokenizer, end: str) -> str:
     """Of the words that a pretrained tokenizer makes of a text, and of its end of one, however they are kept."""
     said = json.loads(tokenizer.to_str())
-    kept = {name: said.get(name) for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
-    return digest([kept, end, tokenizer.token_to_id(end)])
+    parts = {name: said.get(name) for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+    return digest([parts, end, tokenizer.token_to_id(end)])
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:

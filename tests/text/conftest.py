@@ -1,6 +1,7 @@
 """The rationales of SVAMP, which are shipped with the package."""
 
 import pytest
+from folders import save_gpt2
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +14,9 @@ def common() -> list[str]:
         "schedule.batch_size=16",
     ]
     return ["dataset=svamp_lm", *words, "trainer=cpu", "threads=1", "progress=false"]
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory):
+    """A folder with a tiny GPT-2 and its tokenizer; nobody writes into it."""
+    return save_gpt2(tmp_path_factory.mktemp("gpt2"))

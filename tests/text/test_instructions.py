@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 import torch
-from folders import rows, save_gpt2, save_instructions
+from folders import rows, save_instructions
 
 from kdbench.caching import main as cache
 from kdbench.config import register
@@ -27,11 +27,6 @@ pytest.importorskip("transformers", reason="the extra `text` is not installed")
 register()
 
 SETS = ("self_instruct", "vicuna", "super_ni", "unnatural")
-
-
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory):
-    return save_gpt2(tmp_path_factory.mktemp("gpt2"))
 
 
 @pytest.fixture(scope="module")

@@ -25,11 +25,6 @@ register()
 
 
 @pytest.fixture(scope="module")
-def gpt2(tmp_path_factory):
-    return save_gpt2(tmp_path_factory.mktemp("gpt2"))
-
-
-@pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     return save_llama(tmp_path_factory.mktemp("llama"))
 
@@ -222,6 +217,12 @@ def test_a_network_that_is_tuned_already_can_teach_as_it_is(gpt2, tmp_path, caps
     (other / "config.json").write_text(json.dumps({**config, "n_head": 4}))
     with pytest.raises(ValueError, match="was trained as another causal/mine"):
         run(planned(*common, f"teacher.options.pretrained={other}"))
+
+
+def test_random_weights_are_nobodys_teacher(capsys):
+    given = ["dataset=svamp_lm", "model=lm_tiny", "checkpoint=hub", "store=lm_tiny"]
+    assert evaluate(given) == 2
+    assert "lm_tiny has no weights but random ones" in capsys.readouterr().err
 
 
 def test_what_the_files_say_beside_the_weights_makes_another_run(gpt2, tmp_path):
