@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from kdbench.checks import why_not_stored
 from kdbench.config import register
 from kdbench.core import RunError
 from kdbench.data.module import ImageData
-from kdbench.plan import Plan, plan
+from kdbench.plan import Plan, data_of, plan
 from kdbench.strict import command_line_jobs, compose_checked
 from kdbench.teacher.cache import CARD, STORAGES, Cache, Sealed
 from kdbench.teacher.fill import Filling
@@ -26,6 +27,7 @@ from kdbench.teacher.likeliest import LikeliestCache, LikeliestFilling, check_wo
 from kdbench.teacher.store import home
 from kdbench.teacher.views import ViewFilling
 from kdbench.text.data import TextData
+from kdbench.units import duration
 from kdbench.weights import load_teacher, teacher_files
 
 
@@ -68,11 +70,8 @@ def _parser() -> argparse.ArgumentParser:
 # ---- filling
 
 
-def fillings(plans: Sequence[Plan], every_view: bool = False, storage: str = "float16") -> list[Filling]:
-    """What has to be stored to serve those of the runs that ask for logits alone, one for each teacher and data set.
-
-    Loads data and teachers. every_view: all views there are, not only those that these runs will draw.
-    """
+def served_together(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Those of the runs that ask for logits alone, by teacher and data set."""
     groups: dict[str, list[Plan]] = {}
     for planned in plans:
         if not planned.storable:
@@ -81,11 +80,15 @@ def fillings(plans: Sequence[Plan], every_view: bool = False, storage: str = "fl
         teacher = {key: value for key, value in config["teacher"].items() if key != "cache"}
         key = [config["dataset"], teacher, config["precision"] == "fp32"]
         groups.setdefault(json.dumps(key), []).append(planned)
-    return [_filling(group, every_view, storage) for group in groups.values()]
+    return list(groups.values())
 
 
-def _filling(group: Sequence[Plan], every_view: bool, storage: str) -> Filling:
-    first = group[0]
+def filling_for(group: Sequence[Plan], every_view: bool = False, storage: str = "float16") -> Filling:
+    """What has to be stored to serve runs of one teacher and data set. Loads both, the data anew: the plans may wait.
+
+    every_view: all views there are, not only those that these runs will draw.
+    """
+    first = replace(group[0], data=data_of(group[0].cfg))
     if first.cfg.threads:
         torch.set_num_threads(first.cfg.threads)
     files, data = teacher_files(first), first.data
@@ -120,8 +123,8 @@ def _fill(options: argparse.Namespace) -> int:
     if not any(planned.storable for planned in plans):
         reasons = {why_not_stored(planned) or "" for planned in plans}
         raise ValueError(f"nothing to store for these runs: {'; '.join(sorted(reasons))}")
-    for filling in fillings(plans, options.all, options.storage):
-        fill(filling, Console(), options.dry_run)
+    for group in served_together(plans):
+        fill(filling_for(group, options.all, options.storage), Console(), options.dry_run)
     return 0
 
 
@@ -138,7 +141,7 @@ def fill(filling: Filling, console: Console, dry_run: bool = False) -> None:
     done = filling.committed()
     seconds = filling.seconds() * (filling.units - done) / filling.units
     earlier = f", {done:,} of them there from before" if done else ""
-    say(f"{what}{earlier}: {filling.bytes / 1e9:.3f} GB in {filling.folder}, about {_time(seconds)}")
+    say(f"{what}{earlier}: {filling.bytes / 1e9:.3f} GB in {filling.folder}, about {duration(seconds)}")
     if dry_run:
         return
     started = time.monotonic()
@@ -146,16 +149,7 @@ def fill(filling: Filling, console: Console, dry_run: bool = False) -> None:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task(filling.unit, total=filling.units, completed=done)
         cache = filling.run(lambda units: progress.update(bar, completed=units))
-    say(f"sealed {cache.name} after {_time(time.monotonic() - started)}")
-
-
-def _time(seconds: float) -> str:
-    size, unit = next(
-        (size, unit)
-        for size, unit in ((3600, "h"), (60, "min"), (1, "s"))
-        if seconds >= 2 * size or size == 1
-    )
-    return f"{seconds / size:.{size == 3600:d}f} {unit}"
+    say(f"sealed {cache.name} after {duration(time.monotonic() - started)}")
 
 
 # ---- what there is

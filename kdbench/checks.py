@@ -69,6 +69,18 @@ def check_task(data: TaskData, loss: Loss) -> None:
         check_task(data, loss.stage.loss)
 
 
+def check_views(data: TaskData, loss: Loss) -> None:
+    """Images that are read from files as they are needed have one view of each, and none drawn by class."""
+    if not isinstance(data, ImageData) or data.counts_views:
+        return
+    for name, term in loss.terms.items():
+        if term.views or term.draws_images:
+            wanted = f"a further view ({', '.join(term.views)})" if term.views else "images drawn by class"
+            raise ValueError(f"{name} looks at {wanted}, which {data.name}, read from files, does not have")
+    if loss.stage is not None:
+        check_views(data, loss.stage.loss)
+
+
 def check_teacher(planned: Plan) -> None:
     """What a teacher's section says must have a meaning here."""
     teacher = planned.cfg.teacher

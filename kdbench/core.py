@@ -231,6 +231,9 @@ class Objective(nn.Module):
     """False for a term that can fall without end: a run is stopped as diverged where both the cross-entropy and minus
     the term, over the steps of a log line, are above ln C."""
 
+    draws_images: bool = False
+    """Its surveys draw training images by class, which data that are read from files do not have."""
+
     owns_predict: bool = False
     """`predict` replaces the student's own logits at evaluation and in the export (SimKD's head)."""
 

@@ -95,7 +95,7 @@ class ProcessLauncher(Launcher):
 
         words = ("-m", f"kdbench.{self.config.hydra.job.config_name}", *overrides, "progress=false")
         log = folder / "logs" / f"{digest(overrides)}.txt"
-        return Job(" ".join(overrides), words, log, again=("resume=true", "overwrite=false"))
+        return Job(" ".join(overrides), words, log, again=("resume=true",))
 
     def _limits(self, made: int) -> Limits:
         from kdbench.jobs import Limits

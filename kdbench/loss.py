@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,10 +16,9 @@ from kdbench.patterns import chosen_taps
 from kdbench.pieces import in_pieces, rows_at_once
 from kdbench.ranks import joined, joined_batch, rank, row_counts
 from kdbench.seeding import drawn_from
+from kdbench.terms import CROSS_ENTROPY, check_dot, check_names, check_weight
 from kdbench.text.policy import Policy
 from kdbench.topk import TopK, bucketed
-
-CROSS_ENTROPY = "ce"
 
 
 class Loss(nn.Module):
@@ -32,6 +31,7 @@ class Loss(nn.Module):
     stage: what is trained before, or None. policy: who writes the texts that are learned from; None: nobody.
     weight: what the recipe calls the weight of its one objective, as in `weights`; for the command line.
     input: which view of a row of text the cross-entropy and the scores look at; None: the task's first.
+    dot: DOT's delta, by which the momenta of the labels' and of the objectives' gradients differ; None: one momentum.
     pair: whose published values the recipe uses, `teacher:student`; for the record, not for the maths.
     """
 
@@ -46,14 +46,16 @@ class Loss(nn.Module):
         weight: float | None = None,
         input: str | None = None,
         policy: Policy | None = None,
+        dot: float | None = None,
     ) -> None:
         super().__init__()
         objectives = objectives or {}
         self.weights, self.ramps, self.pair = dict(weights), dict(ramps or {}), pair
         self.standardise, self.stage = frozenset(standardise), stage
-        self.input, self.policy = input, policy
-        _check_names(self.weights, self.ramps, self.standardise, objectives)
-        _check_weight(weight, {name: value for name, value in weights.items() if name in objectives})
+        self.input, self.policy, self.dot = input, policy, dot
+        check_names(self.weights, self.ramps, self.standardise, objectives)
+        check_dot(dot, self.weights)
+        check_weight(weight, {name: value for name, value in weights.items() if name in objectives})
         self.objectives = nn.ModuleDict(objectives)
         owners = [name for name, objective in objectives.items() if objective.owns_predict]
         if len(owners) > 1:
@@ -146,6 +148,16 @@ class Loss(nn.Module):
             return in_pieces(evaluate, student, answer, batch, rows, tuple(self.parameters()))
         return evaluate(_whole(student), answer if isinstance(answer, TopK) else _whole(answer), batch)
 
+    def apart(
+        self, student: Outputs, teacher: Outputs | TopK | None, batch: Batch
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """As `forward`, with the total in two: what the labels say, and what the objectives say; never in pieces."""
+        counts = list(batch.shares) or row_counts(len(batch.target), batch.target.device)
+        answer = student if teacher is None else teacher
+        theirs = answer if isinstance(answer, TopK) else _whole(answer)
+        terms, values = self._summands(_whole(student), theirs, batch, counts)
+        return terms.pop(CROSS_ENTROPY), _total(terms), values
+
     @property
     def separable(self) -> bool:
         """Whether the rows of a batch can be taken a few at a time: logits of one view, nothing remembered."""
@@ -159,20 +171,24 @@ class Loss(nn.Module):
         self, student: Outputs, teacher: Outputs | TopK, batch: Batch, counts: Sequence[int]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As `forward`, of rows that are part of a step with so many on each rank."""
+        terms, values = self._summands(student, teacher, batch, counts)
+        return _total(terms), values
+
+    def _summands(
+        self, student: Outputs, teacher: Outputs | TopK, batch: Batch, counts: Sequence[int]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the total is the sum of, by name, and every part unweighted and detached."""
         if not len(batch.target):
-            return 0.0 * student.logits.sum(), {
-                name: batch.target.new_zeros((), dtype=torch.float32) for name in self.weights
-            }
+            nothing = batch.target.new_zeros((), dtype=torch.float32)
+            return {CROSS_ENTROPY: 0.0 * student.logits.sum()}, dict.fromkeys(self.weights, nothing)
         with torch.autocast(student.logits.device.type, enabled=False):
             student = _float32(student)
             answer = teacher if isinstance(teacher, TopK) else _float32(teacher, constant=True)
             parts = self._parts(student, answer, batch, counts)
-            total = student.logits.new_zeros(())
-            for name, part in parts.items():
-                weight = self.weight(name, batch.epoch)
-                # an unweighted part is watched only: 0 * inf would not be 0
-                total = total + weight * part if weight else total
-        return total, {name: part.detach() for name, part in parts.items()}
+            weights = {name: self.weight(name, batch.epoch) for name in parts}
+            # an unweighted part is watched only: 0 * inf would not be 0
+            terms = {name: weights[name] * part for name, part in parts.items() if weights[name]}
+        return terms, {name: part.detach() for name, part in parts.items()}
 
     def _parts(
         self, student: Outputs, teacher: Outputs | TopK, batch: Batch, counts: Sequence[int]
@@ -210,8 +226,8 @@ class Loss(nn.Module):
         ]
         if stray:
             raise ValueError(
-                f"{', '.join(stray)}: cannot be told from a teacher's likeliest classes; possible are objectives with "
-                f"f_divergence (fkl, rkl, js, sfkl, srkl, tvd, wsd, alphanet), not standardised"
+                f"{', '.join(stray)}: cannot be told from a teacher's likeliest classes; possible are f-divergences, "
+                f"such as fkl, rkl and js, on logits as they are (docs/lm.md names all)"
             )
 
 
@@ -234,45 +250,8 @@ class Stage:
             raise ValueError("loss.stage.loss has a stage of its own; one is possible")
 
 
-def _check_names(
-    weights: Mapping[str, float],
-    ramps: Mapping[str, int],
-    standardise: Collection[str],
-    objectives: Mapping[str, Objective],
-) -> None:
-    possible = [CROSS_ENTROPY, *objectives]
-    for key, given in (("weights", weights), ("ramps", ramps)):
-        if stray := [name for name in given if name not in possible]:
-            raise ValueError(f"loss.{key} names {', '.join(stray)}; this loss has {', '.join(possible)}")
-    if stray := [name for name in standardise if name not in objectives]:
-        raise ValueError(
-            f"loss.standardise names {', '.join(stray)}; this loss has {', '.join(objectives) or 'no objective'}"
-        )
-    for name in standardise:
-        if "logits" not in objectives[name].needs or objectives[name].views:
-            raise ValueError(
-                f"loss.standardise names {name}, which looks at more or other than one view's logits; "
-                f"mlkd has a switch of its own (loss=mlkd_lskd)"
-            )
-    if missing := [name for name in objectives if name not in weights]:
-        raise ValueError(f"loss.weights has no weight for {', '.join(missing)}")
-    if endless := [name for name, weight in weights.items() if not math.isfinite(weight)]:
-        raise ValueError(f"loss.weights.{endless[0]} must be finite, got {weights[endless[0]]}")
-    if not any(weights.values()):
-        raise ValueError("all weights of the loss are 0: nothing would be learned")
-    if bad := [name for name, ramp in ramps.items() if ramp < 1]:
-        raise ValueError(f"loss.ramps.{bad[0]} must be at least 1 epoch, got {ramps[bad[0]]}")
-
-
-def _check_weight(weight: float | None, weights: Mapping[str, float]) -> None:
-    """Where a recipe has one number for its weight, `weights` must say the same: neither wins over the other."""
-    if weight is None or list(weights.values()) == [weight]:
-        return
-    said = " and ".join(f"loss.weights.{name}={value}" for name, value in weights.items())
-    raise ValueError(
-        f"loss.weight={weight}, but {said or 'this loss has no objective'}: only recipes such as mcmi have one "
-        f"loss.weight, which their loss.weights follow"
-    )
+def _total(terms: Mapping[str, Tensor]) -> Tensor:
+    return functools.reduce(torch.add, terms.values())
 
 
 def _whole(answer: Outputs) -> Outputs:

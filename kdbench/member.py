@@ -78,10 +78,14 @@ class Member:
         return record, done and (not planned.is_stage or (folder.path / "state.pt").is_file())
 
     def state_to_begin_with(self) -> dict[str, Any] | None:
-        """What the folder has of an unfinished run that is to be continued; else it is cleared."""
+        """What the folder has of an unfinished run that is to be continued; else it is cleared.
+
+        With both `resume` and `overwrite` an unfinished run goes on, and a finished one begins anew.
+        """
         planned, folder, cfg = self.planned, self.folder, self.planned.cfg
         exists = (folder.path / "state.pt").is_file()
-        if cfg.overwrite or not exists:
+        finished = exists and (folder.record() or {}).get("state") == "done"
+        if not exists or (cfg.overwrite and (finished or not cfg.resume)):
             folder.clear()
         elif not cfg.resume:
             raise ValueError(

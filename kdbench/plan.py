@@ -15,6 +15,7 @@ from kdbench.checks import (
     check_teacher,
     check_top_k,
     check_trainer,
+    check_views,
     why_not_stored,
 )
 from kdbench.config import CONF_DIR, build, companions, option_of
@@ -153,6 +154,13 @@ _WHICH_TEXTS = (
 _WHICH_DATA = ("path", "name", "config_name", "image_column", "label_column", "size", "classes")
 
 
+def data_of(cfg: DictConfig) -> TaskData:
+    """The data of a run; nothing is loaded before `setup`."""
+    data: TaskData = build(cfg.dataset, seed=cfg.seed, batch_size=cfg.schedule.batch_size)
+    data.diagnostics = cfg.diagnostics
+    return data
+
+
 def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     """Build what is cheap; every ValueError here is the user's to mend."""
     check_settings(cfg)
@@ -164,9 +172,10 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
             raise ValueError(f"{key} must be at least 1, got {cfg[key]}")
     schedule: Schedule = build(cfg.schedule)
     check_trainer(cfg.trainer, schedule)
-    data: TaskData = build(cfg.dataset, seed=cfg.seed, batch_size=schedule.batch_size)
-    data.diagnostics = cfg.diagnostics
+    data = data_of(cfg)
     loss: Loss = build(cfg.loss if "loss" in cfg else cfg.teacher_loss)
+    if loss.dot is not None:
+        schedule.check_dot(loss.dot)
     names = {group: choices.get(group, "") for group in ("dataset", "loss")}
     if data.task.name == "instructions":
         names["dataset"] = data.name  # of whichever files
@@ -174,6 +183,7 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     names |= {"student": cfg.student.name} if "student" in cfg else {}
     planned = Plan(cfg, names, data, loss, schedule)
     check_task(data, loss)
+    check_views(data, loss)
     if planned.ranks > 1 and data.task.name != "images":
         raise ValueError(f"the task of {data.name} is {data.task.name}: that is trained on one device yet")
     if data.task.name == "rationale" and "student" in cfg and cfg.teacher.name != "none":

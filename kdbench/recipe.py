@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdbench.devices import of_recipe
@@ -54,22 +55,51 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return recipe | of_recipe(config["trainer"])
 
 
+def places_of(config: Mapping[str, Any]) -> list[Any]:
+    """Where the files of a run lie, which is no part of its recipe."""
+    return [_at(config, place) for place in _PLACES]
+
+
+def moved(config: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the places of another."""
+    result = copy.deepcopy(dict(config))
+    for place in _PLACES:
+        *path, key = place
+        section = _at(result, path)
+        if isinstance(section, dict) and key in section:
+            section[key] = _at(now, place)
+    return result
+
+
+_PLACES = (("dataset", "path"), ("dataset", "tokenizer"), ("student", "options", "pretrained"))
+
+
+def _at(config: Mapping[str, Any], place: Sequence[str]) -> Any:
+    found: Any = config
+    for key in place:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
 _LATER_KEYS: dict[str, Any] = {
     "standardise": [],
     "stage": None,
     "input": None,
     "policy": None,
+    "dot": None,
     "negatives_from": "trained",
     "transform": "power",
     "weighting": "power_sum",
 }
-"""Keys of a loss that came after the first runs, with the value at which a run is what it was before them."""
+"""Keys of a loss and of the objectives here that came after the first runs, with the value at which a run is what it
+was before them; objectives of other packages may use the same words."""
 
 
 def _without_later_keys(node: Any) -> Any:
     if not isinstance(node, Mapping):
         return node
-    kept = {key: value for key, value in node.items() if key not in _LATER_KEYS or value != _LATER_KEYS[key]}
+    later = _LATER_KEYS if str(node.get("_target_", "")).startswith("kdbench.") else {}
+    kept = {key: value for key, value in node.items() if key not in later or value != later[key]}
     return {key: _without_later_keys(value) for key, value in kept.items()}
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -84,11 +85,12 @@ class RunFolder:
 
     @on_rank_0
     def clear(self) -> None:
-        """Forget an earlier run."""
-        for name in ("state.pt", "metrics.jsonl", "record.json", "samples.jsonl", ".wandb-id"):
-            (self.path / name).unlink(missing_ok=True)
-        for weights in self.path.glob("*.safetensors"):
-            weights.unlink()
+        """Forget an earlier run, and what was made of it: exports, analyses, logs."""
+        for there in self.path.iterdir():
+            if there.is_dir() and not there.is_symlink():
+                shutil.rmtree(there)
+            elif there.name != ".lock":
+                there.unlink()
 
     @on_rank_0
     def save_state(self, state: Mapping[str, Any]) -> None:

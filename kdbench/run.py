@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,23 +12,22 @@ from lightning.pytorch.callbacks import Callback
 
 from kdbench.cohort import cohorts, identity
 from kdbench.core import RunError
-from kdbench.data.module import ImageData
 from kdbench.fit import fit
 from kdbench.machine import emulates_bf16
 from kdbench.member import Member
+from kdbench.membership import member_of, stored_answers
 from kdbench.metrics import evaluate
-from kdbench.models import load_weights, weights_hash
-from kdbench.plan import Plan, first_stage, recipe_hash
+from kdbench.models import load_weights
+from kdbench.plan import Plan, first_stage
 from kdbench.processes import explained, together
 from kdbench.ranks import agreed, rank, world_size
-from kdbench.results import RunFolder, digest
+from kdbench.recipe import moved, places_of
 from kdbench.student import Student
-from kdbench.teacher import LiveTeacher, likeliest
-from kdbench.teacher.cache import CachedTeacher, find, place
+from kdbench.teacher import LiveTeacher
 from kdbench.teacher.likeliest import LikeliestTeacher
 from kdbench.teacher.module import store
 from kdbench.text.data import TextData
-from kdbench.weights import init_file, is_pretrained, load_teacher, network, teacher_files
+from kdbench.weights import init_file, load_teacher, network, teacher_files
 
 _THREADS = torch.get_num_threads()
 """What this process began with: a run of a sweep must not inherit what the one before it had."""
@@ -92,11 +90,11 @@ def _run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback]) -> list[Mem
     data.setup("fit")
     data.to("cpu")  # as everything is built there; a first stage leaves the images where it was trained
     teacher = load_teacher(plans[0], files)
-    stored = _stored(plans, teacher)
+    stored = stored_answers(plans, teacher)
     words = None
     if teacher is not None and teacher.top_k and isinstance(data, TextData):
         words = LikeliestTeacher(teacher, teacher.top_k, data)
-    members = [_member(planned, teacher, stored, words) for planned in plans]
+    members = [member_of(planned, teacher, stored, words) for planned in plans]
     try:
         # in one order everywhere: processes that wait for each other's first stages never wait in a circle
         for member in sorted(members, key=lambda member: member.folder.path):
@@ -120,65 +118,6 @@ def _first_stages(plans: Sequence[Plan]) -> dict[tuple[str, str], Member]:
     return {identity(member.planned): member for member in made}
 
 
-def _member(
-    planned: Plan,
-    teacher: LiveTeacher | None,
-    stored: CachedTeacher | LikeliestTeacher | None,
-    words: LikeliestTeacher | None,
-) -> Member:
-    hashes = {"recipe": recipe_hash(planned), "data": planned.data.fingerprint}
-    if teacher is not None and planned.needs_teacher:
-        hashes["teacher"] = teacher.hash
-    if (init := init_file(planned)) is not None or is_pretrained(planned):
-        hashes["init"] = weights_hash(network(planned, init))
-    _check_same(hashes)
-    folder = _folder(planned, hashes)
-    if teacher is not None and stored is not None and _is_served(planned, teacher, folder):
-        # rounded answers give other weights: another run than with the live teacher
-        hashes["answers"] = stored.storage
-        _check_same(hashes)
-        return Member(planned, _folder(planned, hashes), hashes, stored)
-    return Member(planned, folder, hashes, words if planned.needs_teacher else None)
-
-
-def _check_same(hashes: dict[str, str]) -> None:
-    """All ranks train one run: machines may have other files."""
-    wanted = agreed(lambda: hashes)
-    if other := [name for name in wanted if wanted[name] != hashes.get(name)]:
-        raise RunError(f"this rank has another {' and '.join(other)} than rank 0; the files must be the same")
-
-
-def _folder(planned: Plan, hashes: dict[str, str]) -> RunFolder:
-    return RunFolder(Path(planned.cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
-
-
-def _stored(plans: Sequence[Plan], teacher: LiveTeacher | None) -> CachedTeacher | LikeliestTeacher | None:
-    """The stored answers that can serve runs of this cohort, or None; ValueError where there must be some."""
-    first, data = plans[0], plans[0].data
-    if teacher is None or teacher.cache == "off" or not any(planned.storable for planned in plans):
-        return None
-    if isinstance(data, TextData):
-        known = likeliest.find(teacher, data, teacher.top_k or 0)
-        if known is not None:
-            return LikeliestTeacher(teacher, known.card["top_k"], data, known)
-    elif isinstance(data, ImageData):
-        cache = find(teacher, data, first.cfg.seed, first.cfg.trainer.max_epochs)
-        if cache is not None:
-            return CachedTeacher(teacher, cache, data)
-    if teacher.cache == "require" and not first.is_stage:
-        raise ValueError(
-            f"teacher.cache=require, and no sealed cache in {place(teacher, data)} has what {first.title} will ask; "
-            f"`kdbench cache fill` with the arguments of this run makes one"
-        )
-    return None
-
-
-def _is_served(planned: Plan, teacher: LiveTeacher, folder: RunFolder) -> bool:
-    """Whether stored answers take the live teacher's place; a run that began with it goes on with it."""
-    begun = agreed((folder.path / "record.json").is_file)
-    return planned.storable and (teacher.cache == "require" or not begun)
-
-
 def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str, str], Member]) -> None:
     """Lock the folder, and build the student as it is at the start or where an unfinished run stands."""
     planned, folder = member.planned, member.folder
@@ -196,13 +135,22 @@ def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str
         print(f"already finished: {folder.path} {_in_short(planned, earlier)}")
         if planned.trains_teacher and rank() == 0:
             load_weights(student.model, folder.path / "student.safetensors")
-            store(student, earlier)
-        member.record = earlier
+            store(student, earlier, planned.cfg.overwrite)
+        member.record = _where_files_are(earlier, member)
         return
     _begin(member, student)
     if member.resumed_threads:
         member.earlier = earlier
     member.student = student
+
+
+def _where_files_are(record: dict[str, Any], member: Member) -> dict[str, Any]:
+    """The record of a finished run, saying where its data are now: tables know their runs by that."""
+    config = member.planned.config
+    if places_of(record["config"]) != places_of(config):
+        record = {**record, "config": moved(record["config"], config)}
+        member.folder.write_record(record)
+    return record
 
 
 def _in_short(planned: Plan, record: dict[str, Any]) -> str:
@@ -266,7 +214,7 @@ def _train(members: Sequence[Member], teacher: LiveTeacher | None, watchers: Seq
         with explained(members[0].fail):
             scores = fit(members, teacher, watchers)
         left = [member for member in members if member.error is None]
-        if left and teacher is not None and not scores:
+        if left and teacher is not None and not scores and not left[0].planned.is_stage:
             scores = evaluate(teacher.model, left[0].planned.data, "test", teacher.bf16)
         for member in left:
             with member.by_itself():
@@ -292,6 +240,6 @@ def _finish(member: Member, teacher_scores: dict[str, float]) -> None:
     if "teacher" in record:
         record["teacher"] |= teacher_scores
     if member.planned.trains_teacher and rank() == 0:
-        print(f"stored {store(student, record)}")
+        print(f"stored {store(student, record, member.planned.cfg.overwrite)}")
     member.folder.write_record({**record, "state": "done"})
     record["state"] = "done"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from kdbench.dot import DOT
+
 PLANS = ("step", "one_cycle", "cosine", "linear", "constant")
 ALGORITHMS = ("sgd", "adamw")
 
@@ -71,13 +73,36 @@ class Schedule:
                 f"schedule.milestones={list(self.milestones)} must lie within the {self.epochs} epochs"
             )
 
+    def check_dot(self, dot: float) -> None:
+        """ValueError where these settings have no meaning with DOT's two momenta."""
+        stray = {
+            "algorithm": self.algorithm != "sgd",
+            "nesterov": self.nesterov,
+            "clip": self.clip is not None,
+        }
+        if given := [name for name, is_given in stray.items() if is_given]:
+            name = given[0]
+            raise ValueError(
+                f"loss.dot={dot} is SGD with two momenta, and schedule.{name}={getattr(self, name)} is not for it"
+            )
+        if not (dot <= self.momentum and self.momentum + dot < 1):
+            raise ValueError(
+                f"loss.dot={dot}: schedule.momentum={self.momentum} less and plus it must lie in [0, 1)"
+            )
+
     def lr_at(self, epoch: int, step: int, steps_per_epoch: int) -> float:
         """The learning rate of one optimiser step; `epoch` from 1, `step` from 0 within the epoch."""
         return self.lr * _FACTORS[self.plan](self, epoch, step, steps_per_epoch)
 
-    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """One optimiser for everything that learns in `network`, with one weight decay for all (as the sources)."""
+    def optimizer(self, network: nn.Module, dot: float | None = None) -> torch.optim.Optimizer:
+        """One optimiser for everything that learns in `network`, with one weight decay for all (as the sources).
+
+        dot: the delta of `kdbench.dot.DOT`, where that is to be used. Raises ValueError if this is not plain SGD.
+        """
         parameters = [p for p in network.parameters() if p.requires_grad]
+        if dot is not None:
+            self.check_dot(dot)
+            return DOT(parameters, self.lr, self.momentum, dot, self.weight_decay)
         if self.algorithm == "adamw":
             first, second = self.betas
             return torch.optim.AdamW(

@@ -47,6 +47,8 @@ def sibling_key(record: Record) -> str:
         own.append("teacher")
     hashes = {name: value for name, value in record["hashes"].items() if name not in own}
     known = {} if "config" in record else {"weights": (record.get("teacher") or {}).get("file_hash")}
+    if (every := record.get("config", {}).get("evaluate_every", 1)) != 1:
+        known["evaluate_every"] = every  # the best of few epochs is not the best of many
     return digest([record["names"], setting_key(record), hashes, known])
 
 

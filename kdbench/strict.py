@@ -108,6 +108,10 @@ def spelled_out(arguments: Sequence[str], root: str) -> list[str]:
     brings what conf/companions.yaml says, where nothing else is said."""
     words = _companions(arguments, _ACCOMPANIED.get(root, ()))
     for given in arguments:
+        if given.startswith("teacher=") and "run:" in given and "," in given:
+            raise ValueError(
+                f"{given}: a sweep over runs that teach is teacher=run teacher.checkpoint=FOLDER,FOLDER"
+            )
         if given.startswith(_RUN_AS_TEACHER):
             words += ["teacher=run", f"teacher.checkpoint={given.removeprefix(_RUN_AS_TEACHER)}"]
         else:

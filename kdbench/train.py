@@ -104,7 +104,11 @@ def _say_result(record: dict[str, Any], name: str) -> None:
 def main(root: str = "train") -> None:
     """Check the whole command line before any work, then hand it to Hydra."""
     outcomes: list[int] = []
-    sys.argv[1:] = spelled_out(sys.argv[1:], root)
+    try:
+        sys.argv[1:] = spelled_out(sys.argv[1:], root)
+    except ValueError as error:
+        print(f"kdbench: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
     follow_launcher()
     here = os.getpid()

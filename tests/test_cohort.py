@@ -28,11 +28,11 @@ register()
 
 TINY = ["dataset=fake", "dataset.train=96", "schedule=quick", "schedule.batch_size=16", "schedule.epochs=2"]
 TINY += ["teacher=resnet20", "trainer=cpu", "threads=1", "progress=false", "log_every=3"]
-TINY += ["schedule.lr='${by_network:0.05,{resnet14:0.02}}'"]
+TINY += ["schedule.nesterov=false", "schedule.lr='${by_network:0.05,{resnet14:0.02}}'"]
 DROPOUT = ["student=timm", "student.name=timm/test_resnet", "+student.options.drop_rate=0.5"]
 MEMBERS = {
     "ce": ["loss=ce", "student=resnet8"],
-    "wttm": ["loss=wttm", *DROPOUT],
+    "wttm": ["loss=wttm", "loss.dot=0.05", *DROPOUT],
     "crd": ["loss=crd", "student=resnet14"],
     "mlkd": ["loss=mlkd", "student=resnet8"],
 }
@@ -223,14 +223,17 @@ def test_who_may_share_batches():
     assert grouped(base, "loss=kd student=resnet8", "loss=ce student=resnet8") == [[0, 2], [1]], "one folder"
 
 
-def test_first_stages_come_first_and_are_shared(tmp_path, common):
+def test_first_stages_come_first_and_are_shared(tmp_path, common, monkeypatch):
     """ft's first stage is one for all students; ab's is one for each, and they are made side by side."""
     # a random teacher's maps are large: a small learning rate
     few = ["loss.stage.epochs=1", "schedule.epochs=1", "schedule.lr=0.001"]
     losses = [f"loss={loss}" for loss in ("ft", "ab")]
     runs = [[*common, *few, loss, f"student={name}"] for loss in losses for name in ("resnet8", "resnet14")]
+    scored = []
+    monkeypatch.setattr("kdbench.run.evaluate", lambda *_: scored.append(1))
     for overrides in runs:
         run(planned(*overrides, f"output={tmp_path / 'alone'}"))
+    assert not scored, "the teacher's scores are no part of a first stage"
     together(*([*overrides, f"output={tmp_path / 'cohort'}"] for overrides in runs))
     assert_as_alone(tmp_path / "cohort", tmp_path / "alone")
     stages = [record for _, record in _records(tmp_path / "cohort") if record["is_stage"]]
@@ -337,3 +340,18 @@ def test_each_member_has_a_run_of_its_own_at_weights_and_biases(tmp_path, common
         (curve,) = [record["results"]["curve"] for name, record in _records(tmp_path) if f"-{loss}-" in name]
         assert json.dumps(curve[-1]["train/total"]) in seen
         assert others not in seen
+
+
+def test_a_run_that_overwrites_another_goes_on_with_the_same_words(
+    tmp_path, common, alone, monkeypatch, steps
+):
+    """As its last message says; a finished one begins anew."""
+    ce = [*common, *MEMBERS["ce"], f"output={tmp_path}", "overwrite=true"]
+    together(ce)
+    killed_at(monkeypatch, 2, 3, [[*ce, "save_every=0"]])  # stands at epoch 2, step 0
+    for expected in (STEPS // 2, STEPS):
+        steps.clear()
+        together([*ce, "resume=true"])
+        assert list(steps.values()) == [expected]
+    ((name, folder),) = folders(tmp_path).items()
+    assert_equal(folders(alone)[name].load_state(), folder.load_state(), name)

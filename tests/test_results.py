@@ -9,9 +9,11 @@ from kdbench.config import register
 from kdbench.core import RunError
 from kdbench.files import write_atomically
 from kdbench.plan import plan, recipe_hash
-from kdbench.recipe import recipe_of
+from kdbench.recipe import moved, places_of, recipe_of
 from kdbench.results import RunFolder, digest, records
+from kdbench.siblings import sibling_key
 from kdbench.strict import compose_checked
+from kdbench.student.position import Progress
 
 
 def test_writing_replaces_as_a_whole(tmp_path):
@@ -176,3 +178,47 @@ def test_a_switch_that_is_set_makes_another_run():
     more = ["loss.objectives.wttm.weighting=none", "loss.standardise=[wttm]", "loss.weights.ce=0.5"]
     plans = [plan(compose_checked("train", [*common, *one]), {}) for one in ([], *([key] for key in more))]
     assert len({recipe_hash(planned) for planned in plans}) == 4
+
+
+def test_forgetting_a_run_forgets_what_was_made_of_it(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.open()
+    for name in (
+        "state.pt",
+        "student.safetensors",
+        "export/model.safetensors",
+        "wandb/offline-run-1/run.wandb",
+    ):
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / name).touch()
+    folder.clear()
+    assert [path.name for path in folder.path.iterdir()] == [".lock"]
+
+
+def test_words_of_another_packages_objective_are_its_own():
+    """What an objective here leaves out of the identity at its first value says nothing of another's."""
+    other = {**CONFIG["loss"], "objectives": {"mine": {"_target_": "mine.Mine", "transform": "power"}}}
+    without = {**CONFIG["loss"], "objectives": {"mine": {"_target_": "mine.Mine"}}}
+    assert digest(recipe_of(CONFIG | {"loss": other})) != digest(recipe_of(CONFIG | {"loss": without}))
+
+
+def test_a_configuration_can_say_where_files_are_now():
+    there = {**CONFIG, "dataset": {**CONFIG["dataset"], "path": "/b"}}
+    assert moved(CONFIG, there) == there
+    assert places_of(CONFIG) != places_of(there)
+    assert CONFIG["dataset"]["path"] == "/a"
+
+
+def test_a_single_evaluation_at_the_end_is_no_best_on_test():
+    row = {"epoch": 3, "test/nll": 1.0, "validation/nll": 2.0}
+    assert "best_on_test" not in Progress(curve=[row], final={"test/nll": 1.0}).results("nll")
+    assert "best_on_test" in Progress(curve=[row]).results("nll")
+
+
+def test_the_best_of_few_epochs_is_not_in_a_row_with_the_best_of_all():
+    record = {
+        "config": CONFIG, "names": {"dataset": "d", "teacher": "t", "student": "s"}, "hashes": {}, "seed": 0,
+    }  # fmt: skip
+    rare = {**record, "config": {**CONFIG, "evaluate_every": 10}}
+    every = {**record, "config": {**CONFIG, "evaluate_every": 1}}
+    assert sibling_key(record) == sibling_key(every) != sibling_key(rare)

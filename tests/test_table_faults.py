@@ -13,6 +13,7 @@ import pytest
 from kdbench.config import register
 from kdbench.core import RunError
 from kdbench.report.grid import Table, cells, found, load_table
+from kdbench.report.table import main
 from kdbench.report.work import Work
 from kdbench.results import SCHEMA, RunFolder
 from kdbench.teacher.store import stored
@@ -65,6 +66,13 @@ def test_the_teachers_that_are_missing_come_first_and_those_that_others_start_fr
 def test_a_checkpoint_that_is_given_and_not_there_is_a_mistake_and_trains_nothing(tmp_path, store):
     with pytest.raises(ValueError, match="nowhere"):
         cells(table(tmp_path, overrides=[*FAKE, "teacher.checkpoint=/nowhere.pth"]))
+
+
+def test_a_mistake_for_a_missing_teacher_is_said_without_a_traceback(tmp_path, store, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["demo", "pairs=resnet14:resnet8", "losses=kd", "teacher_overrides=nonsense=1"]
+    assert main(words) == 2
+    assert "kdbench: " in capsys.readouterr().err
 
 
 @pytest.mark.slow

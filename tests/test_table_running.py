@@ -1,5 +1,6 @@
 """How a table's runs are dealt out to processes, and whether the teacher's answers are stored before."""
 
+import io
 import json
 
 import pytest
@@ -7,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from kdbench.caching import served_together
 from kdbench.config import register
+from kdbench.data.images import DataError
 from kdbench.report.ahead import images_asked, store_ahead
 from kdbench.report.grid import cells, load_table
 from kdbench.report.running import batches, command
 from kdbench.report.table import main
 from kdbench.strict import command_line_jobs
-from kdbench.teacher.store import shipped
 
 register()
 
@@ -69,23 +71,51 @@ class Data:
 
 
 class Asked:
-    """A filling of the shipped resnet20 on 2,000 images."""
+    """A filling on 2,000 images."""
 
     data = Data()
-    teacher = type("teacher", (), {"sources": [shipped("cifar100", "resnet20")], "top_k": None})
+
+
+def asked(grid, *words: str) -> int:
+    (group,) = served_together([cell.planned for cell in GRID])
+    return images_asked(batches(table(*words), grid), Asked, group)
 
 
 def test_the_teacher_is_asked_once_for_each_image_of_a_process_and_not_for_those_that_ask_it_anyway():
     logits = [cell for cell in GRID if cell.loss in ("ce", "kd", "ttm")]
-    assert images_asked(batches(table("jobs=3"), logits), Asked) == 3 * 5 * 2000
-    assert images_asked(batches(table("jobs=3"), GRID), Asked) == 0  # at asks it for features
-    assert images_asked(batches(table("jobs=3", "cohort=1"), GRID), Asked) == 3 * 2 * 2 * 5 * 2000
-    assert images_asked(batches(table(), [c for c in GRID if c.loss == "ce"]), Asked) == 0
+    assert asked(logits, "jobs=3") == 3 * 5 * 2000
+    assert asked(GRID, "jobs=3") == 0  # at asks it for features
+    assert asked(GRID, "jobs=3", "cohort=1") == 3 * 2 * 2 * 5 * 2000
+    assert asked([c for c in GRID if c.loss == "ce"]) == 0
+
+
+def test_runs_on_other_data_ask_for_answers_of_their_own():
+    words = ["demo", "losses=kd", "seeds=0", "jobs=1", "cohort=1"]
+    few, many = (
+        cells(load_table("demo", [*words[1:], f"dataset.subset.fraction={part}"])) for part in (0.1, 0.5)
+    )
+    of_few, of_many = served_together([cell.planned for cell in (*few, *many)])
+    assert [one.cfg.dataset.subset.fraction for one in of_few] == [0.1] * len(few)
+    both = batches(table(*words[1:]), [*few, *many])
+    assert images_asked(both, Asked, of_many) == images_asked(
+        batches(table(*words[1:]), many), Asked, of_many
+    )
+
+
+def test_data_that_are_not_there_are_said_and_nothing_is_stored(tmp_path, monkeypatch):
+    def missing(group):
+        raise DataError("there is no such folder")
+
+    monkeypatch.setattr("kdbench.report.ahead.filling_for", missing)
+    console = Console(record=True, file=io.StringIO())
+    given = load_table("demo", ["losses=kd", "seeds=0"])
+    store_ahead(batches(given, cells(given)), 1, console)
+    assert "not stored: there is no such folder" in console.export_text()
 
 
 def test_runs_without_a_teacher_have_nothing_to_store():
     alone = load_table("first-look", ["pairs=none:resnet8", "losses=ce"])
-    console = Console(record=True, quiet=True)
+    console = Console(record=True, file=io.StringIO())
     store_ahead(batches(alone, cells(alone)), 1, console)
     assert console.export_text() == ""
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from kdbench.config import build
 from kdbench.core import Batch, Outputs
 from kdbench.data.module import ImageData
-from kdbench.loss import CROSS_ENTROPY, Loss
+from kdbench.loss import Loss
 from kdbench.models import answer, tap_names, weights_hash
 from kdbench.plan import Plan
 from kdbench.results import RunFolder
 from kdbench.schedule import Schedule
 from kdbench.student.stored import STUDENT, Headed, finished, load_student
+from kdbench.terms import CROSS_ENTROPY
 from kdbench.weights import load_teacher, teacher_files
 
 

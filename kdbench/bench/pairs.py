@@ -6,12 +6,13 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kdbench.bench.peak import conv_peak, step_gflop
+from kdbench.bench.peak import conv_peak
 from kdbench.bench.race import Limit, Race
 from kdbench.bench.sides import Reference, Setting, Setup, seal_zeros
 from kdbench.bench.watch import Stopwatch, Turn, part_ms
 from kdbench.data.augment import view_count
 from kdbench.machine import has_bf16_units
+from kdbench.models.cost import cost
 from kdbench.student import StudentModule
 
 Raw = dict[str, Any]
@@ -55,8 +56,8 @@ def measure(made: Setup, settings: Mapping[str, Setting], limit: Limit) -> Itera
 
 def work(pair: str, classes: int, batch: int) -> dict[str, float]:
     """GFLOP of a step's two sides."""
-    teacher, student = step_gflop(pair, classes, batch)
-    return {"teacher_gflop": teacher, "student_gflop": student}
+    teacher, student = (cost(name, classes) for name in pair.split(":"))
+    return {"teacher_gflop": teacher.answer * batch, "student_gflop": student.learn * batch}
 
 
 def as_data(turns: Sequence[Turn]) -> Raw:

@@ -1,15 +1,11 @@
-"""What the machine can do at most, and how much work a training step is."""
+"""What the machine can do at most."""
 
 from __future__ import annotations
 
 import time
-from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
-
-from kdbench.models import create_model
 
 _SHAPE, _REPEATS = (8, 256, 32, 32), 3
 
@@ -28,15 +24,3 @@ def conv_peak(precision: str) -> tuple[float, float]:
         cpu.append(time.process_time() - started[0])
         wall.append(time.perf_counter() - started[1])
     return work / min(cpu), work / min(wall)
-
-
-@cache
-def step_gflop(pair: str, classes: int, batch: int) -> tuple[float, float]:
-    """GFLOP of one batch of 32 x 32 images: the teacher's forward pass; the student's forward and backward."""
-    teacher, student = (create_model(name, classes) for name in pair.split(":"))
-    images = torch.zeros(batch, 3, 32, 32)
-    with torch.no_grad(), FlopCounterMode(display=False) as answering:
-        teacher.eval()(images)
-    with FlopCounterMode(display=False) as learning:
-        student(images).sum().backward()
-    return answering.get_total_flops() / 1e9, learning.get_total_flops() / 1e9

@@ -101,6 +101,7 @@ class MCMI(Objective):
             raise ValueError(f"per_class must be at least 1, got {per_class}")
         if not (math.isfinite(decay) and 0 <= decay < 1):
             raise ValueError(f"decay must lie in [0, 1), got {decay}")
+        self.draws_images = mode == "ema"
         self.mode, self.per_class, self.decay, self.train_mode = mode, per_class, decay, train_mode
         self.centroids: Tensor
         self.surveyed = 0

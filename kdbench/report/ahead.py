@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import torch
 from rich.console import Console
 
-from kdbench.caching import fill, fillings
+from kdbench.caching import fill, filling_for, served_together
 from kdbench.core import RunError
+from kdbench.plan import Plan
 from kdbench.report.running import Batch
 from kdbench.teacher.fill import BusyError, Filling
-from kdbench.weights import teacher_files
+from kdbench.units import duration
 
 WORTH = 0.8
 """Answers are stored where that takes at most this share of the images: they are rounded, and take room."""
@@ -22,17 +23,25 @@ def store_ahead(batches: Sequence[Batch], threads: int, console: Console) -> Non
     """Fill a cache for every teacher whose answers the runs of these processes would ask for clearly more often
     than there are different ones (`WORTH`), with so many threads. The comparison is printed."""
     plans = [cell.planned for batch in batches for cell in batch]
-    for filling in fillings([planned for planned in plans if planned.cfg.teacher.get("cache") == "auto"]):
+    for group in served_together(
+        [planned for planned in plans if planned.cfg.teacher.get("cache") == "auto"]
+    ):
+        try:
+            filling = filling_for(group)
+        except ValueError as error:  # each run will say it
+            console.print(f"not stored: {error}", highlight=False, soft_wrap=True)
+            continue
         if filling.found():
             continue
         torch.set_num_threads(threads)
-        live, left = images_asked(batches, filling), filling.units - filling.committed()
+        live, left = images_asked(batches, filling, group), filling.units - filling.committed()
         name, pays = filling.teacher.name, left <= WORTH * live
         asked = "images" if filling.unit == "views" else filling.unit
         per_view = filling.seconds() / filling.units
+        takes = [f"about {duration(units * per_view)}" for units in (live, left)]
         console.print(
-            f"{name} would answer {live:,} {asked} in these runs ({_minutes(live * per_view)}), storing takes {left:,} "
-            f"({_minutes(left * per_view)}): {'they are stored first' if pays else 'it answers live'}",
+            f"{name} would answer {live:,} {asked} in these runs ({takes[0]}), storing takes {left:,} ({takes[1]}): "
+            f"{'they are stored first' if pays else 'it answers live'}",
             highlight=False,
             soft_wrap=True,
         )
@@ -56,21 +65,12 @@ def _fill(filling: Filling, console: Console) -> None:
             return None
 
 
-def images_asked(batches: Sequence[Batch], filling: Filling) -> int:
+def images_asked(batches: Sequence[Batch], filling: Filling, served: Sequence[Plan]) -> int:
     """How many images the teacher would be shown in training only because nothing is stored: those of processes in
     which every loss would be served (another one asks it live, and then for all)."""
-    data, asked = filling.data, 0
+    data, asked, known = filling.data, 0, set(map(id, served))
     for batch in batches:
         plans = [cell.planned for cell in batch if cell.planned.loss.needs_teacher]
-        if (
-            plans
-            and [*teacher_files(plans[0]).values()] == [*filling.teacher.sources]
-            and plans[0].cfg.teacher.get("top_k") == filling.teacher.top_k
-            and all(p.storable for p in plans)
-        ):
+        if plans and all(id(one) in known for one in plans):
             asked += plans[0].cfg.trainer.max_epochs * data.rows(1, 0, data.steps_per_epoch)
     return asked
-
-
-def _minutes(seconds: float) -> str:
-    return f"about {seconds / 60:.1f} min"

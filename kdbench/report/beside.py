@@ -22,10 +22,16 @@ SHOWN = ("verified", "derived", "secondary")
 
 
 def sources(tables: Sequence[str]) -> list[Published]:
-    """All published values at hand, those of `tables` first."""
+    """All published values at hand: those of `tables` first, then of sources with deviations, then of those without."""
     others = sorted(file.parent.name for file in EXPERIMENTS_DIR.glob("*/published.yaml"))
-    found = [published_for(name) for name in dict.fromkeys([*tables, *others])]
-    return [published for published in found if published is not None and published.status in SHOWN]
+    read = {name: published_for(name) for name in dict.fromkeys([*tables, *others])}
+    found = {name: one for name, one in read.items() if one is not None and one.status in SHOWN}
+    last = {
+        name: name not in tables and all(value.std is None for value in found[name].values) for name in found
+    }
+    return [
+        found[name] for name in sorted(found, key=lambda name: last[name])
+    ]  # sorted keeps the order of equals
 
 
 def beside(series: Series, published: Sequence[Published]) -> Beside | None:

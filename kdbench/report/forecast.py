@@ -5,49 +5,24 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from kdbench.config import CONF_DIR
-from kdbench.models import create_model
+from kdbench.models.cost import cost
 from kdbench.plan import Plan
 from kdbench.provenance import machine
 from kdbench.report.grid import Cell, Table
 from kdbench.results import records
 from kdbench.teacher.names import TOGETHER, network_of
+from kdbench.units import duration, size
 
 BENCH = CONF_DIR.parent / "benchmarks" / "bench.json"
 
 _IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "cifar100_mini": 2_000}
 """Training images of data sets whose size is known before they are loaded."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one network on one 32 x 32 image: GFLOP of an answer and of a training step, and parameters."""
-
-    answer: float
-    learn: float
-    parameters: int
-
-
-@cache
-def cost(network: str) -> Cost:
-    """What a network costs; ValueError where there is no such image network."""
-    model = create_model(network, 100)
-    images = torch.zeros(2, 3, 32, 32)
-    with torch.no_grad(), FlopCounterMode(display=False) as answering:
-        model.eval()(images)
-    with FlopCounterMode(display=False) as learning:
-        model.train()(images).sum().backward()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(answering.get_total_flops() / 2e9, learning.get_total_flops() / 2e9, parameters)
 
 
 class Forecast:
@@ -71,7 +46,7 @@ class Forecast:
 
     def _words(self, batches: Sequence[Sequence[Plan]], seconds: Sequence[float], source: str) -> str:
         whole = max(max(seconds), sum(seconds) / min(self.table.jobs, len(seconds)))
-        return f"an estimate: {_time(whole)}{_room(batches)}; {source}, training alone"
+        return f"an estimate: {duration(whole)}{_room(batches)}; {source}, training alone"
 
     # ---- from records
 
@@ -166,22 +141,6 @@ def _room(batches: Sequence[Sequence[Plan]]) -> str:
     """On the disk: weights, momentum, and the weights to give away; nothing where networks are not known here."""
     try:
         networks = [planned.network["name"] for batch in batches for planned in batch]
-        return f", {_size(12 * sum(cost(name).parameters for name in networks))} on the disk"
+        return f", {size(12 * sum(cost(name).parameters for name in networks))} on the disk"
     except (ValueError, RuntimeError):
         return ""
-
-
-_Unit = tuple[float, str]
-
-
-def _in(amount: float, units: Sequence[_Unit], form: Callable[[float], str]) -> str:
-    size, unit = next((one for one in units if amount >= one[0]), units[-1])
-    return f"{form(amount / size)} {unit}"
-
-
-def _time(seconds: float) -> str:
-    return _in(seconds, ((86400, "days"), (3600, "h"), (60, "min"), (1, "s")), lambda x: f"{x:.1f}")
-
-
-def _size(room: float) -> str:
-    return _in(room, ((1e9, "GB"), (1e6, "MB")), lambda x: f"{x:.1f}")

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config import CONF_DIR
 from kdbench.plan import Plan, plan, recipe_hash
+from kdbench.recipe import places_of
 from kdbench.results import digest, file_hash, records
 from kdbench.strict import Composer, unknown
 from kdbench.teacher.names import chosen_by, network_chosen
@@ -255,9 +256,7 @@ def _key(planned: Plan, teacher: str) -> str:
 
 
 def _key_of(names: Mapping[str, str], recipe: str, teacher: str, config: Mapping[str, Any]) -> str:
-    data, student = config["dataset"], config.get("student") or {}
-    places = [data.get("path"), data.get("tokenizer"), (student.get("options") or {}).get("pretrained")]
-    return digest([f"{names['teacher']}:{names['student']}", recipe, teacher, *places])
+    return digest([f"{names['teacher']}:{names['student']}", recipe, teacher, *places_of(config)])
 
 
 def found(table: Table, left_out: Callable[[ValueError], None] = lambda _: None) -> dict[str, dict[str, Any]]:

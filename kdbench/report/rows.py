@@ -57,11 +57,6 @@ class Row:
         """Of the main score at the last epoch."""
         return statistics.fmean(self.scores)
 
-    @property
-    def std(self) -> float | None:
-        """The sample standard deviation (n - 1); None for a single run."""
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
-
 
 def summarise(records: Sequence[dict[str, Any]]) -> list[Row]:
     """A row for whatever has at least one finished run, in the order of the records, for each set that it is scored on;
@@ -189,6 +184,9 @@ def beside(row: Row, value: Value, published: Published) -> Beside:
     other = "" if row.config is None else departures(row.config, published.table, row.pair, row.loss)
     if (usual := variant_epochs(row.pair.partition(":")[0])) and row.teacher_epochs not in (None, usual):
         other = "; ".join(filter(None, [f"a teacher of {row.teacher_epochs} epochs, not {usual}", other]))
+    every = (row.config or {}).get("evaluate_every", 1)
+    if "best" in (value.selection or published.selection) and every != 1:
+        other = "; ".join(filter(None, [f"the best of every {every} epochs", other]))
     if row.protocol != value.protocol:
         other = "; ".join(filter(None, [f"other images ({row.protocol})", other]))
     return compare(row.scores, row.best_on_test, row.epochs, value, published, other)

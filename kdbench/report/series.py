@@ -27,9 +27,9 @@ class Series:
     setting: str = ""
     notes: list[str] = field(default_factory=list)
 
-    def scores(self, name: str, of: str = "last") -> dict[int, float]:
-        """A score of the last epoch (or of `best_on_test`) by seed, of the runs that have it."""
-        found = {run.seed: run.record["results"][of] for run in self.runs}
+    def scores(self, name: str) -> dict[int, float]:
+        """A score of the last epoch by seed, of the runs that have it."""
+        found = {run.seed: run.record["results"]["last"] for run in self.runs}
         return {seed: scores[name] for seed, scores in found.items() if name in scores}
 
     @property

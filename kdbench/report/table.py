@@ -194,10 +194,10 @@ def main(arguments: list[str]) -> int:
             raise ValueError(f"kdbench table NAME [KEY=VALUE ...] [--dry-run]; tables: {', '.join(tables())}")
         table = load_table(words[0], words[1:])
         grid = cells(table)
+        work = Work(table, grid, lambda line: console.print(line, highlight=False, soft_wrap=True))
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         return 2
-    work = Work(table, grid, lambda line: console.print(line, highlight=False, soft_wrap=True))
     if "--dry-run" in arguments:
         work.foretell()
         return 0

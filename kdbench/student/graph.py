@@ -84,6 +84,8 @@ def hindrance(loss: Loss) -> str | None:
     """Why the steps of a loss cannot be recorded, or None."""
     if loss.views:
         return f"{', '.join(loss.views)} views are drawn with the CPU's help"
+    if loss.dot is not None:
+        return f"loss.dot={loss.dot} is not recorded"
     for name, term in loss.terms.items():
         if "step" in term.needs:
             return f"{name} draws by the number of the step, which a recorded step does not learn"

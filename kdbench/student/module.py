@@ -101,7 +101,7 @@ class StudentModule(LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimiser per student."""
-        return [student.schedule.optimizer(student) for student in self.runs]
+        return [student.schedule.optimizer(student, student.loss.dot) for student in self.runs]
 
     def on_train_start(self) -> None:
         """Give the optimisers what a resumed run had."""
@@ -123,7 +123,7 @@ class StudentModule(LightningModule):
         while step < chunk.stop and not (self.stop_requested and world_size() == 1):
             self._optimise(chunk.epoch, step, parts, clock)
             step += 1
-        self._account(chunk.epoch, step, parts, clock, started)
+        self._account(chunk, step, parts, clock, started)
         self.position = chunk.epoch, step
         if step == self.data.steps_per_epoch:
             return  # the end of the epoch evaluates and saves
@@ -223,7 +223,7 @@ class StudentModule(LightningModule):
                 parts[student][step] = self._steps.take(student, optimizers[student], begun)
 
     def _account(
-        self, epoch: int, stop: int, parts: dict[Student, Parts], clock: Clock, started: float
+        self, chunk: Chunk, stop: int, parts: dict[Student, Parts], clock: Clock, started: float
     ) -> None:
         """Look at a chunk's losses (once: on a GPU this waits), and let every student move on to `stop`."""
         taken = {one: values for one, values in parts.items() if values and one not in self._failed}
@@ -231,16 +231,15 @@ class StudentModule(LightningModule):
         shared = time.perf_counter() - started - sum(clock.seconds(student) for student in parts)
         for student, steps in taken.items():
             seconds = clock.seconds(student) + shared * len(steps) / sum(map(len, taken.values()))
-            images = self.data.rows(epoch, min(steps), stop)
+            images = self.data.rows(chunk.epoch, min(steps), stop)
+            place = stop, self.data.steps_per_epoch, stop == chunk.stop
             with self._by_itself(student):
-                student.take_steps(
-                    list(steps), rows[student], seconds, images, stop, self.data.steps_per_epoch
-                )
+                student.take_steps(list(steps), rows[student], seconds, images, *place)
         for student in set(parts) - self._failed:
             student.progress.step = max(student.progress.step, stop)  # also where no batch had a row
         if not taken:
             return
-        images = self.data.rows(epoch, min(map(min, taken.values())), stop)
+        images = self.data.rows(chunk.epoch, min(map(min, taken.values())), stop)
         self.live["loss"] = statistics.fmean(statistics.fmean(rows[student]["total"]) for student in taken)
         self.live[f"{self.data.task.unit}_per_second"] = images / (time.perf_counter() - started)
 

@@ -19,7 +19,7 @@ from kdbench.teacher.live import LiveTeacher
 
 class Scoring(nn.Module):
     """A meter for every student on every split that is scored. The teacher is asked once about images, as its answers
-    never change; those to text are too many to be kept."""
+    never change; about texts once for all students that look at the same, as those answers are too many to be kept."""
 
     def __init__(
         self, students: Sequence[Student], teacher: LiveTeacher | None, data: TaskData, bf16: bool
@@ -30,7 +30,7 @@ class Scoring(nn.Module):
         places = list(itertools.product(students, (*data.eval_splits, *data.final_splits)))
         self.meters = nn.ModuleList(data.meter(split) for _, split in places)
         self._place = {key: number for number, key in enumerate(places)}
-        self._remembered: dict[tuple[str, int], Tensor] = {}
+        self._remembered: dict[tuple[object, ...], Tensor] = {}
 
     def meter(self, student: Student, split: str) -> Meter:
         """What gathers the scores of a student on a split."""
@@ -49,6 +49,8 @@ class Scoring(nn.Module):
                 answer = answer_batch(student.model, seen, student.loss.student_taps)
             logits, teacher = student.loss.predict(answer), self._teacher_logits(chunk, seen)
             self.meter(student, chunk.split).look(student.model, student.seen(batch), logits, teacher)
+        if batch.texts:
+            self.forget()
 
     @torch.no_grad()
     def finally_on(self, student: Student, split: str) -> dict[str, float]:
@@ -81,10 +83,7 @@ class Scoring(nn.Module):
         (teacher,) = self._teacher
         if teacher is None:
             return None
-        key = chunk.split, chunk.start
-        logits = self._remembered.get(key)
-        if logits is None:
-            logits = teacher(batch).logits.float()
-            if not batch.texts:
-                self._remembered[key] = logits
-        return logits
+        key = chunk.split, chunk.start, *batch.texts
+        if key not in self._remembered:
+            self._remembered[key] = teacher(batch).logits.float()
+        return self._remembered[key]

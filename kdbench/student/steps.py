@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from kdbench.core import Batch
 from kdbench.data.base import TaskData
 from kdbench.data.module import ImageData
+from kdbench.dot import DOT
 from kdbench.ranks import rank
 from kdbench.seeding import begin_draws, derive
 from kdbench.student.answers import Answer, teacher_answers
@@ -35,8 +36,9 @@ class Begun:
 class Steps:
     """The optimiser steps of a cohort, one at a time: `begin`, then `take` for every student.
 
-    backward: called with the loss. graph: what steps with a full batch are recorded with, a graph for the shared part
-    and one for each student, so that a student draws the same whoever trains alongside; None: all run as they are.
+    backward: called with a loss, perhaps with `retain_graph`. graph: what steps with a full batch are recorded with, a
+    graph for the shared part and one for each student, so that a student draws the same whoever trains alongside; None:
+    all run as they are.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class Steps:
         teacher: LiveTeacher | None,
         seed: int,
         bf16: bool,
-        backward: Callable[[Tensor], None],
+        backward: Callable[..., None],
         graph: Callable[[], Graph] | None = None,
     ) -> None:
         self.data, self.teacher, self.seed, self.bf16 = data, teacher, seed, bf16
@@ -116,9 +118,16 @@ class Steps:
         """Forward, backward and update."""
         with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.bf16):
             answer = student.answer(batch)
-        total, values = student.loss(answer, teacher, batch)
         optimizer.zero_grad(set_to_none=True)
-        self._backward(total)
+        if isinstance(optimizer, DOT):
+            labels, objectives, values = student.loss.apart(answer, teacher, batch)
+            self._backward(objectives, retain_graph=True)
+            optimizer.keep()
+            self._backward(labels)
+            total = labels + objectives
+        else:
+            total, values = student.loss(answer, teacher, batch)
+            self._backward(total)
         if student.schedule.clip is not None:
             nn.utils.clip_grad_norm_(student.parameters(), student.schedule.clip)
         optimizer.step()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kdbench.core import Batch, Facts, Outputs, Probes, RunError
 from kdbench.loggers import RunLogger
-from kdbench.loss import CROSS_ENTROPY, Loss
+from kdbench.loss import Loss
 from kdbench.models import answer_batch, classifier, save_weights, tap_names
 from kdbench.ranks import agreed, on_rank_0
 from kdbench.results import RunFolder
@@ -24,6 +24,7 @@ from kdbench.tasks import TASKS, Task
 from kdbench.teacher.cache import CachedTeacher
 from kdbench.teacher.likeliest import LikeliestTeacher
 from kdbench.teacher.live import LiveTeacher
+from kdbench.terms import CROSS_ENTROPY
 
 _PREDICTOR = "predictor."
 
@@ -150,14 +151,16 @@ class Student(nn.Module):
         images: int,
         stop: int,
         steps_per_epoch: int,
+        at_seam: bool = True,
     ) -> None:
         """Move on to the step `stop` of this epoch, given the losses by part of the steps that had rows.
 
-        Refuses what is not a number.
+        Refuses what is not a number. at_seam: whether a log line ends here; a run that is stopped elsewhere
+        is judged where it would have been.
         """
         progress = self.progress
         self._refuse_non_finite(rows, steps)
-        self._refuse_divergence(rows, steps)
+        self._refuse_divergence(rows, stop, at_seam)
         for key, values in rows.items():
             progress.sums[key] = progress.sums.get(key, 0.0) + sum(values)
         progress.seconds += seconds
@@ -199,18 +202,26 @@ class Student(nn.Module):
             where = f"epoch {self.progress.epoch}, step {step}"
             raise RunError(f"the loss is not finite at {where}: {named}; {self.folder.last_state_words()}")
 
-    def _refuse_divergence(self, rows: Mapping[str, list[float]], steps: Sequence[int]) -> None:
-        """Stop where a term that can fall without end has taken the network with it.
+    def _refuse_divergence(self, rows: Mapping[str, list[float]], stop: int, at_seam: bool) -> None:
+        """Stop at the end of a log line where a term that can fall without end has taken the network with it.
 
         The measure is ln C, the entropy of knowing nothing: no conditional mutual information is larger, and what is
         taken against centroids that stay behind comes near it only where answers have left their classes.
         """
-        limit = math.log(self.about["num_classes"])
-        for name in (name for name, term in self.loss.terms.items() if not term.bounded):
-            means = {key: statistics.fmean(rows[key]) for key in (CROSS_ENTROPY, name) if key in rows}
+        unbounded = [name for name, term in self.loss.terms.items() if not term.bounded]
+        if not unbounded:
+            return
+        line = self.progress.line
+        for key in (CROSS_ENTROPY, *unbounded):
+            line.setdefault(key, []).extend(rows.get(key, ()))
+        if not at_seam:
+            return
+        limit, self.progress.line = math.log(self.about["num_classes"]), {}
+        means = {key: statistics.fmean(values) for key, values in line.items() if values}
+        for name in unbounded:
             if -means[name] > limit:
-                said = ", ".join(f"{key} = {value:.3f}" for key, value in means.items())
-                where = f"epoch {self.progress.epoch}, steps {steps[0]} to {steps[-1]}"
+                said = ", ".join(f"{key} = {means[key]:.3f}" for key in (CROSS_ENTROPY, name) if key in means)
+                where = f"epoch {self.progress.epoch}, the {len(line[name])} steps to {stop}"
                 raise RunError(
                     f"diverged at {where}: {said} on average, and ln C = {limit:.3f}; a smaller weight of {name} or a "
                     f"smaller learning rate may help; {self.folder.last_state_words()}"
@@ -267,20 +278,8 @@ class Student(nn.Module):
         self._optimizer_state = state["optimizer"]
 
     def results(self) -> dict[str, Any]:
-        """The scores so far under the names that say how the epoch was chosen, and the last epoch's recall of each
-        class; none of a first stage that looks at the teacher alone. What is tested at the end alone has no best on
-        test."""
-        curve, metric = self.progress.curve, self.task.metric
-        if not curve:
-            return {}
-        results = {"last": _on_test(curve[-1])}
-        if all(f"test/{metric}" in row for row in curve):
-            results["best_on_test"] = _on_test(max(curve, key=lambda row: row[f"test/{metric}"]))
-        if f"validation/{metric}" in curve[-1]:
-            best = max(curve, key=lambda row: row[f"validation/{metric}"])
-            scores = _on_test({**best, **self.progress.final})
-            results["best_validation"] = {**scores, f"validation_{metric}": best[f"validation/{metric}"]}
-        return {**results, "recall": self.progress.recall, "curve": curve}
+        """The scores so far under the names that say how the epoch was chosen (`Progress.results`)."""
+        return self.progress.results(self.task.metric)
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Give a fresh optimiser the state that `restore` found."""
@@ -291,10 +290,3 @@ class Student(nn.Module):
 
 def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _on_test(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores on test, and under its name, `vicuna/rouge_l`, those on each further test set."""
-    other = ("train", "validation")  # `training/cmi` is of teachers
-    scores = {k.removeprefix("test/"): v for k, v in row.items() if "/" in k and not k.startswith(other)}
-    return {"epoch": row["epoch"], **scores}

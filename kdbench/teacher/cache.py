@@ -137,9 +137,10 @@ class CachedTeacher:
 
 
 def sealed(teacher: LiveTeacher, data: ImageData) -> Iterator[Cache]:
-    """All usable caches of this teacher's answers on this data, by name; broken ones are passed over."""
+    """All usable caches of this teacher's answers on this data, the finer storage first; without broken ones."""
     wanted = subject(teacher, data)
-    for card in sorted(place(teacher, data).glob(f"*/{CARD}")):
+    there = sorted(place(teacher, data).glob(f"*/{CARD}"))
+    for card in sorted(there, key=lambda card: card.parent.name.rpartition("-")[2], reverse=True):
         try:
             cache = Cache(card.parent)
         except ValueError:

@@ -202,9 +202,9 @@ class Filling(ABC):
             "seconds": seconds,
             **provenance(),
         }
-        for name in sums:
-            (self.folder / name).chmod(0o444)
         write_atomically(self.folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
+        for name in sums:  # after the commit: what cannot be written could not be filled further
+            (self.folder / name).chmod(0o444)
         (self.folder / _NOTE).unlink(missing_ok=True)
 
 

@@ -35,8 +35,9 @@ class TeacherModule(StudentModule):
         network.progress.curve[-1] |= {f"training/{key}": value for key, value in seen.items()}
 
 
-def store(network: Student, record: dict[str, Any]) -> Path:
-    """Put a trained network into the store, with a card made from the record of its run.
+def store(network: Student, record: dict[str, Any], replace: bool = False) -> Path:
+    """Put a trained network into the store, with a card made from the record of its run. replace: also where the store
+    has another of its name.
 
     The card has the accuracies and the cross-entropy on test, and the CMI on the training images.
     """
@@ -48,4 +49,4 @@ def store(network: Student, record: dict[str, Any]) -> Path:
     }
     card |= {"cmi": curve[-1]["training/cmi"]} if "training/cmi" in curve[-1] else {}
     card |= {key: record[key] for key in kept}
-    return put(network.model, about["label_space"], about["teacher"], card)
+    return put(network.model, about["label_space"], about["teacher"], card, replace)

@@ -1,12 +1,16 @@
 """The teacher store: trained networks by label space and name, each with a card that says how it came about."""
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from kdbench.core import RunError
 from kdbench.files import write_atomically
 from kdbench.models import save_weights
 from kdbench.results import records
@@ -85,7 +89,7 @@ def finished_run(folder: Path) -> tuple[Path, dict[str, Any]]:
     return path, record
 
 
-def check_free(label_space: str, name: str, hashes: dict[str, str]) -> None:
+def check_free(label_space: str, name: str, hashes: dict[str, str] | None) -> None:
     """ValueError where the store keeps a teacher of that name which another run made."""
     card = stored(label_space, name).with_suffix(".json")
     if card.is_file() and json.loads(card.read_text()).get("hashes") != hashes:
@@ -95,12 +99,29 @@ def check_free(label_space: str, name: str, hashes: dict[str, str]) -> None:
         )
 
 
-def put(model: nn.Module, label_space: str, name: str, card: dict[str, Any]) -> Path:
-    """Store a trained teacher: its weights, and the card beside them."""
+def put(model: nn.Module, label_space: str, name: str, card: dict[str, Any], replace: bool = False) -> Path:
+    """Store a trained teacher: its weights, and the card beside them. ValueError where that would replace another's,
+    which may have come while this one was trained, unless that is wanted."""
     path = stored(label_space, name)
-    save_weights(model, path, card)
-    write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
+    with _alone(path.parent):
+        if not replace:
+            check_free(label_space, name, card.get("hashes"))
+        save_weights(model, path, card)
+        write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
     return path
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process puts a teacher into this folder meanwhile."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise RunError(f"cannot write to the teacher store {folder}: {error.strerror}") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def cards() -> list[dict[str, Any]]:

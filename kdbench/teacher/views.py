@@ -65,9 +65,10 @@ class ViewFilling(Filling):
         return f"{self.teacher.name} on {self.data.name}, {self.rows:,} of {self.data.all_views:,} views"
 
     def found(self) -> Cache | None:
-        """Whichever cache has these views."""
+        """Whichever cache has these views in this storage."""
         keys = torch.arange(self.rows) if self.keys is None else self.keys
-        return next((cache for cache in sealed(self.teacher, self.data) if cache.covers(keys)), None)
+        there = (cache for cache in sealed(self.teacher, self.data) if cache.storage == self.storage)
+        return next((cache for cache in there if cache.covers(keys)), None)
 
     def opened(self) -> Cache:
         """The cache in its folder."""

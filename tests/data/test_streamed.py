@@ -10,9 +10,12 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 from torchvision.transforms.functional import hflip, resized_crop
 
+from kdbench.config import register
 from kdbench.data.imagenet import imagenet
 from kdbench.data.images import DataError
 from kdbench.data.resized import centre_of_file, draw_parts, part_of, view_of_file
+from kdbench.plan import plan
+from kdbench.strict import compose_checked
 
 SIZES = [(70, 50), (40, 90), (64, 64), (200, 30)]
 
@@ -137,6 +140,28 @@ def test_a_run_on_files_and_stored_answers_refused(tree, tmp_path):
     ended = subprocess.run(refused, capture_output=True, text=True, timeout=200)
     assert ended.returncode == 2
     assert "cannot be counted" in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("root", "words", "said"),
+    [
+        (
+            "train",
+            ["teacher=resnet20", "student=resnet8", "loss=mlkd"],
+            "mlkd looks at a further view (strong)",
+        ),
+        (
+            "train_teacher",
+            ["teacher=resnet8", "teacher_loss=mcmi", "teacher_loss.objectives.mcmi.mode=ema"],
+            "mcmi looks at images drawn by class",
+        ),
+    ],
+)
+def test_what_files_do_not_have_is_refused_before_they_are_looked_for(root, words, said):
+    register()
+    with pytest.raises(ValueError) as caught:
+        plan(compose_checked(root, ["dataset=imagenet", "dataset.path=nowhere", "trainer=cpu", *words]), {})
+    assert said in str(caught.value)
 
 
 def test_mistakes_are_said(tree, tmp_path):

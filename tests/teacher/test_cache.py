@@ -310,6 +310,45 @@ def test_a_run_that_began_live_goes_on_live(common, monkeypatch):
     assert "answers" not in resumed["hashes"]
 
 
+def test_a_run_on_stored_answers_does_not_begin_again_when_they_are_gone(common, monkeypatch):
+    cache = filled(common)
+    interrupt(monkeypatch, planned(*common, "loss=kd"))
+    assert main(["remove", cache.name]) == 0
+    with pytest.raises(
+        ValueError, match=r"begun on answers stored in float16, .*cache fill --storage=float16"
+    ):
+        run(planned(*common, "loss=kd", "resume=true"))
+    assert filled(common).name == cache.name
+    assert run(planned(*common, "loss=kd", "resume=true"))["hashes"]["answers"] == "float16"
+
+
+def test_each_storage_is_a_cache_of_its_own_and_the_finer_one_is_read(common):
+    for storage in ("float16", "float32"):
+        assert main(["fill", *common, "loss=kd", f"--storage={storage}"]) == 0
+    assert len(list(Path(os.environ["KDBENCH_HOME"]).glob("cache/*/*/cache.json"))) == 2
+    assert run(planned(*common, "loss=kd"))["hashes"]["answers"] == "float32"
+
+
+def test_a_kill_before_the_card_leaves_files_that_can_be_filled_further(common, monkeypatch):
+    seal = ViewFilling.seal
+
+    def killed(self, seconds, sums):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                filling_module, "write_atomically", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            )
+            seal(self, seconds, sums)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ViewFilling, "seal", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(["fill", *common, "loss=kd"])
+    (logits,) = Path(os.environ["KDBENCH_HOME"]).glob("cache/*/*/logits.bin")
+    assert logits.stat().st_mode & 0o200
+    assert filled(common).verify()
+    assert not logits.stat().st_mode & 0o222
+
+
 def test_the_folder_names_teacher_data_and_views(common):
     teacher, data = sides(common)
     assert place(teacher, data).name.startswith("fake-resnet20-")

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from kdbench.run import run
 from kdbench.schedule import Schedule
 from kdbench.strict import compose_checked
 from kdbench.student import Student
+from kdbench.student.position import Progress
 from kdbench.student.survey import Surveys
 from kdbench.teacher.store import cards, stored
 
@@ -260,9 +262,27 @@ def test_what_counts_as_divergence(tmp_path, ce, cmi, stops):
     student = Student(create_model("resnet8", 100), loss, schedule, RunFolder(tmp_path), {"num_classes": 100})
     rows = {"total": [ce - 0.25 * cmi], "ce": [ce], "mcmi": [-cmi]}
     if not stops:
-        return student._refuse_divergence(rows, [3])
-    with pytest.raises(RunError, match=r"diverged at epoch \d+, steps 3 to 3: .*ln C = 4.605"):
-        student._refuse_divergence(rows, [3])
+        return student._refuse_divergence(rows, 3, at_seam=True)
+    with pytest.raises(RunError, match=r"diverged at epoch \d+, the 1 steps to 3: .*ln C = 4.605"):
+        student._refuse_divergence(rows, 3, at_seam=True)
+
+
+def test_a_run_that_was_stopped_is_judged_where_it_would_have_been(tmp_path):
+    """Two steps of a log line are far off, all five are not: wherever the line was cut, and over a resume."""
+    loss = Loss({"ce": 1.0, "mcmi": 0.25}, {"mcmi": MCMI()})
+    schedule = Schedule(1, 1, 0.1, plan="constant")
+    made = [
+        Student(create_model("resnet8", 4), loss, schedule, RunFolder(tmp_path), {"num_classes": 4})
+        for _ in range(2)
+    ]
+    line = {"ce": [1.0] * 5, "mcmi": [-3.0, -3.0, 0.0, 0.0, 0.0]}
+    before, after = ({key: values[part] for key, values in line.items()} for part in (slice(2), slice(2, 5)))
+    made[0]._refuse_divergence(before, 2, at_seam=False)
+    made[1].progress = Progress(**asdict(made[0].progress))
+    made[1]._refuse_divergence(after, 5, at_seam=True)
+    assert made[1].progress.line == {}
+    with pytest.raises(RunError, match="the 2 steps to 2"):
+        made[1]._refuse_divergence(before, 2, at_seam=True)
 
 
 def test_an_untrained_network_has_not_diverged(tmp_path):

@@ -14,7 +14,7 @@ from kdbench.results import read_record
 from kdbench.run import run
 from kdbench.siblings import sibling_key
 from kdbench.strict import compose_checked, spelled_out
-from kdbench.teacher.store import finished_run, stored
+from kdbench.teacher.store import finished_run, put, stored
 
 register()
 
@@ -233,3 +233,18 @@ def test_the_short_form_is_spelled_out():
         "teacher.checkpoint=runs/a b",
         "loss=kd",
     ]
+
+
+def test_several_runs_as_teachers_are_no_short_form():
+    with pytest.raises(ValueError, match=r"teacher=run teacher\.checkpoint=FOLDER,FOLDER"):
+        spelled_out(["teacher=run:a,run:b", "loss=kd"], "train")
+
+
+def test_a_teacher_that_came_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDBENCH_HOME", str(tmp_path))
+    model = create_model("resnet8", 4)
+    put(model, "fake", "resnet8", {"hashes": {"recipe": "a"}})
+    put(model, "fake", "resnet8", {"hashes": {"recipe": "a"}})
+    with pytest.raises(ValueError, match="the store has another resnet8 for fake"):
+        put(model, "fake", "resnet8", {"hashes": {"recipe": "b"}})
+    put(model, "fake", "resnet8", {"hashes": {"recipe": "b"}}, replace=True)

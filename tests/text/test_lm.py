@@ -1,6 +1,7 @@
 """Text for language models: rows, networks, scores, and runs that are resumed and shared to the bit."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from kdbench.plan import Plan, plan
 from kdbench.results import RunFolder, records
 from kdbench.run import run, run_cohort
 from kdbench.strict import compose_checked
+from kdbench.student.scoring import Scoring
 from kdbench.teacher.store import put
 from kdbench.text.causal import causal_lm
 from kdbench.text.lm import LanguageData
@@ -228,10 +230,22 @@ def test_a_killed_run_is_resumed_to_the_bit(tmp_path, common, whole, monkeypatch
         assert torch.equal(value, ours[name]), name
 
 
-def test_a_student_in_a_cohort_is_the_same_to_the_bit(tmp_path, common, whole):
+def test_a_student_in_a_cohort_is_the_same_to_the_bit(tmp_path, common, whole, monkeypatch):
     plans = [planned(*common, *SHORT, f"loss={loss}", f"output={tmp_path}") for loss in ("js", "abkd_lm")]
     (group,) = cohorts(plans)
+    scored: list[tuple[str, int]] = []
+    logits = Scoring._teacher_logits
+
+    def counted(self, chunk, batch):
+        before = len(self._remembered)
+        found = logits(self, chunk, batch)
+        scored.extend([(chunk.split, chunk.start)] * (len(self._remembered) - before))
+        return found
+
+    monkeypatch.setattr(Scoring, "_teacher_logits", counted)
     run_cohort(group)
+    passes = Counter(place for place in scored if place[0] == "validation")
+    assert set(passes.values()) == {group[0].cfg.trainer.max_epochs}, "one teacher call for both students"
     ((folder, _),) = [found for found in records(tmp_path) if found[1]["names"]["loss"] == "js"]
     state = torch.load(folder / "state.pt", weights_only=True)["model"]
     for name, value in weights(whole).items():

@@ -1,0 +1,96 @@
+"""Which run a plan is: its hashes, its folder, and who answers its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdbench.core import RunError
+from kdbench.data.module import ImageData
+from kdbench.member import Member
+from kdbench.models import weights_hash
+from kdbench.plan import Plan, recipe_hash
+from kdbench.ranks import agreed
+from kdbench.results import RunFolder, digest
+from kdbench.teacher import LiveTeacher, likeliest
+from kdbench.teacher.cache import STORAGES, CachedTeacher, find, place
+from kdbench.teacher.likeliest import LikeliestTeacher
+from kdbench.text.data import TextData
+from kdbench.weights import init_file, is_pretrained, network
+
+
+def member_of(
+    planned: Plan,
+    teacher: LiveTeacher | None,
+    stored: CachedTeacher | LikeliestTeacher | None,
+    words: LikeliestTeacher | None,
+) -> Member:
+    """The run that a plan is, of these weights and data; stored and words: who can answer for the live teacher."""
+    hashes = {"recipe": recipe_hash(planned), "data": planned.data.fingerprint}
+    if teacher is not None and planned.needs_teacher:
+        hashes["teacher"] = teacher.hash
+    if (init := init_file(planned)) is not None or is_pretrained(planned):
+        hashes["init"] = weights_hash(network(planned, init))
+    _check_same(hashes)
+    folder = _folder(planned, hashes)
+    storage = agreed(lambda: stored.storage if stored else None)
+    if teacher is not None and storage is not None and _is_served(planned, teacher, folder):
+        # rounded answers give other weights: another run than with the live teacher
+        hashes["answers"] = stored.storage if stored else "not there"
+        _check_same(hashes)
+        return Member(planned, _folder(planned, hashes), hashes, stored)
+    if planned.storable and planned.cfg.resume:
+        _refuse_lost_answers(planned, hashes)
+    return Member(planned, folder, hashes, words if planned.needs_teacher else None)
+
+
+def _refuse_lost_answers(planned: Plan, hashes: dict[str, str]) -> None:
+    """ValueError where there is an unfinished run on stored answers, and they are no longer there."""
+    for storage in STORAGES:
+        folder = _folder(planned, {**hashes, "answers": storage}).path
+        live = _folder(planned, hashes).path
+        if (folder / "state.pt").is_file() and not live.exists() and planned.cfg.teacher.cache != "off":
+            raise ValueError(
+                f"{folder} was begun on answers stored in {storage}, and no cache has them now: kdbench cache fill "
+                f"--storage={storage} with the arguments of this run makes one; teacher.cache=off is another run"
+            )
+
+
+def _check_same(hashes: dict[str, str]) -> None:
+    """All ranks train one run: machines may have other files."""
+    wanted = agreed(lambda: hashes)
+    if other := [name for name in wanted if wanted[name] != hashes.get(name)]:
+        raise RunError(f"this rank has another {' and '.join(other)} than rank 0; the files must be the same")
+
+
+def _folder(planned: Plan, hashes: dict[str, str]) -> RunFolder:
+    return RunFolder(Path(planned.cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
+
+
+def stored_answers(
+    plans: Sequence[Plan], teacher: LiveTeacher | None
+) -> CachedTeacher | LikeliestTeacher | None:
+    """The stored answers that can serve runs of this cohort, or None; ValueError where there must be some."""
+    first, data = plans[0], plans[0].data
+    if teacher is None or teacher.cache == "off" or not any(planned.storable for planned in plans):
+        return None
+    if isinstance(data, TextData):
+        known = likeliest.find(teacher, data, teacher.top_k or 0)
+        if known is not None:
+            return LikeliestTeacher(teacher, known.card["top_k"], data, known)
+    elif isinstance(data, ImageData):
+        cache = find(teacher, data, first.cfg.seed, first.cfg.trainer.max_epochs)
+        if cache is not None:
+            return CachedTeacher(teacher, cache, data)
+    if teacher.cache == "require" and not first.is_stage:
+        raise ValueError(
+            f"teacher.cache=require, and no sealed cache in {place(teacher, data)} has what {first.title} will ask; "
+            f"`kdbench cache fill` with the arguments of this run makes one"
+        )
+    return None
+
+
+def _is_served(planned: Plan, teacher: LiveTeacher, folder: RunFolder) -> bool:
+    """Whether stored answers take the live teacher's place; a run that began with it goes on with it."""
+    begun = agreed((folder.path / "record.json").is_file)
+    return planned.storable and (teacher.cache == "require" or not begun)
