@@ -22,6 +22,7 @@ USAGE = """kdbench: dataset x teacher x student x loss, on a schedule, with a se
   kdbench bench [--quick] [--json FILE]            the speed of a step, beside a plain loop of the literature
   kdbench report demo runs/a other-machine/runs   runs beside the published numbers: HTML, Markdown, LaTeX, CSV, Parquet
   kdbench wandb sync TABLE                         upload its offline runs to W&B (dashboard: a page that compares)
+  kdbench doctor [--json]                          what is found here: devices, data, teachers, extras
   kdbench list losses|models|datasets|teachers|tables [--json|--markdown]
 """
 
@@ -31,6 +32,7 @@ COMMANDS = {
     "analyze": "kdbench.analyze.command",
     "bench": "kdbench.bench.command",
     "cache": "kdbench.caching",
+    "doctor": "kdbench.doctor",
     "evaluate": "kdbench.evaluate",
     "export": "kdbench.export",
     "list": "kdbench.listing",
@@ -49,6 +51,17 @@ def main() -> None:
         print(USAGE + "\n" + groups())
         sys.exit(0 if arguments else 2)
     command, *rest = arguments
+    if command == "--version":
+        from importlib.metadata import version
+
+        print(f"kdbench {version('kdbench')}")
+        sys.exit(0)
+    if command in ("analyze", "evaluate", "table") and {"-h", "--help"} & set(rest):
+        print("\n".join(line for line in USAGE.splitlines() if line.startswith(f"  kdbench {command} ")))
+        print(
+            f"keys with their values: conf/{command}{'/' if command == 'table' else '.yaml'}, and kdbench --help"
+        )
+        sys.exit(0)
     if command in RUNS:
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", RUNS[command], *rest])

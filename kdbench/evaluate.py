@@ -24,7 +24,7 @@ from kdbench.run import exact_float32
 from kdbench.strict import compose_checked
 from kdbench.student.stored import Headed, load_student
 from kdbench.teacher.names import network_of
-from kdbench.teacher.store import check_free, put
+from kdbench.teacher.store import WEIGHTS, check_free, put
 from kdbench.text.causal_data import CausalData
 from kdbench.text.data import TextData
 
@@ -93,6 +93,8 @@ def main(arguments: list[str]) -> int:
 
 def _load(cfg: DictConfig, data: TaskData) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a checkpoint, or in an ONNX file, and what the file says of it."""
+    if (Path(cfg.checkpoint) / WEIGHTS).is_file():  # a run's folder
+        cfg.checkpoint = str(Path(cfg.checkpoint) / WEIGHTS)
     if cfg.checkpoint.endswith(".onnx"):
         return OnnxNetwork(Path(cfg.checkpoint)), {}
     if cfg.checkpoint == HUB and isinstance(data, ImageData):

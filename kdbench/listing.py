@@ -145,7 +145,11 @@ def teachers() -> list[dict[str, Any]]:
 
     columns = ("label_space", "top1", "nll", "cmi", "epoch", "file")
     return [
-        {"teacher": card.get("teacher", card["model"]), **{column: card.get(column) for column in columns}}
+        {
+            "teacher": card.get("teacher", card["model"]),
+            "protocol": card.get("protocol") or card.get("imported") or "",
+            **{column: card.get(column) for column in columns},
+        }
         for card in cards()
     ]
 

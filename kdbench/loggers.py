@@ -57,7 +57,7 @@ class TensorBoard:
             self._logger = TensorBoardLogger(str(folder), name="", version="tensorboard")
             self._logger.log_hyperparams(flattened(run_config))
         except ModuleNotFoundError as error:
-            raise ValueError(f"logger=tensorboard: pip install 'kdbench[tensorboard]' ({error})") from error
+            raise ValueError(f"logger=tensorboard: pip install -e '.[tensorboard]' ({error})") from error
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Scalars."""
@@ -117,9 +117,8 @@ class WeightsAndBiases:
         self._run.define_metric("*", step_metric="step")
         if offline:
             where = folder / "wandb"
-            print(
-                f"W&B offline ({reason or 'as asked'}); look: wandb leet run {where}; upload: kdbench wandb sync"
-            )
+            print(f"W&B offline ({reason or 'as asked'})")
+            print(f"look: wandb leet run {where}; upload: wandb sync {where}/offline-run-*")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Over our own step: W&B's counts calls, and may not go back where a run is resumed."""

@@ -57,4 +57,4 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ValueError(f"ONNX needs pip install 'kdbench[onnx]' ({error})") from error
+        raise ValueError(f"ONNX needs pip install -e '.[onnx]' ({error})") from error

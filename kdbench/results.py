@@ -178,7 +178,7 @@ class RunFolder:
         except OtherVersionError as error:
             raise RunError(f"{error}; move {self.path} away to train this run anew") from error
         except ValueError as error:
-            print(f"{error}; it is written anew", flush=True)
+            print(f"{error}; a run that goes on, or begins anew, writes it again", flush=True)
             return None
 
 

@@ -26,6 +26,7 @@ from kdbench.student import Student
 from kdbench.teacher import LiveTeacher
 from kdbench.teacher.likeliest import LikeliestTeacher
 from kdbench.teacher.module import store
+from kdbench.teacher.store import card_of
 from kdbench.text.data import TextData
 from kdbench.weights import init_file, load_teacher, network, teacher_files
 
@@ -164,6 +165,7 @@ def _student(member: Member, teacher: LiveTeacher | None) -> Student:
     planned, folder, data = member.planned, member.folder, member.planned.data
     about = {
         "model": planned.network["name"],
+        "data": data.name,
         **data.about,
         "protocol": data.protocol,
     }
@@ -202,9 +204,34 @@ def _restore_threads(members: Sequence[Member]) -> None:
         print(f"resuming with {now} thread(s) what ran with {threads}: not the same to the bit")
 
 
+def _say_teacher(teacher: LiveTeacher | None) -> None:
+    """Who answers, and how good it is: a name in the store does not say that."""
+    if teacher is None or rank():
+        return
+    about = {**card_of(teacher.sources[0]), **teacher.about}
+    said = [f"{about['top1']:.2f} % on test"] if "top1" in about else []
+    said += [f"after {about['epoch']} epochs"] if "epoch" in about else []
+    said += [f"of {about['data']}"] if "data" in about else []
+    print(f"teacher {teacher.name}: {' '.join(said) or teacher.sources[0]}")
+
+
+def _say_loss(planned: Plan) -> None:
+    """What of a loss is another pair's, or hardly begins in so few epochs."""
+    loss, epochs = planned.loss, planned.cfg.trainer.max_epochs
+    own = f"{planned.names['teacher']}:{planned.names.get('student', '')}"
+    if loss.pair not in (None, own) and not rank():
+        print(f"{planned.names['loss']}: the values published for {loss.pair} (loss.pair)")
+    for name, ramp in loss.ramps.items():
+        if ramp > epochs and not rank():
+            print(f"{name}'s weight rises over {ramp} epochs, and this run has {epochs}")
+
+
 def _train(members: Sequence[Member], teacher: LiveTeacher | None, watchers: Sequence[Callback]) -> None:
     """Fit, and bring every record to its end, whatever that is."""
     _restore_threads(members)
+    _say_teacher(teacher)
+    for member in members:
+        _say_loss(member.planned)
     if read := next((one.stored.cache for one in members if one.stored and one.stored.cache), None):
         print(f"the teacher's answers are read from {read.name}")
     cohort = [member.name for member in members]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
-import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +16,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import _locate, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -31,6 +29,7 @@ from kdbench.config import (
     experiment_files,
     load_yaml,
 )
+from kdbench.explain import explained, message, refuse_sweep, unknown
 
 
 def compose_checked(root: str, overrides: Sequence[str]) -> DictConfig:
@@ -47,7 +46,7 @@ class Composer:
     def __init__(self, root: str) -> None:
         self.root = root
         self._composed: dict[tuple[str, ...], DictConfig] = {}
-        with _hydra() as hydra:
+        with in_hydra() as hydra:
             self._files = hydra.config_loader.repository
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
@@ -56,10 +55,11 @@ class Composer:
         for file in experiment_files():
             if f"experiment={file.stem}" in overrides:
                 load_yaml(file)
+        refuse_sweep(overrides, self.root)
         try:
             cfg = self._compose(overrides)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ValueError(_explain(error, self.root, overrides)) from error
+            raise ValueError(explained(error, self.root, overrides)) from error
         return checked(self.root, cfg)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -69,7 +69,7 @@ class Composer:
         ]
         key = tuple(str(one.input_line) for one in files)
         if key not in self._composed:
-            with _hydra():
+            with in_hydra():
                 self._composed[key] = compose(config_name=self.root, overrides=list(key))
         cfg = copy.deepcopy(self._composed[key])
         ConfigLoaderImpl._apply_overrides_to_config([one for one in given if one not in files], cfg)
@@ -86,12 +86,13 @@ def checked(root: str, cfg: DictConfig) -> DictConfig:
         if path.endswith("._target_"):
             section = path.removesuffix("._target_")
             raise ValueError(f"this {section} is what others are made from; see kdbench --help")
-        raise ValueError(f"{path} has no value yet; give {path}=...")
+        example = "timm/resnet18" if path in ("student.name", "teacher.name", "model.name") else "..."
+        raise ValueError(f"{path} has no value yet; give {path}={example}")
     try:
         resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
         merged = OmegaConf.merge(schema, resolved)
     except OmegaConfBaseException as error:
-        raise ValueError(_message(error)) from error
+        raise ValueError(message(error)) from error
     assert isinstance(merged, DictConfig)
     nodes = OmegaConf.to_container(merged)
     assert isinstance(nodes, dict)
@@ -112,7 +113,14 @@ def spelled_out(arguments: Sequence[str], root: str) -> list[str]:
             raise ValueError(
                 f"{given}: a sweep over runs that teach is teacher=run teacher.checkpoint=FOLDER,FOLDER"
             )
-        if given.startswith(_RUN_AS_TEACHER):
+        group, _, value = given.partition("=")
+        if root == "train_teacher" and group in ("loss", "student"):
+            raise ValueError(
+                f"{given}: a teacher's loss is teacher_loss=, and the network that is trained teacher="
+            )
+        if value.startswith("timm/") and group in ("teacher", "student", "model") and "," not in value:
+            words += [f"{group}=timm", f"{group}.name={value}"]
+        elif given.startswith(_RUN_AS_TEACHER):
             words += ["teacher=run", f"teacher.checkpoint={given.removeprefix(_RUN_AS_TEACHER)}"]
         else:
             words.append(given)
@@ -163,14 +171,6 @@ def check_targets(node: Any, path: str = "") -> None:
         check_targets(child, f"{path}.{key}" if path else str(key))
 
 
-def unknown(path: str, key: str, possible: Iterable[Any]) -> str:
-    """`key` is not possible at `path`: what was meant perhaps, and what is possible."""
-    options = sorted(str(option) for option in possible if option != "_target_")
-    close = difflib.get_close_matches(key, options, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"unknown key {path!r}{hint} Possible: {', '.join(options)}"
-
-
 def parameters(callable_: Any) -> dict[str, Any]:
     """The arguments of a callable with their annotations; `**options: Unpack[Options]` are those of Options."""
     hints = typing.get_type_hints(callable_.__init__ if inspect.isclass(callable_) else callable_)
@@ -193,7 +193,8 @@ def _missing(node: Any, path: str = "") -> Iterator[str]:
 
 
 @contextmanager
-def _hydra() -> Iterator[Any]:
+def in_hydra() -> Iterator[Any]:
+    """Within: Hydra composes what conf/ says."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         yield GlobalHydra.instance().hydra
@@ -253,42 +254,3 @@ def _name(hint: Any) -> str:
     if isinstance(hint, type) and not typing.get_args(hint):
         return hint.__name__
     return str(hint).replace("collections.abc.", "").replace("typing.", "")
-
-
-def _explain(error: BaseException, root: str, overrides: Sequence[str]) -> str:
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        close = difflib.get_close_matches(name, error.options, n=1)
-        hint = f"; did you mean {group}={close[0]}?" if close else "."
-        return f"there is no {group}={name}{hint} Possible: {', '.join(error.options)}"
-    cause = _omegaconf_cause(error)
-    if cause is not None and cause.full_key and "Key" in str(cause.msg):
-        return _explain_key(cause.full_key, root, overrides)
-    return _message(cause or error)
-
-
-def _explain_key(full_key: str, root: str, overrides: Sequence[str]) -> str:
-    """What could have been meant by a key that is not there: ask the same run without that override."""
-    kept = [item for item in overrides if item.lstrip("+~").split("=")[0] != full_key]
-    parent, _, key = full_key.rpartition(".")
-    try:
-        with _hydra():
-            cfg = compose(config_name=root, overrides=kept)
-        siblings = OmegaConf.select(cfg, parent) if parent else cfg
-        return unknown(full_key, key, siblings or [])
-    except (HydraException, OmegaConfBaseException):
-        return f"unknown key {full_key!r}"
-
-
-def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | None:
-    while error is not None and not isinstance(error, OmegaConfBaseException):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _message(error: BaseException) -> str:
-    """One line: the key where it is known, and what is wrong."""
-    key = getattr(error, "full_key", None)
-    first = str(getattr(error, "msg", None) or error).strip().splitlines()[0]
-    first = re.sub(r"^\w+ raised while resolving interpolation: ", "", first)
-    return f"{key}: {first}" if key and key not in first.split(":")[0] else first

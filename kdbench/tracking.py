@@ -80,7 +80,7 @@ def dashboard(table: str, entity: str, project: str) -> Any:
         panels: Any = importlib.import_module("wandb_workspaces.reports.v2")
         workspaces: Any = importlib.import_module("wandb_workspaces.workspaces")
     except ImportError as error:
-        raise ValueError("kdbench wandb dashboard needs pip install 'kdbench[dashboard]'") from error
+        raise ValueError("kdbench wandb dashboard needs pip install -e '.[dashboard]'") from error
     loss, task = panels.Config("loss_name"), _task(table)
     score = f"last/{task.metric}"
     accuracy = [

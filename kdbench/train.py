@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -73,6 +74,7 @@ def _run_group(group: Sequence[Plan], outcomes: list[int]) -> list[dict[str, Any
         else:
             outcomes.append(0)
             _say_result(member.record, name)
+            print(f"in {member.folder.path}")
     return [member.record for member in members if member.error is None]
 
 
@@ -108,8 +110,14 @@ def main(root: str = "train") -> None:
         sys.argv[1:] = spelled_out(sys.argv[1:], root)
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(USAGE) from None
 
+    if "hydra/launcher=submitit_slurm" in sys.argv and shutil.which("srun") is None:
+        print(
+            "kdbench: hydra/launcher=submitit_slurm: no srun here; submitit_local needs no SLURM",
+            file=sys.stderr,
+        )
+        raise SystemExit(USAGE)
     follow_launcher()
     here = os.getpid()
 

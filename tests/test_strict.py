@@ -10,16 +10,16 @@ from omegaconf import OmegaConf
 
 from kdbench.config import register
 from kdbench.plan import plan
-from kdbench.strict import Composer, _hydra, check_targets, checked, command_line_jobs, compose_checked
+from kdbench.strict import Composer, check_targets, checked, command_line_jobs, compose_checked, in_hydra
 
 register()
 
 MISTAKES = [
     ("sead=1", ["'sead'", "did you mean 'seed'", "student", "schedule"]),
     ("+sead=1", ["'sead'", "did you mean 'seed'"]),
-    ("loss=nope", ["no loss=nope", "wttm", "abkd"]),
+    ("loss=nope", ["no loss=nope", "others (kdbench list losses)"]),
     ("loss=wtm", ["did you mean loss="]),
-    ("teacher=resnet999", ["no teacher=resnet999", "resnet110"]),
+    ("teacher=resnet999", ["no teacher=resnet999", "resnet", "others (kdbench list models)"]),
     ("seed=abc", ["seed", "'abc'", "Integer"]),
     ("trainer.max_epohcs=3", ["'trainer.max_epohcs'", "did you mean 'max_epochs'", "accelerator"]),
     ("+trainer.max_epohcs=3", ["'trainer.max_epohcs'", "did you mean 'max_epochs'"]),
@@ -152,8 +152,37 @@ def test_runs_composed_one_after_the_other_are_as_hydra_composes_each():
     ]
     composer = Composer("train")
     for overrides in [*runs, *runs]:
-        with _hydra():
+        with in_hydra():
             whole = compose("train", overrides)
         assert composer(overrides) == checked("train", whole), overrides
     with pytest.raises(ValueError, match="did you mean 'epochs'"):
         composer(["loss=wttm", "seed=1", "schedule.epohcs=5"])
+
+
+@pytest.mark.parametrize(
+    ("root", "overrides", "words"),
+    [
+        (
+            "train",
+            ["loss=kd,ttm"],
+            "loss=kd,ttm: several values are a sweep, which wants -m: kdbench train -m",
+        ),
+        ("train", ["seed=0,1", "hydra/launcher=cohort"], "seed=0,1: several values are a sweep"),
+        ("train", ["epochs=10"], "did you mean schedule.epochs?"),
+        ("train", ["gpus=2"], "did you mean trainer.devices?"),
+        ("train", ["loss.temperature=8"], "did you mean loss.objectives.kd.temperature?"),
+        ("train", ["loss=kdd"], "did you mean loss=kd? Possible: "),
+        ("train_teacher", ["loss=kd"], "a teacher's loss is teacher_loss="),
+        ("train_teacher", ["student=resnet8"], "the network that is trained teacher="),
+    ],
+)
+def test_what_people_bring_from_elsewhere_is_understood(root, overrides, words):
+    with pytest.raises(ValueError) as caught:
+        compose_checked(root, overrides)
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_network_of_timms_by_its_name_alone():
+    cfg = compose_checked("train", ["dataset=cifar100_mini", "student=timm/test_resnet"])
+    assert (cfg.student.name, cfg.teacher.name) == ("timm/test_resnet", "resnet20")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdbench.analyze.networks import Side
 
-HOW_TO_GET_IT = "Eigen-CAM needs the library grad-cam: pip install 'kdbench[cam]'"
+HOW_TO_GET_IT = "Eigen-CAM needs the library grad-cam: pip install -e '.[cam]'"
 MAP = "unpooled"
 
 

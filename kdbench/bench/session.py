@@ -21,9 +21,10 @@ from kdbench.bench.race import Limit
 from kdbench.bench.sides import BATCH, SETTINGS, Setup, reference_module, setup
 from kdbench.config import build, register
 from kdbench.data.module import ImageData
+from kdbench.explain import unknown
 from kdbench.machine import free_cores, has_bf16_units
 from kdbench.provenance import provenance
-from kdbench.strict import compose_checked, unknown
+from kdbench.strict import compose_checked
 
 SCHEMA = 1
 PARTS = ("pairs", "lightning", "memory", "scale")

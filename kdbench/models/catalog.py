@@ -36,16 +36,19 @@ def create_model(
     """An image classifier, initialised from torch's global generator or loaded from a checkpoint.
 
     name: one of `available()`, or `timm/<name>`. checkpoint: a file that `load_weights` reads.
-    options: further arguments of timm's networks, such as `drop_path_rate`; kdbench's own take none.
-    Raises ValueError for an unknown name or option, or a file that does not fit.
+    options: further arguments of timm's networks, such as `drop_path_rate`, and `pretrained`: `hub` or a file, whose
+    weights they start from, without the last layer where that is for other classes; kdbench's own take none.
+    Raises ValueError for an unknown name or option, a file that does not fit, or weights that are not to be had.
     """
     check_name(name)
     arguments = dict(options or {})
-    ours = sorted(arguments.keys() & {"pretrained", "num_classes", "checkpoint_path"})
+    ours = sorted(arguments.keys() & {"num_classes", "checkpoint_path"})
     if ours:
         raise ValueError(
             f"options of {name} cannot set {', '.join(ours)}: num_classes and checkpoint say that"
         )
+    if source := arguments.pop("pretrained", None):
+        return _begun(name, num_classes, "hub" if source is True else str(source), arguments)
     entry = name.removeprefix(TIMM) if name.startswith(TIMM) else PREFIX + name
     try:
         model: nn.Module = timm.create_model(entry, pretrained=False, num_classes=num_classes, **arguments)
@@ -56,14 +59,36 @@ def create_model(
     return model
 
 
+def _begun(name: str, num_classes: int, source: str, options: Mapping[str, Any]) -> nn.Module:
+    """A network of timm's with weights of the hub or of a file, all but a last layer of other classes."""
+    _refuse_without_weights(name)
+    if source != "hub" and not Path(source).is_file():
+        raise ValueError(
+            f"options.pretrained={source}: there is no such file; hub asks for timm's own weights"
+        )
+    more: dict[str, Any] = {} if source == "hub" else {"pretrained_cfg_overlay": {"file": source}}
+    entry = name.removeprefix(TIMM)
+    try:
+        model: nn.Module = timm.create_model(
+            entry, pretrained=True, num_classes=num_classes, **more, **options
+        )
+    except Exception as error:  # whatever hub, network, disk and loading raise
+        raise ValueError(f"{name} cannot start from the weights of {source}: {error}") from error
+    return model
+
+
+def _refuse_without_weights(name: str) -> None:
+    if not name.startswith(TIMM):
+        raise ValueError(f"{name} has no weights on the hub: only timm/<name> has")
+
+
 def pretrained(name: str, num_classes: int) -> nn.Module:
     """A network of timm's, `timm/<name>`, with the weights that timm has for it, from the hub or its cache.
 
     ValueError where they are not to be had, or have another number of classes.
     """
     check_name(name)
-    if not name.startswith(TIMM):
-        raise ValueError(f"{name} has no weights on the hub: only timm/<name> has")
+    _refuse_without_weights(name)
     try:
         model: nn.Module = timm.create_model(name.removeprefix(TIMM), pretrained=True)
     except Exception as error:  # whatever hub, network and disk raise

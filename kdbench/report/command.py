@@ -10,11 +10,13 @@ from pathlib import Path
 from kdbench.config import register
 from kdbench.core import RunError
 from kdbench.files import write_atomically
+from kdbench.report.beside import SHOWN
 from kdbench.report.comparing import REFERENCE
 from kdbench.report.forms import csv, latex, markdown, parquet
 from kdbench.report.html import html
 from kdbench.report.layout import row_data, run_data
-from kdbench.report.summary import Report, report_on
+from kdbench.report.published import published_for, published_markdown
+from kdbench.report.summary import NoRunsError, Report, report_on
 
 FORMATS = ("html", "md", "csv", "parquet", "tex")
 
@@ -30,6 +32,9 @@ def main(arguments: list[str]) -> int:
         folder = Path(options.output or Path("runs") / "reports" / _name(options.what))
         written = [folder / name for name in write(report, folder, formats, options.bold)]
     except (ValueError, RunError) as error:
+        published = published_for(error.table) if isinstance(error, NoRunsError) else None
+        if published is not None and published.status in SHOWN:
+            print(published_markdown(published) + "\n")
         print(f"kdbench: {error}", file=sys.stderr)
         return 2
     print(markdown(report) if options.print else _in_short(report))

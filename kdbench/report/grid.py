@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config import CONF_DIR
+from kdbench.explain import unknown
 from kdbench.plan import Plan, plan, recipe_hash
 from kdbench.recipe import places_of
 from kdbench.results import digest, file_hash, records
-from kdbench.strict import Composer, unknown
+from kdbench.strict import Composer
 from kdbench.teacher.names import chosen_by, network_chosen
 from kdbench.teacher.store import MissingTeacherError
 from kdbench.weights import teacher_files
@@ -84,10 +85,15 @@ class Cell:
         return (pair, self.variant, self.loss, self.seed) if ":" in pair else None
 
     @property
+    def about(self) -> str:
+        """The cell without its seed, in a few words."""
+        variant = f", {self.variant}" if self.variant else ""
+        return f"{self.loss}, {self.pair.replace(':', ' -> ')}{variant}"
+
+    @property
     def title(self) -> str:
         """The cell in a few words."""
-        variant = f"{self.variant}, " if self.variant else ""
-        return f"{self.loss}, {self.pair.replace(':', ' -> ')}, {variant}seed {self.seed}"
+        return f"{self.about}, seed {self.seed}"
 
 
 def tables() -> list[str]:

@@ -126,3 +126,18 @@ def published_for(table: str) -> Published | None:
         except ValueError as error:
             raise ValueError(f"{file}, {error}") from error
     return found
+
+
+def published_markdown(published: Published) -> str:
+    """The values of a source, losses by pairs (and protocols), as a Markdown table with its source."""
+    pairs = list(dict.fromkeys(_column(value) for value in published.values))
+    losses = list(dict.fromkeys(value.loss for value in published.values))
+    cells = {(value.loss, _column(value)): value.text for value in published.values}
+    lines = [f"| loss | {' | '.join(pairs)} |", "|---|" + "--:|" * len(pairs)]
+    lines += [f"| {loss} | {' | '.join(cells.get((loss, pair), '') for pair in pairs)} |" for loss in losses]
+    return "\n".join([*lines, "", published.about])
+
+
+def _column(value: Value) -> str:
+    protocol = f", {value.protocol}" if value.protocol else ""
+    return value.pair.replace(":", " -> ") + protocol

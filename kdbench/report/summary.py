@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdbench.explain import unknown
 from kdbench.report.beside import Teacher, beside, sources, teachers
 from kdbench.report.comparing import REFERENCE, Comparison, comparisons
 from kdbench.report.delta import Beside
@@ -71,18 +72,32 @@ def report_on(what: Sequence[str], command: str, against: str = REFERENCE) -> Re
     )
 
 
+class NoRunsError(ValueError):
+    """A table of which no run is at hand."""
+
+    def __init__(self, table: str, message: str) -> None:
+        super().__init__(message)
+        self.table = table
+
+
 def place_of(name: str) -> Path:
     """The folder or file meant; for a table its runs here, or else what was committed of it.
 
     ValueError where a table has neither.
     """
     if name not in tables():
+        if not Path(name).exists() and "/" not in name:
+            raise ValueError(
+                unknown(name, name, tables()).replace("unknown key", "there is no folder and no table")
+            )
         return Path(name)
     here, committed = Path("runs") / "tables" / name, committed_results(name)
     for place in (here, committed):
         if place.exists():
             return place
-    raise ValueError(f"table {name} has no runs here ({here}) yet: kdbench table {name}; or give folders")
+    raise NoRunsError(
+        name, f"table {name} has no runs here ({here}) yet: kdbench table {name}; or give folders"
+    )
 
 
 def committed_results(table: str) -> Path:

@@ -45,9 +45,14 @@ class Work:
         self._plan()
         for teacher in self.teachers:
             self.say(f"  train  {teacher.title}: kdbench train-teacher {' '.join(teacher.overrides)}")
+        lines: dict[tuple[str, str], list[int]] = {}
         for cell in self.grid:
             state = "done " if id(cell) not in missing else "train"
-            self.say(f"  {state}  {cell.title}")
+            lines.setdefault((state, cell.about), []).append(cell.seed)
+        for (state, about), seeds in lines.items():
+            self.say(
+                f"  {state}  {about}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+            )
         self.say("--dry-run: nothing was started")
 
     def _plan(self) -> None:

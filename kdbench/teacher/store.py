@@ -59,6 +59,8 @@ def locate(
     for path in candidates:
         if path.is_file():
             return path
+    if checkpoint is not None and checkpoint not in kept:
+        raise ValueError(f"{key}={checkpoint}: there is no such file or folder")
     looked = " and ".join(str(path) for path in candidates)
     message = (
         f"no teacher {name} for {label_space}: looked for {looked}. Train it with\n"
@@ -122,6 +124,12 @@ def _alone(folder: Path) -> Iterator[None]:
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def card_of(weights: Path) -> dict[str, Any]:
+    """What the card beside the weights of a teacher says; nothing where there is none."""
+    file = weights.with_suffix(".json")
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
 
 
 def cards() -> list[dict[str, Any]]:

@@ -174,4 +174,4 @@ def check_causal(name: str) -> None:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"Unknown language model: {name!r}{hint} (possible: {', '.join(known)})")
     if find_spec("transformers") is None:
-        raise ValueError("language models need the extra `text`: pip install 'kdbench[text]'")
+        raise ValueError("language models need the extra `text`: pip install -e '.[text]'")

@@ -9,7 +9,7 @@ from kdbench.results import digest
 
 def needs(package: str) -> ImportError:
     """What to say where a package of the extra `text` is missing."""
-    return ImportError(f"text needs the package {package}: pip install 'kdbench[text]'")
+    return ImportError(f"text needs the package {package}: pip install -e '.[text]'")
 
 
 def loaded(kind: Any, source: str, other: str) -> Any:

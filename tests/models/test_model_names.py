@@ -54,7 +54,6 @@ def test_options_go_to_timm():
     [
         ("resnet8", {"depth": 3}, "no further options; given: depth"),
         ("timm/test_resnet", {"depht": 3}, "timm/test_resnet does not take the options .*depht"),
-        ("timm/test_resnet", {"pretrained": True}, "cannot set pretrained"),
         ("timm/test_resnet", {"num_classes": 3}, "cannot set num_classes"),
     ],
 )

@@ -82,7 +82,7 @@ def test_only_the_forms_asked_for(runs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], "there is no nowhere"),
+        (["nowhere"], "there is no folder and no table 'nowhere'"),
         (["{runs}", "--formats", "doc"], "--formats=doc; possible: html"),
         (["{runs}", "--against", "dkd"], "--against=dkd: no run has that loss; possible: all, ce, kd, wttm"),
         (["{empty}"], "no finished run of a student in"),
@@ -150,3 +150,18 @@ def test_a_run_on_text_is_told_by_its_own_score(tmp_path):
     assert "| last accuracy % | n | best_validation % |" in page
     assert "| 40.00 | 1 | 41.00 |" in page
     assert "last accuracy %" in html(found)
+
+
+def test_published_numbers_can_be_seen_before_there_is_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["cifar100-dot"]) == 2
+    said = capsys.readouterr()
+    assert "| kd_dot | 75.12 | 73.77 | 75.55 |" in said.out
+    assert "Published (verified, 240 epochs)" in said.out
+    assert "has no runs here" in said.err
+
+
+def test_what_is_neither_folder_nor_table_is_said_with_what_is_like_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["cifar100-sam"]) == 2
+    assert "did you mean 'cifar100-same'?" in capsys.readouterr().err
