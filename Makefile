@@ -25,7 +25,9 @@ install: $(STAMP)  ## make .venv with the tested versions (once)
 demo: install  ## distill on real images and print the comparison (at most 5 minutes on 2 cores)
 	@$(BIN)/kdbench table demo
 
-table: install  ## run one table: make table T=demo
+table:  ## run one table: make table T=demo
+	@test -n "$(T)" || { echo "which one? make table T=demo; conf/table has them all"; exit 2; }
+	@$(MAKE) --no-print-directory install
 	@$(BIN)/kdbench table $(T)
 
 reproduce-demo: demo  ## the same

@@ -87,6 +87,7 @@ _LATER_KEYS: dict[str, Any] = {
     "input": None,
     "policy": None,
     "dot": None,
+    "kernel": "torch",
     "negatives_from": "trained",
     "transform": "power",
     "weighting": "power_sum",

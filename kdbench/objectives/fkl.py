@@ -5,6 +5,7 @@ from torch import Tensor
 
 from kdbench.core import Batch, Objective, Outputs, Paper
 from kdbench.divergences import kl
+from kdbench.liger import check_kernel, generalised_js
 
 
 def fkl_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -17,7 +18,7 @@ def fkl_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class FKL(Objective):
-    """`fkl_loss` as an objective."""
+    """`fkl_loss` as an objective. kernel: `torch`, or `liger` (kdbench.liger) on CUDA. Raises ValueError for others."""
 
     paper = Paper("Sequence-Level Knowledge Distillation", 2016, "1606.07947")
     formula = "KL(p || q)"
@@ -27,6 +28,13 @@ class FKL(Objective):
     )
     f_divergence = True
 
+    def __init__(self, kernel: str = "torch") -> None:
+        super().__init__()
+        check_kernel(kernel)
+        self.kernel = kernel
+
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`fkl_loss` of the logits: a scalar in nats."""
+        if self.kernel == "liger":
+            return generalised_js(student.logits, teacher.logits, 0.0)
         return fkl_loss(student.logits, teacher.logits)

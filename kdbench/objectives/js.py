@@ -5,6 +5,7 @@ from torch import Tensor
 
 from kdbench.core import Batch, Objective, Outputs, Paper
 from kdbench.divergences import kl, mixture
+from kdbench.liger import check_kernel, generalised_js
 
 
 def js_loss(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
@@ -18,7 +19,8 @@ def js_loss(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
 
 
 class JS(Objective):
-    """`js_loss` as an objective. Raises ValueError unless 0 < skew < 1."""
+    """`js_loss` as an objective. kernel: `torch`, or `liger` (kdbench.liger) on CUDA. Raises ValueError for others, and
+    unless 0 < skew < 1."""
 
     paper = Paper(
         "On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes", 2024, "2306.13649"
@@ -31,12 +33,16 @@ class JS(Objective):
     )
     f_divergence = True
 
-    def __init__(self, skew: float = 0.1) -> None:
+    def __init__(self, skew: float = 0.1, kernel: str = "torch") -> None:
         super().__init__()
+        check_kernel(kernel)
+        self.kernel = kernel
         if not 0 < skew < 1:
             raise ValueError(f"JS: skew must be between 0 and 1, both excluded (there it is 0), got {skew}")
         self.skew = skew
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`js_loss` of the logits: a scalar in nats."""
+        if self.kernel == "liger":
+            return generalised_js(student.logits, teacher.logits, 1 - self.skew)
         return js_loss(student.logits, teacher.logits, self.skew)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from kdbench.core import Batch, Objective, Outputs, Paper
 from kdbench.divergences import kl
+from kdbench.liger import check_kernel, generalised_js
 
 
 def rkl_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -17,7 +18,7 @@ def rkl_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class RKL(Objective):
-    """`rkl_loss` as an objective."""
+    """`rkl_loss` as an objective. kernel: `torch`, or `liger` (kdbench.liger) on CUDA. Raises ValueError for others."""
 
     paper = Paper("MiniLLM: Knowledge Distillation of Large Language Models", 2024, "2306.08543")
     formula = "KL(q || p)"
@@ -27,6 +28,13 @@ class RKL(Objective):
     )
     f_divergence = True
 
+    def __init__(self, kernel: str = "torch") -> None:
+        super().__init__()
+        check_kernel(kernel)
+        self.kernel = kernel
+
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`rkl_loss` of the logits: a scalar in nats."""
+        if self.kernel == "liger":
+            return generalised_js(student.logits, teacher.logits, 1.0)
         return rkl_loss(student.logits, teacher.logits)
