@@ -85,6 +85,8 @@ class ProcessLauncher(Launcher):
         if crew.stopped_by is not None:
             _print(f"{len(made) - len(ended)} jobs have not begun; the same command with resume=true goes on")
             raise KeyboardInterrupt(crew.stopped_by)
+        if len(made) > 1:
+            _print(f"side by side: kdbench report {self.config.output} --print")
         return [
             self._returned(ended[job], overrides) for job, overrides in zip(made, job_overrides, strict=True)
         ]
@@ -135,6 +137,14 @@ def _say(ended: Ended) -> None:
     reason = f": {ended.reason} (log: {ended.job.log})" if ended.reason else ""
     value = "" if ended.returned is None else f" with {ended.returned:.2f}"
     _print(f"{ended.state}{value} in {ended.seconds:.0f} s: {ended.job.title}{reason}")
+    if ended.state == "done" and (line := _result_in(ended.job.log)):
+        _print(f"  {line}")
+
+
+def _result_in(log: Path) -> str:
+    """The line of a log that says what the run came to."""
+    lines = log.read_text(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line.startswith("test ")), "")
 
 
 def register() -> None:

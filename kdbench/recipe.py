@@ -88,6 +88,7 @@ _LATER_KEYS: dict[str, Any] = {
     "policy": None,
     "dot": None,
     "kernel": "torch",
+    "beams": 1,
     "negatives_from": "trained",
     "transform": "power",
     "weighting": "power_sum",

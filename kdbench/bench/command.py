@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 ABOUT = """The speed of a training step: a run of kdbench in turns with a plain PyTorch loop of the literature
@@ -37,7 +39,8 @@ def main(arguments: list[str]) -> int:
     text = sys.stderr if options.json == "-" else sys.stdout
     try:
         chosen = load_options(options.keys, options.quick)
-        result = Session(chosen, lambda line: print(line, file=text, flush=True)).run()
+        with redirect_stdout(io.StringIO()):  # what its runs say of themselves
+            result = Session(chosen, lambda line: print(line, file=text, flush=True)).run()
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         return 2

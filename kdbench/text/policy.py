@@ -11,7 +11,7 @@ from torch import nn
 
 from kdbench.core import IGNORED, Batch, Tokens
 from kdbench.seeding import generator
-from kdbench.text.writing import prompts_of, write
+from kdbench.text.writing import prompts_of, search, write
 
 WRITERS = ("teacher", "student", "both")
 
@@ -23,13 +23,15 @@ class Policy:
     writer: `teacher` (sequence-level distillation, Kim and Rush 2016, arXiv:1606.07947), `student` (on policy,
     Agarwal et al. 2024, arXiv:2306.13649) or `both` (speculative distillation, Xu et al. 2024, arXiv:2410.11325: the
     student proposes each word, and one that is not among the teacher's top_k likeliest is replaced by a draw of the
-    teacher's). temperature: of the draws; 0 takes the likeliest word. Gradients do not go through what is written.
+    teacher's). temperature: of the draws; 0 takes the likeliest word, or with several beams the likeliest text that a
+    search with so many finds. Gradients do not go through what is written.
     """
 
     writer: str
     share: float = 1.0
     temperature: float = 1.0
     top_k: int = 25
+    beams: int = 1
 
     def __post_init__(self) -> None:
         if self.writer not in WRITERS:
@@ -39,6 +41,12 @@ class Policy:
         if self.temperature < 0 or self.top_k < 1:
             raise ValueError(
                 f"loss.policy: temperature from 0 and top_k from 1, got {self.temperature} and {self.top_k}"
+            )
+
+        if self.beams < 1 or (self.beams > 1 and (self.temperature > 0 or self.writer == "both")):
+            raise ValueError(
+                f"loss.policy.beams={self.beams}: from 1, and several for one writer that draws nothing "
+                f"(loss.policy.temperature=0)"
             )
 
     @property
@@ -62,6 +70,8 @@ class Policy:
         networks = [network for name, network in sides.items() if self.writer in (name, "both")]
         (view, tokens), *_ = batch.texts.items()
         given = prompts_of(tokens)
+        if self.beams > 1:
+            return _with(batch, view, given, search(networks[0], given, end, longest, self.beams), end)
         draw = generator(seed, "written", batch.epoch, batch.step)
         chances = torch.rand(len(given), longest, len(networks), generator=draw, dtype=torch.float64)
         said = write(networks, given, end, chances, self.temperature, self.top_k)

@@ -30,10 +30,8 @@ def write(
     temperature: of the distributions, 0 takes the likeliest word.
     """
     with _answering(networks) as writers:
-        device = next(writers[0].parameters()).device
-        width = max(map(len, given))
-        ids = torch.tensor([[end] * (width - len(row)) + list(row) for row in given], device=device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in given], device=device)
+        ids, mask = _side_by_side(given, end, writers[0])
+        device = ids.device
         done = torch.zeros(len(given), dtype=torch.bool, device=device)
         memories: list[Any] = [None] * len(writers)
         words: list[Tensor] = []
@@ -53,6 +51,45 @@ def write(
             done = done | (words[-1] == end)
             ids, mask = words[-1][:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
     return [_until(row, end) for row in torch.stack(words, dim=1).tolist()]
+
+
+@torch.no_grad()
+def search(
+    network: nn.Module | None, given: Sequence[Sequence[int]], end: int, longest: int, beams: int
+) -> list[list[int]]:
+    """The likeliest of what a beam finds to follow each of B sequences of ids: at most `longest` words, to the first
+    `end`. At each word the `beams` likeliest continuations of those before are kept, by the sum of log-probabilities;
+    what has ended stays among them.
+    """
+    with _answering([network]) as (writer,):
+        ids, mask = (whole.repeat_interleave(beams, dim=0) for whole in _side_by_side(given, end, writer))
+        scores = ids.new_full((len(given), beams), -torch.inf, dtype=torch.float64)
+        scores[:, 0] = 0.0  # at first all are the same
+        words = ids.new_zeros(len(given) * beams, 0)
+        first = torch.arange(len(given), device=ids.device)[:, None] * beams
+        done, memory = torch.zeros(len(ids), dtype=torch.bool, device=ids.device), None
+        while words.shape[1] < longest and not bool(done.all()):
+            logits, memory = writer.next_word(ids, mask, memory)
+            further = logits.double().log_softmax(dim=-1)
+            further[done] = -torch.inf
+            further[done, end] = 0.0
+            choices = further.shape[-1]
+            scores, found = (scores[..., None] + further.view(*scores.shape, choices)).flatten(1).topk(beams)
+            kept = (first + found // choices).flatten()
+            memory.reorder_cache(kept)
+            ids = (found % choices).view(-1, 1)
+            words = torch.cat([words[kept], ids], dim=1)
+            done, mask = done[kept] | (ids[:, 0] == end), torch.cat([mask, torch.ones_like(ids)], dim=1)
+        best = (first[:, 0] + scores.argmax(dim=1)).tolist()
+    return [_until(words[row].tolist(), end) for row in best]
+
+
+def _side_by_side(given: Sequence[Sequence[int]], filler: int, writer: CausalLM) -> tuple[Tensor, Tensor]:
+    """Sequences padded at the left, and a mask of what is no padding: int64 [B, L]."""
+    device, width = next(writer.parameters()).device, max(map(len, given))
+    ids = torch.tensor([[filler] * (width - len(row)) + list(row) for row in given], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in given], device=device)
+    return ids, mask
 
 
 def _drawn(logits: Tensor, chance: Tensor, temperature: float) -> Tensor:

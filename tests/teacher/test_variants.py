@@ -137,7 +137,7 @@ def test_a_teacher_for_imagenet_is_trained_by_its_schedule():
 @pytest.mark.parametrize(
     ("root", "more", "words"),
     [
-        ("train_teacher", ["teacher.init=nowhere.pth"], "looked for nowhere.pth"),
+        ("train_teacher", ["teacher.init=nowhere.pth"], "nowhere.pth: there is no such file or folder"),
         (
             "train_teacher",
             ["teacher.init=store"],

@@ -1,5 +1,7 @@
 """Texts that the teacher or the student writes while it learns: what is written, and runs that learn from it."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from kdbench.teacher.store import put
 from kdbench.text.causal import causal_lm
 from kdbench.text.lm import LanguageData
 from kdbench.text.policy import Policy
+from kdbench.text.writing import search, write
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")
 register()
@@ -82,6 +85,61 @@ def test_what_is_written_is_what_the_network_would_say_one_sequence_at_a_time(da
         said, first = responses(found)[row], len(prompts(found)[row])
         assert ids[first : first + len(said) - 1] == said[:-1], "each position says the token after it"
         assert labels[first - 1] == said[0]
+
+
+def probability(network, before, words) -> float:
+    """The log-probability of words after others, one forward pass without a memory."""
+    ids = torch.tensor([[*before, *words]])
+    with torch.no_grad():
+        hidden = network.eval().hidden(ids)
+        log = torch.nn.functional.linear(hidden, *network.last_layer)[0].double().log_softmax(dim=-1)
+    places = range(len(before) - 1, len(ids[0]) - 1)
+    return sum(log[place, word].item() for place, word in zip(places, words, strict=True))
+
+
+def test_a_wide_beam_finds_the_likeliest_of_all_texts():
+    """Of five words, texts of at most three: every one of them is tried."""
+    torch.manual_seed(3)
+    network = causal_lm("lm_tiny", 5)
+    with torch.no_grad():
+        network.transformer.wte.weight.mul_(8.0)  # opinions, so that rounding decides nothing
+    end, prompts = 0, [[1], [2, 3, 4], [4, 4]]
+    texts = [
+        words
+        for length in (1, 2, 3)
+        for words in itertools.product(range(5), repeat=length)
+        if end not in words[:-1] and (words[-1] == end or length == 3)
+    ]
+    found = search(network, prompts, end, longest=3, beams=5**3)
+    for prompt, words in zip(prompts, found, strict=True):
+        assert tuple(words) == max(texts, key=lambda text: probability(network, prompt, text))
+
+
+def by_hand(network, before, end, longest, beams) -> tuple[int, ...]:
+    """A beam over one text, every continuation scored by itself."""
+    kept: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    for _ in range(longest):
+        ended = [one for one in kept if end in one[1]]
+        going = [one for one in kept if end not in one[1]]
+        ids = [[*before, *words] for _, words in going]
+        for (score, words), row in zip(going, ids, strict=True):
+            with torch.no_grad():
+                last = network.eval().hidden(torch.tensor([row]))[0, -1]
+            log = torch.nn.functional.linear(last, *network.last_layer).double().log_softmax(dim=-1)
+            ended += [(score + value, (*words, word)) for word, value in enumerate(log.tolist())]
+        kept = sorted(ended, reverse=True)[:beams]
+    return kept[0][1]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_beam_is_that_of_each_text_by_itself(networks, beams):
+    (_, teacher), end = networks, 0
+    prompts = [[5, 6, 7], [8], [9, 10, 11, 12]]
+    found = search(teacher, prompts, end, 6, beams)
+    assert [tuple(words) for words in found] == [by_hand(teacher, one, end, 6, beams) for one in prompts]
+    if beams == 1:
+        chances = torch.zeros(len(prompts), 6, 1, dtype=torch.float64)
+        assert found == write([teacher], prompts, end, chances, temperature=0)
 
 
 def test_draws_are_a_function_of_their_place_and_follow_the_network(data, networks):
@@ -166,4 +224,7 @@ def test_what_cannot_be_is_said():
         plan(compose_checked("train", ["dataset=fake", "loss=gkd", "trainer=cpu", "loss.objectives={}"]), {})
     with pytest.raises(ValueError, match="needs a teacher, and there is none"):
         planned("loss=seqkd", "teacher=none")
+    with pytest.raises(ValueError, match=r"loss\.policy\.beams=5: from 1, and several for one writer"):
+        Policy("student", beams=5)
     assert recipe_hash(planned("loss=fkl")) != recipe_hash(planned("loss=skd"))
+    assert recipe_hash(planned("loss=seqkd")) != recipe_hash(planned("loss=seqkd", "loss.policy.beams=5"))
