@@ -86,7 +86,7 @@ class RunFolder:
     @on_rank_0
     def clear(self) -> None:
         """Forget an earlier run, and what was made of it: exports, analyses, logs."""
-        for there in self.path.iterdir():
+        for there in list(self.path.iterdir()):
             if there.is_dir() and not there.is_symlink():
                 shutil.rmtree(there)
             elif there.name != ".lock":

@@ -22,6 +22,7 @@ class FKL(Objective):
 
     paper = Paper("Sequence-Level Knowledge Distillation", 2016, "1606.07947")
     formula = "KL(p || q)"
+    defaults_from = "kdbench: the kernel says who computes, not what"
     disagreements = (
         "The paper's word-level term and the code of DistiLLM and ABKD are the cross-entropy -sum p log q, which has "
         "the same gradient and is larger by the teacher's entropy.",

@@ -22,6 +22,7 @@ class RKL(Objective):
 
     paper = Paper("MiniLLM: Knowledge Distillation of Large Language Models", 2024, "2306.08543")
     formula = "KL(q || p)"
+    defaults_from = "kdbench: the kernel says who computes, not what"
     disagreements = (
         "MiniLLM takes the divergence over whole sequences that the student writes, by policy gradient; this is the "
         "term per token of a given text, as in the code of DistiLLM and ABKD.",

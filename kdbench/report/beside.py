@@ -29,9 +29,8 @@ def sources(tables: Sequence[str]) -> list[Published]:
     last = {
         name: name not in tables and all(value.std is None for value in found[name].values) for name in found
     }
-    return [
-        found[name] for name in sorted(found, key=lambda name: last[name])
-    ]  # sorted keeps the order of equals
+    order = sorted(found, key=lambda name: last[name])  # equals stay in their order
+    return [found[name] for name in order]
 
 
 def beside(series: Series, published: Sequence[Published]) -> Beside | None:
