@@ -14,7 +14,7 @@ class DOT(torch.optim.Optimizer):
 
     A step is: backward of the objectives, `keep()`, backward of the labels, `step()`. Both buffers move the weights,
     and weight decay is added once, to the labels' gradients. What only one of the two reaches (layers of an objective's
-    own) has the plain momentum. Raises ValueError unless both momenta are in [0, 1).
+    own) has the plain momentum. Which settings make sense `Schedule.check_dot` says.
     """
 
     def __init__(
@@ -25,8 +25,6 @@ class DOT(torch.optim.Optimizer):
         delta: float,
         weight_decay: float,
     ) -> None:
-        if not (0 <= delta <= momentum and momentum + delta < 1):
-            raise ValueError(f"DOT: momentum {momentum} less and plus delta {delta} must lie in [0, 1)")
         settings = {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay}
         super().__init__(parameters, settings)
         self._kept: dict[nn.Parameter, Tensor] = {}

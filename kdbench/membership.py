@@ -39,7 +39,12 @@ def member_of(
         hashes["answers"] = stored.storage if stored else "not there"
         _check_same(hashes)
         return Member(planned, _folder(planned, hashes), hashes, stored)
-    if planned.storable and planned.cfg.resume:
+    if (
+        planned.storable
+        and planned.cfg.resume
+        and planned.cfg.teacher.cache != "off"
+        and not folder.path.exists()
+    ):
         _refuse_lost_answers(planned, hashes)
     return Member(planned, folder, hashes, words if planned.needs_teacher else None)
 
@@ -48,8 +53,7 @@ def _refuse_lost_answers(planned: Plan, hashes: dict[str, str]) -> None:
     """ValueError where there is an unfinished run on stored answers, and they are no longer there."""
     for storage in STORAGES:
         folder = _folder(planned, {**hashes, "answers": storage}).path
-        live = _folder(planned, hashes).path
-        if (folder / "state.pt").is_file() and not live.exists() and planned.cfg.teacher.cache != "off":
+        if (folder / "state.pt").is_file():
             raise ValueError(
                 f"{folder} was begun on answers stored in {storage}, and no cache has them now: kdbench cache fill "
                 f"--storage={storage} with the arguments of this run makes one; teacher.cache=off is another run"

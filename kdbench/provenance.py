@@ -22,7 +22,10 @@ def provenance() -> dict[str, Any]:
     """Versions, commit, machine and threads: what a number needs to be believed later."""
     packages = ("torch", "lightning", "hydra-core", "timm", "kdbench")
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: installed_version(name) for name in packages},
+        },
         "commit": _commit(),
         "machine": machine(),
         "threads": torch.get_num_threads(),
@@ -35,7 +38,8 @@ def machine() -> dict[str, Any]:
     return {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()}
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """The version of an installed package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:

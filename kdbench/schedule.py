@@ -75,16 +75,17 @@ class Schedule:
 
     def check_dot(self, dot: float) -> None:
         """ValueError where these settings have no meaning with DOT's two momenta."""
-        stray = {
-            "algorithm": self.algorithm != "sgd",
-            "nesterov": self.nesterov,
-            "clip": self.clip is not None,
+        plain: dict[str, tuple[object, str]] = {
+            "algorithm": ("sgd", "sgd"),
+            "nesterov": (False, "false"),
+            "clip": (None, "null"),
         }
-        if given := [name for name, is_given in stray.items() if is_given]:
-            name = given[0]
-            raise ValueError(
-                f"loss.dot={dot} is SGD with two momenta, and schedule.{name}={getattr(self, name)} is not for it"
-            )
+        for name, (value, word) in plain.items():
+            if (given := getattr(self, name)) != value:
+                raise ValueError(
+                    f"loss.dot={dot} is SGD with two momenta, and schedule.{name}={given} is not for it; "
+                    f"give schedule.{name}={word}"
+                )
         if not (dot <= self.momentum and self.momentum + dot < 1):
             raise ValueError(
                 f"loss.dot={dot}: schedule.momentum={self.momentum} less and plus it must lie in [0, 1)"

@@ -105,8 +105,8 @@ _RUN_AS_TEACHER = "teacher=run:"
 
 
 def spelled_out(arguments: Sequence[str], root: str) -> list[str]:
-    """The command line in Hydra's words: `teacher=run:FOLDER` is an option of a group and a key of it, and a data set
-    brings what conf/companions.yaml says, where nothing else is said."""
+    """The command line in Hydra's words: `teacher=run:FOLDER` and `student=timm/NAME` are an option of a group and a
+    key of it, and a data set brings what conf/companions.yaml says, where nothing else is said."""
     words = _companions(arguments, _ACCOMPANIED.get(root, ()))
     for given in arguments:
         if given.startswith("teacher=") and "run:" in given and "," in given:

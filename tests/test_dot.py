@@ -98,7 +98,7 @@ def test_without_a_difference_it_is_sgd():
     ("changes", "words"),
     [
         ({"algorithm": "adamw"}, "schedule.algorithm=adamw is not for it"),
-        ({"nesterov": True}, "schedule.nesterov=True is not for it"),
+        ({"nesterov": True}, "schedule.nesterov=True is not for it; give schedule.nesterov=false"),
         ({"clip": 1.0}, "schedule.clip=1.0 is not for it"),
         ({"momentum": 0.95}, "schedule.momentum=0.95 less and plus it must lie in [0, 1)"),
     ],
@@ -161,7 +161,10 @@ def test_the_total_is_the_sum_of_the_two_sides():
         (["loss=ce", "loss.dot=0.075"], "and the terms with a weight are ce"),
         (["loss=kd", "loss.dot=0"], "loss.dot must lie in (0, 0.5), got 0"),
         (["loss=kd", "loss.dot=0.1"], "schedule.momentum=0.9 less and plus it must lie in [0, 1)"),
-        (["loss=kd_dot", "schedule.nesterov=true"], "schedule.nesterov=True is not for it"),
+        (
+            ["loss=kd_dot", "schedule.nesterov=true"],
+            "schedule.nesterov=True is not for it; give schedule.nesterov=false",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_before_a_run(words, said):
