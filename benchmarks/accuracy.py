@@ -4,6 +4,7 @@
 
 Every run is an ordinary run with a folder of its own: the same command goes on where it was stopped. Differences are
 those of the last epoch's test top-1, setting minus `live`, over the seeds, with the 95 % interval of Student's t.
+What accuracy.json says of other settings stays.
 """
 
 import argparse
@@ -86,7 +87,7 @@ def top1(setting: str, loss: str, options: argparse.Namespace) -> dict[int, floa
 
 
 def main() -> None:
-    """Train what is missing, and write accuracy.json."""
+    """Train what is missing, and write it into accuracy.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=[REFERENCE, "stored"])
     parser.add_argument("--epochs", type=int, default=5)
@@ -103,15 +104,19 @@ def main() -> None:
         codes = list(pool.map(lambda one: train(*one, options), work))
     if any(codes):
         sys.exit(1)
-    result = {
+    about = {
         "command": " ".join(["python", "benchmarks/accuracy.py", *sys.argv[1:]]),
         "pair": f"{options.teacher}:{options.student}",
         "epochs": options.epochs,
-        "settings": {name: compared(name, options) for name in options.settings if name != REFERENCE},
         **provenance(),
     }
-    (HERE / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["settings"], indent=1))
+    found = {
+        name: {**about, "losses": compared(name, options)} for name in options.settings if name != REFERENCE
+    }
+    file = HERE / "accuracy.json"
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps({**before, **found}, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kdbench.bench.peak import conv_peak
@@ -19,10 +21,23 @@ Raw = dict[str, Any]
 CLOCKS = ("cpu", "wall")
 
 
-def measure(made: Setup, settings: Mapping[str, Setting], limit: Limit) -> Iterator[Raw]:
-    """What was measured of each setting, as plain data; the same reference goes on from one to the next."""
+TURN = 3.0
+"""Seconds of the reference that make a turn: the first step of each finds the other side's maps in the caches and its
+own memory given back, which a run alone does not."""
+
+
+def measure(
+    made: Setup, settings: Mapping[str, Setting], limit: Limit, turn: float | None = None
+) -> Iterator[Raw]:
+    """What was measured of each setting, as plain data; the same reference goes on from one to the next.
+
+    turn: seconds of the reference that make a turn, two steps at least; None: the steps that the limit says.
+    """
     watch = Stopwatch()
     reference = Reference(made, watch)
+    if turn is not None:
+        reference.turn(1)
+        limit = replace(limit, steps=max(2, math.ceil(1e3 * turn / reference.turn(1).wall_ms)))
     for name, setting in settings.items():
         precision = "bf16" if setting.precision == "bf16" else "fp32"
         peaks = [conv_peak(precision)]
@@ -39,6 +54,7 @@ def measure(made: Setup, settings: Mapping[str, Setting], limit: Limit) -> Itera
             "precision": setting.precision,
             "emulated": setting.precision != "fp32" and not has_bf16_units(),
             "students": len(setting.losses),
+            "steps": limit.steps,
             "cached": setting.cached,
             "ours": as_data(race.ours),
             "reference": as_data(race.theirs),

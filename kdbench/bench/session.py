@@ -36,7 +36,8 @@ SMALL_PAIR = "resnet20:resnet8"
 class Options:
     """What the command line may say. threads: CPU threads of both sides; None: as many as there are free cores.
 
-    seconds, rounds: how long each setting is measured, at least; steps: optimiser steps of a turn.
+    seconds, rounds: how long each setting is measured, at least; steps: optimiser steps of a turn; None: as many as the
+    reference takes in some seconds (kdbench.bench.pairs.TURN).
     dataset: overrides of a run; none: CIFAR-100 where KDBENCH_DATA has it, else the shipped part of it.
     """
 
@@ -44,9 +45,9 @@ class Options:
     settings: list[str] = field(default_factory=lambda: list(SETTINGS))
     parts: list[str] = field(default_factory=lambda: list(PARTS))
     threads: int | None = None
-    rounds: int = 5
+    rounds: int = 4
     seconds: float = 20.0
-    steps: int = 2
+    steps: int | None = None
     dataset: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
@@ -124,7 +125,7 @@ class Session:
     def __init__(self, options: Options, say: Callable[[str], None]) -> None:
         self.options, self.say = options, say
         self.threads = options.threads or min(torch.get_num_threads(), free_cores())
-        self.limit = Limit(options.rounds, options.seconds, options.steps)
+        self.limit = Limit(options.rounds, options.seconds, options.steps or 2)
 
     def run(self) -> dict[str, Any]:
         """All parts, as plain data."""
@@ -155,7 +156,11 @@ class Session:
             "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
             "load": busy,
             "dataset": self.data.name,
-            "limit": {"rounds": self.limit.rounds, "seconds": self.limit.seconds, "steps": self.limit.steps},
+            "limit": {
+                "rounds": self.limit.rounds,
+                "seconds": self.limit.seconds,
+                "steps": self.options.steps,
+            },
         }
 
     def _images(self) -> tuple[list[str], ImageData]:
@@ -190,7 +195,7 @@ class Session:
         made = self._setup(pair)
         work = pairs.work(pair, made.data.num_classes, BATCH)
         self.say(f"\n{pair.replace(':', ' -> ')}")
-        rows = list(pairs.measure(made, settings, self.limit))
+        rows = list(pairs.measure(made, settings, self.limit, None if self.options.steps else pairs.TURN))
         judged = verdict.judge(pair, rows, work, BATCH)
         self.say(verdict.check_words(judged))
         self.say(verdict.reference_words(judged))

@@ -36,6 +36,12 @@ def store_ahead(batches: Sequence[Batch], threads: int, console: Console) -> Non
         torch.set_num_threads(threads)
         live, left = images_asked(batches, filling, group), filling.units - filling.committed()
         name, pays = filling.teacher.name, left <= WORTH * live
+        if not live:
+            text = (
+                f"{name} answers live: every process has a run that asks it for more than stored answers have"
+            )
+            console.print(text, highlight=False, soft_wrap=True)
+            continue
         asked = "images" if filling.unit == "views" else filling.unit
         per_view = filling.seconds() / filling.units
         takes = [f"about {duration(units * per_view)}" for units in (live, left)]

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdbench.listing import markdown
-from kdbench.report.published import published_for
+from kdbench.report.published import published_for, published_markdown
 
 START, END = "<!-- python scripts/render_lm.py: {} -->\n", "\n<!-- end -->"
 PUBLISHED = "abkd-gpt2", "abkd-gpt2-others"
 """Rows that `kdbench table abkd-gpt2` has runs for, and rows that no run of ours can have."""
+RERUNS = "abkd-gpt2-wasd", "abkd-lm-wasd", "abkd-lm-adakd"
+"""The same methods as others ran them, in pipelines of their own."""
 
 
 def measured_words(found: Mapping[str, Any]) -> str:
@@ -39,7 +41,8 @@ def published_words() -> str:
         for name in dict.fromkeys(value.loss for value in values)
     ]
     about = f"{sources[0].about} {' '.join(source.note.strip() for source in sources[1:])}"
-    return f"{about}\n\n{markdown(rows)}"
+    again = [published_markdown(found) for name in RERUNS if (found := published_for(name))]
+    return "\n\n".join([about, markdown(rows), *again])
 
 
 def with_parts(page: str, measured: Mapping[str, Any]) -> str:

@@ -44,10 +44,10 @@ RECORDED = {"graph-fp32", "graph", "cohort-4", "cohort-8", "row"}
 
 ACCURACY = """## Accuracy of the fast settings
 
-Paired runs, the same seeds and so the same batches and views, by `python benchmarks/accuracy.py`: a setting's test
-top-1 at the last epoch minus that of the live float32 teacher and student, mean over the seeds with the 95 % interval
-of Student's t. `stored` is the cache in float16; `bf16-teacher` and `bf16` are the settings of `precision`. None of
-these is a default but the cache, where one is there that serves the run.
+Paired runs on all of CIFAR-100, the same seeds and so the same batches and views, by `python benchmarks/accuracy.py`: a
+setting's test top-1 at the last epoch minus that of the live float32 teacher and student, mean over the seeds with the
+95 % interval of Student's t. `stored` is the cache in float16; `bf16-teacher` and `bf16` are the settings of
+`precision`. None of these is a default but the cache, where one is there that serves the run.
 """
 
 
@@ -84,17 +84,23 @@ def accuracy(found: Found | None) -> str:
     rows = [
         {
             "setting": setting,
+            "pair": measured["pair"].replace(":", " -> "),
+            "epochs": measured["epochs"],
             "loss": loss,
             "seeds": len(paired["seeds"]),
             "live, fp32": _mean(paired["live"]),
             "setting's": _mean(paired[setting]),
             "difference, points": f"{paired['difference']:+.2f} +- {paired['interval95']:.2f}",
         }
-        for setting, by_loss in found["settings"].items()
-        for loss, paired in by_loss.items()
+        for setting, measured in found.items()
+        for loss, paired in measured["losses"].items()
     ]
-    about = f"{found['pair'].replace(':', ' -> ')}, {found['epochs']} epochs of all of CIFAR-100, `{found['command']}`"
-    return f"{ACCURACY}\n{about}, commit {found['commit'] or 'unknown'}:\n\n{markdown(rows)}\n"
+    made = [
+        f"* {setting}: `{measured['command']}` on {measured['machine']['processor']}, "
+        f"commit {measured['commit'] or 'unknown'}"
+        for setting, measured in found.items()
+    ]
+    return f"{ACCURACY}\n{markdown(rows)}\n\n" + "\n".join(made) + "\n"
 
 
 def _mean(scores: list[float]) -> str:

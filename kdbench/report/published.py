@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,7 +82,8 @@ class Grid:
 class Published:
     """The values of one source.
 
-    selection: how the epoch was chosen, of how many; status: `verified` numbers were read, `derived` ones computed.
+    selection: how the epoch was chosen, of how many (0: the source does not say); status: `verified` numbers were read,
+    `derived` ones computed.
     table: which one's grid has the recipe that the values are of (the folder's name, unless said).
     values and grid: two ways to write the same, of which a file may have both; read, `values` holds all.
     """
@@ -89,7 +91,7 @@ class Published:
     source: str = MISSING
     status: str = MISSING
     selection: str = MISSING
-    epochs: int = MISSING
+    epochs: int = 0
     note: str = ""
     table: str = ""
     values: list[Value] = field(default_factory=list)
@@ -98,7 +100,8 @@ class Published:
     @property
     def about(self) -> str:
         """Where the numbers come from, in a line."""
-        return f"Published ({self.status}, {self.epochs} epochs): {self.source}. {self.note}".strip()
+        epochs = f", {self.epochs} epochs" if self.epochs else ""
+        return f"Published ({self.status}{epochs}): {self.source}. {self.note}".strip()
 
 
 def read_as(kind: type[T], file: Path) -> T | None:
@@ -129,15 +132,27 @@ def published_for(table: str) -> Published | None:
 
 
 def published_markdown(published: Published) -> str:
-    """The values of a source, losses by pairs (and protocols), as a Markdown table with its source."""
-    pairs = list(dict.fromkeys(_column(value) for value in published.values))
-    losses = list(dict.fromkeys(value.loss for value in published.values))
-    cells = {(value.loss, _column(value)): value.text for value in published.values}
-    lines = [f"| loss | {' | '.join(pairs)} |", "|---|" + "--:|" * len(pairs)]
-    lines += [f"| {loss} | {' | '.join(cells.get((loss, pair), '') for pair in pairs)} |" for loss in losses]
-    return "\n".join([*lines, "", published.about])
+    """The values of a source as a Markdown table with its source: losses by pairs and protocols, or, where there are
+    several data sets, by those."""
+    several = len({value.dataset for value in published.values}) > 1
+    column = (lambda value: value.dataset) if several else _setting
+    settings = dict.fromkeys(_setting(value) for value in published.values) if several else [""]
+    parts = [
+        f"{setting}\n\n{_cells([value for value in published.values if setting in ('', _setting(value))], column)}"
+        for setting in settings
+    ]
+    return "\n\n".join([*(part.strip() for part in parts), published.about])
 
 
-def _column(value: Value) -> str:
+def _cells(values: Sequence[Value], column: Callable[[Value], str]) -> str:
+    columns = list(dict.fromkeys(map(column, values)))
+    losses = list(dict.fromkeys(value.loss for value in values))
+    cells = {(value.loss, column(value)): value.text for value in values}
+    lines = [f"| loss | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
+    lines += [f"| {loss} | {' | '.join(cells.get((loss, one), '') for one in columns)} |" for loss in losses]
+    return "\n".join(lines)
+
+
+def _setting(value: Value) -> str:
     protocol = f", {value.protocol}" if value.protocol else ""
     return value.pair.replace(":", " -> ") + protocol

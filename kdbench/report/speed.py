@@ -26,16 +26,18 @@ test fails when it is stale. A cell is empty where nothing was measured.
   through torchvision's transforms in a Dataset behind a DataLoader, float32, features from both networks, KD with the
   cross-entropy, SGD, and after every step loss, top-1 and top-5 read with `.item()`.
 * kdbench is a run as `kdbench train` makes it: Lightning calls `StudentModule.training_step`, and hooks tell the parts
-  apart. Its chunks take turns with as many steps of the reference, in one process, on the same images and threads; the
-  first turns are not counted. A ratio is one of medians: the reference's time over kdbench's, for each student.
+  apart. Its chunks take turns with as many steps of the reference, some seconds of them, in one process, on the same
+  images and threads; the first turns are not counted. A ratio is one of medians: the reference's time over kdbench's,
+  for each student.
+* In bf16 the teacher's BatchNorms are in the weights of the convolutions before them (kdbench/models/folding.py).
 * CPU time is that of the whole process, with threads that wait asleep (OMP_WAIT_POLICY=passive), so that it holds on a
   busy machine too; the clock is what a quiet machine shows.
 * The reference is checked: the shares of its step must lie within {TOLERANCE:.0f} points of those that published loops
   had on another CPU, else there is no ratio.
 * The peak is that of a 3x3 convolution of 256 channels to 256 in the row's precision, measured between the turns.
   Shares and per cent of the peak are by CPU time, images/s by the clock and summed over the students.
-* The cache of the warm rows is a sealed one of all views, full of zeros, which the system pages in as it is first read:
-  that is most of the time that the parts give to the teacher there, and goes away once a run has gone through it.
+* The cache of the warm rows is a sealed one of all views, full of zeros, read through once before it is measured, as
+  after a first run.
 """
 
 UNIT = """Costs are CPU time in steps of the reference at batch 64, which took turns with what was measured: of

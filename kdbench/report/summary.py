@@ -13,6 +13,7 @@ from kdbench.report.comparing import REFERENCE, Comparison, comparisons
 from kdbench.report.delta import Beside
 from kdbench.report.further import SCORED_ON
 from kdbench.report.grid import Table, load_table, tables
+from kdbench.report.published import published_for
 from kdbench.report.reading import NotCounted, Record, Run, read
 from kdbench.report.series import Series, gather
 from kdbench.siblings import Flat, flat
@@ -73,7 +74,7 @@ def report_on(what: Sequence[str], command: str, against: str = REFERENCE) -> Re
 
 
 class NoRunsError(ValueError):
-    """A table of which no run is at hand."""
+    """A table of which no run is at hand, or whose numbers are published and have no grid here."""
 
     def __init__(self, table: str, message: str) -> None:
         super().__init__(message)
@@ -87,6 +88,8 @@ def place_of(name: str) -> Path:
     """
     if name not in tables():
         if not Path(name).exists() and "/" not in name:
+            if published_for(name) is not None:
+                raise NoRunsError(name, f"{name}: kdbench has no grid for these published numbers")
             raise ValueError(
                 unknown(name, name, tables()).replace("unknown key", "there is no folder and no table")
             )

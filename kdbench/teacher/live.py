@@ -9,6 +9,8 @@ from torch import nn
 
 from kdbench.core import Batch, Outputs
 from kdbench.models import answer_batch, create_model, load_weights, weights_hash
+from kdbench.models.folding import fold_batch_norms
+from kdbench.models.network import TextNetwork
 from kdbench.teacher.names import full_name
 
 CacheMode = Literal["auto", "off", "require"]
@@ -18,9 +20,9 @@ class LiveTeacher(nn.Module):
     """A frozen network in eval mode. Its answers carry no gradient.
 
     name: as in the teacher store, with its variant; sources: the files its weights came from; about: what they say of
-    them; bf16: answer under bfloat16 autocast; cache: whether stored answers may, must or must not take its place in
-    training (kdbench.teacher.cache); top_k: in training it is known by so many likeliest words of each token
-    (kdbench.teacher.likeliest).
+    them; bf16: answer under bfloat16 autocast, with BatchNorms in the convolutions before them; cache: whether stored
+    answers may, must or must not take its place in training (kdbench.teacher.cache); top_k: in training it is known by
+    so many likeliest words of each token (kdbench.teacher.likeliest).
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class LiveTeacher(nn.Module):
         self.cache, self.top_k = cache, top_k
         self.model = model.requires_grad_(False).eval()
         self.hash = weights_hash(model)
+        self._folded: nn.Module | None = None
 
     def train(self, mode: bool = True) -> "LiveTeacher":
         """Stay in eval mode, whatever the module around it does."""
@@ -47,7 +50,15 @@ class LiveTeacher(nn.Module):
     def forward(self, batch: Batch, taps: tuple[str, ...] = ()) -> Outputs:
         """The outputs for a batch and for its further views: logits [N, C] and the taps asked for."""
         with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
-            return answer_batch(self.model, batch, taps)
+            return answer_batch(self._answering(batch), batch, taps)
+
+    def _answering(self, batch: Batch) -> nn.Module:
+        """Whoever asks for whichever taps is answered by the same network, so that all see the same logits."""
+        if not self.bf16 or isinstance(self.model, TextNetwork):
+            return self.model
+        if self._folded is None:
+            self._folded = fold_batch_norms(self.model, batch.inputs[:1])
+        return self._folded
 
 
 def live_teacher(

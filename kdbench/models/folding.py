@@ -1,0 +1,70 @@
+"""BatchNorm in the weights of the convolution before it, for a network that only answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from kdbench.models.taps import answer, tap_names
+
+
+def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module:
+    """A frozen copy of a network in eval mode that answers the same up to rounding, in fewer passes over its maps.
+
+    images: [N, 3, H, W] of the size that it will be asked about; one is enough. Who reads whose result is seen in the
+    graph of its answer: a convolution takes up the BatchNorm that is alone in reading it; one whose result is a tap, or
+    is read twice, stays as it is.
+    """
+    copied = deepcopy(model).requires_grad_(True)
+    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        found = answer(copied, images.detach(), tap_names(copied))
+    for convolution, norm in list(_pairs(copied, [found.logits, *found.taps.values()])):
+        merged = fuse_conv_bn_eval(copied.get_submodule(convolution), copied.get_submodule(norm))
+        copied.set_submodule(convolution, merged)
+        copied.set_submodule(norm, nn.Identity())
+    return copied.requires_grad_(False)
+
+
+def _pairs(model: nn.Module, ends: Iterable[Tensor]) -> Iterator[tuple[str, str]]:
+    """The names of convolutions and of the BatchNorms that alone read them."""
+    owners = {
+        id(module.weight): (name, type(module))
+        for name, module in model.named_modules()
+        if type(module) in (nn.Conv2d, nn.BatchNorm2d) and module.weight is not None
+    }
+    readers = _readers(ends)
+    owned = {node: owner for node in readers if (owner := _owner(node, owners)) is not None}
+    calls = Counter(name for name, _ in owned.values())
+    for node, (name, kind) in owned.items():
+        before = node.next_functions[0][0]
+        if kind is not nn.BatchNorm2d or before not in owned or readers[before] != 1:
+            continue
+        convolution, its_kind = owned[before]
+        if its_kind is nn.Conv2d and calls[name] == calls[convolution] == 1:
+            yield convolution, name
+
+
+def _readers(ends: Iterable[Tensor]) -> Counter[Node]:
+    """Of every node of the graph behind these tensors: how many others read it, these tensors among them."""
+    left = [end.grad_fn for end in ends]
+    readers: Counter[Node] = Counter(node for node in left if node is not None)
+    left = list(readers)
+    while left:
+        for node, _ in left.pop().next_functions:
+            if node is not None:
+                if node not in readers:
+                    left.append(node)
+                readers[node] += 1
+    return readers
+
+
+def _owner(node: Node, owners: dict[int, tuple[str, type]]) -> tuple[str, type] | None:
+    """The layer whose weight the node reads, and its kind."""
+    read = (id(getattr(input_, "variable", None)) for input_, _ in node.next_functions)
+    return next((owners[one] for one in read if one in owners), None)
