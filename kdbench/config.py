@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench import launchers
+from kdbench.outside import conf_dirs, packages
 
 PACKAGE = Path(__file__).parent
 _CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file() and (PACKAGE.parent / "conf").is_dir()
@@ -122,11 +122,9 @@ SUPPLIED = {
 
 
 class _OutsideConf(SearchPathPlugin):
-    """The conf folders of other packages that bring objectives."""
+    """The conf folders of other packages."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        from kdbench.objectives import conf_dirs
-
         for folder in conf_dirs():
             search_path.append(provider="kdbench.objectives", path=f"file://{folder}")
 
@@ -193,9 +191,8 @@ def build(node: DictConfig, **supplied: Any) -> Any:
 
 @cache
 def allowed_targets() -> tuple[str, ...]:
-    """The prefixes that `_target_` may have: ours, Lightning's trainer, and packages that bring objectives."""
-    outside = {point.module.split(".")[0] for point in entry_points(group="kdbench.objectives")}
-    return ("kdbench.", "lightning.Trainer", *(f"{package}." for package in sorted(outside)))
+    """The prefixes that `_target_` may have: ours, Lightning's trainer, and packages that bring something."""
+    return ("kdbench.", "lightning.Trainer", *(f"{package}." for package in sorted(packages())))
 
 
 # ---- resolvers: what a value is for the networks that were chosen
@@ -219,8 +216,6 @@ def pairs_of(method: str) -> dict[str, Any]:
 
     `fallback` is a pair of `values`, or `same` and `different` with one each, for networks of one family and of two.
     """
-    from kdbench.objectives import conf_dirs
-
     for folder in (CONF_DIR, *conf_dirs()):
         file = folder / "pairs" / f"{method}.yaml"
         if file.is_file():

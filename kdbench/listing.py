@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench.config import CONF_DIR
+from kdbench.outside import conf_dirs
 
 GROUPS = (
     "dataset",
@@ -228,8 +229,6 @@ def _options(group: str) -> list[str]:
 
 
 def _conf_folders() -> list[Path]:
-    from kdbench.objectives import conf_dirs
-
     return [CONF_DIR, *conf_dirs()]
 
 

@@ -9,6 +9,7 @@ from timm.models import load_pretrained, register_model
 from torch import Tensor, nn
 
 from kdbench.core import Batch, Outputs
+from kdbench.outside import load_networks
 
 PREFIX = "kdbench_"
 
@@ -96,7 +97,8 @@ def register(name: str, build: Callable[..., Network]) -> None:
 
 
 def available() -> tuple[str, ...]:
-    """The names of the networks registered so far, in natural order."""
+    """The names of the networks that `register` made known, other packages' among them, in natural order."""
+    load_networks()
     return tuple(name.removeprefix(PREFIX) for name in timm.list_models(f"{PREFIX}*"))
 
 

@@ -12,14 +12,13 @@ import pkgutil
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from kdbench.outside import OBJECTIVES
 
 if TYPE_CHECKING:
     from kdbench.core import Objective
 
-GROUP = "kdbench.objectives"
 FLAGS = ("couples_rows", "order_dependent", "depends_on_batch_size", "owns_predict")
 
 
@@ -55,15 +54,6 @@ def available() -> list[Entry]:
     return [_entry(name, _load(name)) for name in sorted({*_own(), *_outside()})]
 
 
-def conf_dirs() -> list[Path]:
-    """Folders for Hydra's search path, one per outside package that has one; imports none of them.
-
-    It is `conf` in the entry point's package, or else beside it (a source checkout).
-    """
-    found = (_conf_dir(entry_point.module.partition(".")[0]) for entry_point in _outside().values())
-    return list(dict.fromkeys(folder for folder in found if folder))
-
-
 def _own() -> set[str]:
     return {module.name for module in pkgutil.iter_modules(__path__)}
 
@@ -71,7 +61,7 @@ def _own() -> set[str]:
 def _outside() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     own = _own()
-    for entry_point in entry_points(group=GROUP):
+    for entry_point in entry_points(group=OBJECTIVES):
         name = entry_point.name
         if name in own or found.setdefault(name, entry_point).value != entry_point.value:
             rival = "kdbench itself" if name in own else found[name].value
@@ -139,12 +129,3 @@ def _entry(name: str, objective: type[Objective]) -> Entry:
     paper = objective.paper
     about["tasks"] = tasks_of(objective)
     return Entry(name, paper.title, paper.year, paper.arxiv, defaults=defaults, **about)
-
-
-def _conf_dir(package: str) -> Path | None:
-    spec = find_spec(package)
-    if spec is None:
-        return None
-    inside = spec.submodule_search_locations or ([str(Path(spec.origin).parent)] if spec.origin else [])
-    candidates = [place for root in inside for place in (Path(root) / "conf", Path(root).parent / "conf")]
-    return next((folder for folder in candidates if folder.is_dir()), None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import objectives
+from kdbench import objectives, outside
 from kdbench.objectives.wttm import WTTM
 
 OUTSIDER = """
@@ -78,7 +78,7 @@ def test_refuses_by_name(name, parameters, message):
 def test_an_outsider_is_found_and_imported_only_when_asked_for(install):
     install("mine", "outsider.mine:Mine")
     objectives.create("kd")
-    assert objectives.conf_dirs() == []
+    assert outside.conf_dirs() == []
     assert "outsider" not in sys.modules
     assert objectives.create("mine", strength=3.0).strength == 3.0
     entry = next(entry for entry in objectives.available() if entry.name == "mine")
@@ -90,9 +90,9 @@ def test_an_outsider_is_found_and_imported_only_when_asked_for(install):
 def test_an_outsiders_conf_folder(install):
     root = install("mine", "outsider.mine:Mine")
     (root / "conf").mkdir()
-    assert objectives.conf_dirs() == [root / "conf"]
+    assert outside.conf_dirs() == [root / "conf"]
     (root / "outsider" / "conf").mkdir()
-    assert objectives.conf_dirs() == [root / "outsider" / "conf"]
+    assert outside.conf_dirs() == [root / "outsider" / "conf"]
 
 
 def test_an_outsider_may_not_take_our_names(install):
@@ -117,5 +117,5 @@ def test_a_broken_outsider_is_named(install, target, message):
 
 
 def test_importing_the_registry_is_cheap():
-    code = "import sys, kdbench.objectives as o; o.conf_dirs(); assert 'torch' not in sys.modules"
+    code = "import sys, kdbench.objectives, kdbench.outside as o; o.conf_dirs(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -1,0 +1,56 @@
+"""What other packages bring: objectives, networks, data sets, announced as entry points, and their `conf` folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+OBJECTIVES, MODELS, DATASETS = GROUPS = "kdbench.objectives", "kdbench.models", "kdbench.datasets"
+"""Of entry points: `name = "package.module:Class"`, `"package.module"` which registers networks as it is imported, and
+`"package.module:function"`, which only its own yaml file calls."""
+
+
+def packages() -> set[str]:
+    """The top packages that bring something; imports none of them."""
+    return {_package(point) for point in _all()}
+
+
+def conf_dirs() -> list[Path]:
+    """Folders for Hydra's search path, one per outside package that has one; imports none of them.
+
+    It is `conf` in the entry point's package, or else beside it (a source checkout).
+    """
+    found = (_conf_dir(package) for package in dict.fromkeys(map(_package, _all())))
+    return [folder for folder in found if folder]
+
+
+@cache
+def load_networks() -> None:
+    """Import what registers networks, once; ValueError for what cannot be imported."""
+    for point in entry_points(group=MODELS):
+        try:
+            point.load()
+        except Exception as error:  # whatever a module raises as it is imported
+            raise ValueError(
+                f"Networks {point.name!r} ({point.value}) cannot be imported: {error}"
+            ) from error
+
+
+def _all() -> Iterable[EntryPoint]:
+    return (point for group in GROUPS for point in entry_points(group=group))
+
+
+def _package(point: EntryPoint) -> str:
+    return point.module.partition(".")[0]
+
+
+def _conf_dir(package: str) -> Path | None:
+    spec = find_spec(package)
+    if spec is None:
+        return None
+    inside = spec.submodule_search_locations or ([str(Path(spec.origin).parent)] if spec.origin else [])
+    candidates = [place for root in inside for place in (Path(root) / "conf", Path(root).parent / "conf")]
+    return next((folder for folder in candidates if folder.is_dir()), None)
