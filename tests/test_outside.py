@@ -48,12 +48,13 @@ def noise(mean: list[float], std: list[float], **options: Unpack[ImageOptions]):
     return fake(classes=5, train=64, mean=mean, std=std, **options)
 """
 
+STATISTICS = "mean: [0.5, 0.5, 0.5]\nstd: [0.25, 0.25, 0.25]\n"
 FILES = {
     "__init__.py": "",
     "networks.py": NETWORKS,
     "images.py": IMAGES,
     "conf/student/small.yaml": "_target_: kdbench.models.create_model\nname: small\n",
-    "conf/dataset/noise.yaml": "defaults:\n  - images\n_target_: outsider.images.noise\nmean: [0.5, 0.5, 0.5]\nstd: [0.25, 0.25, 0.25]\n",
+    "conf/dataset/noise.yaml": "defaults:\n  - images\n_target_: outsider.images.noise\n" + STATISTICS,
 }
 TINY = ["schedule=quick", "schedule.epochs=1", "schedule.batch_size=16", "threads=1", "progress=false"]
 
@@ -94,12 +95,18 @@ def test_a_network_and_a_data_set_of_ones_own_train(install, tmp_path, student):
     assert done.returncode == 0, done.stderr
     (file,) = tmp_path.glob("work/runs/*/record.json")
     record = json.loads(file.read_text())
-    assert (record["state"], record["names"]["student"], record["names"]["dataset"]) == ("done", student, "noise")
+    assert (record["state"], record["names"]["student"], record["names"]["dataset"]) == (
+        "done",
+        student,
+        "noise",
+    )
 
 
 def test_a_network_that_cannot_be_imported_is_said(install, tmp_path):
     environment = install("[kdbench.models]\nbroken = outsider.missing\n")
-    failed = train(tmp_path / "work", environment, "dataset=fake", "student=resnet8", "teacher=none", "loss=ce")
+    failed = train(
+        tmp_path / "work", environment, "dataset=fake", "student=resnet8", "teacher=none", "loss=ce"
+    )
     assert failed.returncode == 2
     assert "Networks 'broken' (outsider.missing) cannot be imported: No module named" in failed.stderr
     assert "Traceback" not in failed.stderr
