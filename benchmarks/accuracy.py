@@ -82,6 +82,7 @@ def top1(setting: str, loss: str, options: argparse.Namespace) -> dict[int, floa
         for _, record in records(options.output / setting)
         if record["state"] == "done"
         and record["names"]["loss"] == loss
+        and (record["names"]["teacher"], record["names"]["student"]) == (options.teacher, options.student)
         and record["config"]["schedule"]["epochs"] == options.epochs
     }
 
@@ -97,6 +98,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("runs/accuracy"))
     options = parser.parse_args()
+    if REFERENCE not in options.settings or len(options.seeds) < 2:
+        parser.error(f"differences need {REFERENCE} among the settings, and two seeds")
     if "stored" in options.settings:
         store(options)
     work = [(setting, seed) for seed in options.seeds for setting in options.settings]

@@ -32,9 +32,23 @@ def emulates_bf16(accelerator: str) -> bool:
     return on_cpu and not has_bf16_units()
 
 
-def free_cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def free_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """The CPU cores that this process may use: those it is bound to, and no more than its container has time on."""
+    return max(1, int(min(len(os.sched_getaffinity(0)), _quota(cgroup))))
+
+
+def _quota(cgroup: Path) -> float:
+    """CPU seconds a second that a container's control group (v2, else v1) may have; inf where none is set."""
+    try:
+        allowed, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            allowed, period = (
+                (cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
+            )
+        except OSError:
+            return math.inf
+    return math.inf if allowed in ("max", "-1") else int(allowed) / int(period)
 
 
 def resident_mib() -> float:

@@ -26,11 +26,7 @@ def member_of(
     words: LikeliestTeacher | None,
 ) -> Member:
     """The run that a plan is, of these weights and data; stored and words: who can answer for the live teacher."""
-    hashes = {"recipe": recipe_hash(planned), "data": planned.data.fingerprint}
-    if teacher is not None and planned.needs_teacher:
-        hashes["teacher"] = teacher.hash
-    if (init := init_file(planned)) is not None or is_pretrained(planned):
-        hashes["init"] = weights_hash(network(planned, init))
+    hashes = _hashes(planned, teacher)
     _check_same(hashes)
     folder = _folder(planned, hashes)
     storage = agreed(lambda: stored.storage if stored else None)
@@ -47,6 +43,27 @@ def member_of(
     ):
         _refuse_lost_answers(planned, hashes)
     return Member(planned, folder, hashes, words if planned.needs_teacher else None)
+
+
+def _hashes(planned: Plan, teacher: LiveTeacher | None) -> dict[str, str]:
+    """Of everything that a run is, but for who answers."""
+    hashes = {"recipe": recipe_hash(planned), "data": planned.data.fingerprint}
+    if teacher is not None and planned.needs_teacher:
+        hashes["teacher"] = teacher.hash
+    if (init := init_file(planned)) is not None or is_pretrained(planned):
+        hashes["init"] = weights_hash(network(planned, init))
+    return hashes
+
+
+def _begun_on(plans: Sequence[Plan], teacher: LiveTeacher) -> str:
+    """The storage whose answers a run of these, to be resumed, was begun on; `*`: any will do."""
+    for planned in plans:
+        if planned.storable and planned.cfg.resume:
+            hashes = _hashes(planned, teacher)
+            for storage in STORAGES:
+                if _folder(planned, {**hashes, "answers": storage}).path.exists():
+                    return storage
+    return "*"
 
 
 def _refuse_lost_answers(planned: Plan, hashes: dict[str, str]) -> None:
@@ -79,11 +96,12 @@ def stored_answers(
     if teacher is None or teacher.cache == "off" or not any(planned.storable for planned in plans):
         return None
     if isinstance(data, TextData):
-        known = likeliest.find(teacher, data, teacher.top_k or 0)
+        known = likeliest.find(teacher, data, teacher.top_k or 0, _begun_on(plans, teacher))
         if known is not None:
             return LikeliestTeacher(teacher, known.card["top_k"], data, known)
     elif isinstance(data, ImageData):
-        cache = find(teacher, data, first.cfg.seed, first.cfg.trainer.max_epochs)
+        begun = _begun_on(plans, teacher)
+        cache = find(teacher, data, first.cfg.seed, first.cfg.trainer.max_epochs, begun)
         if cache is not None:
             return CachedTeacher(teacher, cache, data)
     if teacher.cache == "require" and not first.is_stage:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from kdbench.cohort import cohorts, identity
 from kdbench.core import RunError
 from kdbench.fit import fit
-from kdbench.machine import emulates_bf16
+from kdbench.machine import emulates_bf16, free_cores
 from kdbench.member import Member
 from kdbench.membership import member_of, stored_answers
 from kdbench.metrics import evaluate
@@ -50,6 +50,15 @@ def _say_emulation(planned: Plan) -> None:
         )
 
 
+def _say_threads(planned: Plan) -> None:
+    """Warn where threads will wait for each other: bfloat16's kernels do so spinning, at several times the CPU time."""
+    threads, cores = planned.cfg.threads, free_cores()
+    if threads is not None and threads > cores and planned.ranks == 1:
+        warnings.warn(
+            f"threads={threads}, and this process may use {cores} core(s): it will be slower", stacklevel=2
+        )
+
+
 def run(planned: Plan) -> dict[str, Any]:
     """Train one student alone, and return the record of the run; a finished run is left alone."""
     (member,) = run_cohort([planned])
@@ -82,9 +91,11 @@ def _run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback]) -> list[Mem
     data = plans[0].data
     plans = [replace(planned, data=data) for planned in plans]
     stages = _first_stages(plans)
-    torch.set_num_threads(plans[0].cfg.threads or (torch.get_num_threads() if world_size() > 1 else _THREADS))
+    usual = torch.get_num_threads() if world_size() > 1 else min(_THREADS, free_cores())
+    torch.set_num_threads(plans[0].cfg.threads or usual)
     exact_float32()
     _say_emulation(plans[0])
+    _say_threads(plans[0])
     files = teacher_files(plans[0])
     for planned in plans:
         init_file(planned)  # missing ones are said before the data are loaded
@@ -242,7 +253,8 @@ def _train(members: Sequence[Member], teacher: LiveTeacher | None, watchers: Seq
             scores = fit(members, teacher, watchers)
         left = [member for member in members if member.error is None]
         if left and teacher is not None and not scores and not left[0].planned.is_stage:
-            scores = evaluate(teacher.model, left[0].planned.data, "test", teacher.bf16)
+            data = left[0].planned.data
+            scores = evaluate(teacher.answering(data.eval_batch("test", 0, 1)), data, "test", teacher.bf16)
         for member in left:
             with member.by_itself():
                 _finish(member, scores)

@@ -172,6 +172,17 @@ def test_a_cohort_broken_off_and_resumed_has_the_same_weights(tmp_path, common, 
     assert_as_alone(tmp_path, alone)
 
 
+def test_in_bfloat16_a_member_is_as_alone_too(tmp_path, common, monkeypatch):
+    """Broken off in the middle of an epoch, and resumed."""
+    chosen = [[*common, *MEMBERS[name], "precision=bf16"] for name in ("crd", "wttm")]
+    for one in chosen:
+        run(planned(*one, f"output={tmp_path / 'alone'}"))
+    runs = [[*one, f"output={tmp_path / 'together'}", "save_every=0"] for one in chosen]
+    killed_at(monkeypatch, 2, 3, runs)
+    together(*([*overrides, "resume=true", "save_every=300"] for overrides in runs))
+    assert_as_alone(tmp_path / "together", tmp_path / "alone")
+
+
 def test_members_at_different_positions_wait_for_each_other(tmp_path, common, alone, monkeypatch, steps):
     ce, wttm, crd, mlkd = ([*common, *member, f"output={tmp_path}"] for member in MEMBERS.values())
     killed_at(monkeypatch, 2, 3, [[*wttm, "save_every=0"]])  # stands at epoch 2, step 0

@@ -1,3 +1,4 @@
+import os
 import warnings
 from pathlib import Path
 
@@ -53,6 +54,31 @@ def test_a_precision_that_costs_time_is_said(tmp_path, monkeypatch, precision):
         run(plan(compose_checked("train", overrides), {}))
     found = [str(one.message) for one in said if "no bf16 units" in str(one.message)]
     assert len(found) == (precision != "fp32")
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_container_has_the_cores_it_has_time_on(tmp_path, files, cores):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert free_cores(tmp_path) == (cores or len(os.sched_getaffinity(0)))
+
+
+def test_more_threads_than_cores_are_said(tmp_path):
+    many = free_cores() + 1
+    overrides = [*TINY, "trainer=cpu", "progress=false", f"output={tmp_path}", f"threads={many}"]
+    with pytest.warns(UserWarning, match=f"threads={many}, and this process may use"):
+        run(plan(compose_checked("train", overrides), {}))
 
 
 def test_cores_and_memory_are_known():

@@ -99,8 +99,10 @@ def test_a_gpu_and_paired_runs_have_their_sections():
         "interval95": 0.1,
     }
     about = {"pair": "resnet20:resnet8", "epochs": 2, "command": "python ...", "commit": "abc"}
-    text = page(None, {**about, "settings": {"stored": {"kd": paired}}}, gpu)
-    assert "| stored | kd | 2 | 51.00 | 51.50 | +0.50 +- 0.10 |" in text
+    about["machine"] = {"processor": "A processor"}
+    text = page(None, {"stored": {**about, "losses": {"kd": paired}}}, gpu)
+    assert "| stored | resnet20 -> resnet8 | 2 | kd | 2 | 51.00 | 51.50 | +0.50 +- 0.10 |" in text
+    assert "* stored: `python ...` on A processor, commit abc" in text
     assert "On A card, commit abc, unknown." in text
     assert "| live teacher, bf16, recorded | 2.5 | 2.50 | 80,000 | 80.0 |" in text
     assert "| a whole run, bf16, recorded, without evaluations | 2.5 |  |  |  |" in text

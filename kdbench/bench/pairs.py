@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from kdbench.bench.peak import conv_peak
@@ -21,27 +19,21 @@ Raw = dict[str, Any]
 CLOCKS = ("cpu", "wall")
 
 
-TURN = 3.0
-"""Seconds of the reference that make a turn: the first step of each finds the other side's maps in the caches and its
-own memory given back, which a run alone does not."""
-
-
-def measure(
-    made: Setup, settings: Mapping[str, Setting], limit: Limit, turn: float | None = None
-) -> Iterator[Raw]:
+def measure(made: Setup, settings: Mapping[str, Setting], limit: Limit) -> Iterator[Raw]:
     """What was measured of each setting, as plain data; the same reference goes on from one to the next.
 
-    turn: seconds of the reference that make a turn, two steps at least; None: the steps that the limit says.
+    ValueError where the data have too few full batches for a turn.
     """
+    if limit.chunk > (batches := max(2, made.data.train_size // made.data.batch_size)):
+        raise ValueError(
+            f"steps={limit.steps}: {made.data.name} has {batches} full batches, and a turn needs one more"
+        )
     watch = Stopwatch()
     reference = Reference(made, watch)
-    if turn is not None:
-        reference.turn(1)
-        limit = replace(limit, steps=max(2, math.ceil(1e3 * turn / reference.turn(1).wall_ms)))
     for name, setting in settings.items():
         precision = "bf16" if setting.precision == "bf16" else "fp32"
         peaks = [conv_peak(precision)]
-        plans = made.plans(setting, f"log_every={limit.steps}")
+        plans = made.plans(setting, f"log_every={limit.chunk}")
         if setting.cached:
             seal_zeros(plans[0])
         answering = _Answering(setting.cached)
@@ -54,7 +46,6 @@ def measure(
             "precision": setting.precision,
             "emulated": setting.precision != "fp32" and not has_bf16_units(),
             "students": len(setting.losses),
-            "steps": limit.steps,
             "cached": setting.cached,
             "ours": as_data(race.ours),
             "reference": as_data(race.theirs),

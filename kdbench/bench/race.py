@@ -25,12 +25,18 @@ from kdbench.teacher.cache import CachedTeacher
 class Limit:
     """How long a race goes on: until so many seconds have passed and so many turns are counted.
 
-    steps: optimiser steps of one turn.
+    steps: optimiser steps of one turn that are counted. One more goes before them, which finds the other side's maps in
+    the caches and its own memory given back, as no step of a run alone does.
     """
 
     rounds: int = 5
     seconds: float = 20.0
     steps: int = 2
+
+    @property
+    def chunk(self) -> int:
+        """The steps of a turn, with the one that is not counted."""
+        return self.steps + 1
 
 
 WARM_UP = 1
@@ -74,17 +80,27 @@ class Race(Callback):
         assert isinstance(module, StudentModule)
         self.prepare(module)
         _hang(self._hooks, self.watch.mark, module, trainer)
+        _time_batches(self._hooks, self.watch.mark, self._begin_step, module)
         self._deadline = time.monotonic() + self.limit.seconds
 
     def on_train_batch_start(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Chunk, batch_idx: int
     ) -> None:
         """The reference's turn, then ours begins."""
         if self.finished:
             return  # this chunk takes no step
         if self.reference is not None:
             self.theirs.append(self.reference(self.limit.steps))
+        self._begun = 0
+        self._counted = max(1, batch.stop - batch.start - 1)
+        self._uncounted = batch.stop - batch.start - self._counted
         self.watch.start()
+
+    def _begin_step(self) -> None:
+        """A turn is counted from where its uncounted step has ended."""
+        if self._begun == self._uncounted:
+            self.watch.start()
+        self._begun += 1
 
     def on_before_backward(self, *_: Any) -> None:
         """What came before is neither forward nor backward."""
@@ -104,7 +120,7 @@ class Race(Callback):
     ) -> None:
         """Our turn ends; ask for a stop where that is enough."""
         assert isinstance(module, StudentModule)
-        turn = self.watch.stop(batch.stop - batch.start)
+        turn = self.watch.stop(self._counted)
         if batch.stop * module.data.batch_size <= module.data.train_size:
             self.ours.append(turn)  # else the last batch of the epoch was smaller
         if len(self.ours) >= self.limit.rounds + WARM_UP and time.monotonic() >= self._deadline:
@@ -143,7 +159,6 @@ def _hang(
             optimizer.register_step_post_hook(lambda *_: mark("optimiser")),
         ):
             hooks.callback(step.remove)
-    _time_batches(hooks, mark, module)
 
 
 def _time_stored_answers(hooks: ExitStack, mark: Callable[[str], None]) -> None:
@@ -159,10 +174,14 @@ def _time_stored_answers(hooks: ExitStack, mark: Callable[[str], None]) -> None:
     hooks.callback(setattr, CachedTeacher, "__call__", answer)
 
 
-def _time_batches(hooks: ExitStack, mark: Callable[[str], None], module: StudentModule) -> None:
+def _time_batches(
+    hooks: ExitStack, mark: Callable[[str], None], begin: Callable[[], None], module: StudentModule
+) -> None:
+    """Batches are asked for where a step begins."""
     made = module.data.train_batch
 
     def train_batch(*arguments: Any) -> Any:
+        begin()
         mark("rest")
         batch = made(*arguments)
         mark("data")

@@ -33,7 +33,7 @@ def cohorts(made: Setup, limit: Limit) -> list[dict[str, Any]]:
     cost, foretold: CPU time in steps of the reference, which took turns, so that a busy machine cancels out.
     """
     members = [
-        made.plan("loss=kd", f"schedule.lr={0.05 + number / 1000}", f"log_every={limit.steps}")
+        made.plan("loss=kd", f"schedule.lr={0.05 + number / 1000}", f"log_every={limit.chunk}")
         for number in range(max(COHORTS))
     ]
     against = _Against(made, limit)
@@ -47,14 +47,16 @@ def cohorts(made: Setup, limit: Limit) -> list[dict[str, Any]]:
 
 
 def batches(made: Setup, limit: Limit) -> list[dict[str, Any]]:
-    """What a step costs by batch size, in steps of the reference at 64, beside what ours at 64 foretells."""
+    """What a step costs by batch size, in steps of the reference at 64, beside a + bB through the smallest and the
+    largest."""
     against = _Against(made, limit)
     rows = []
     for size in BATCHES:
-        plan = made.plan("loss=kd", f"schedule.batch_size={size}", f"log_every={limit.steps}")
+        plan = made.plan("loss=kd", f"schedule.batch_size={size}", f"log_every={limit.chunk}")
         rows.append({"batch": size, "cost": sum(against.cost([plan]).values())})
-    (known,) = (row["cost"] / row["batch"] for row in rows if row["batch"] == 64)
-    return [{**row, "foretold": known * row["batch"]} for row in rows]
+    first, last = rows[0], rows[-1]
+    slope = (last["cost"] - first["cost"]) / (last["batch"] - first["batch"])
+    return [{**row, "foretold": first["cost"] + slope * (row["batch"] - first["batch"])} for row in rows]
 
 
 class _Against:
@@ -77,7 +79,7 @@ def data(made: Setup, limit: Limit, caches: bool = False) -> dict[str, Any]:
     caches: whether a full cache is to be made.
     """
     race = Race(Stopwatch(), replace(limit, seconds=0.0))
-    turns = race.run([made.plan("loss=kd", f"log_every={limit.steps}")]).ours
+    turns = race.run([made.plan("loss=kd", f"log_every={limit.chunk}")]).ours
     of, images = made.data, made.data.train_images
     height, width = (side + 2 * of.padding for side in images.shape[-2:])
     cached = {"computed": cache_bytes(len(images), view_count(of.padding), of.num_classes), "found": None}

@@ -36,8 +36,7 @@ SMALL_PAIR = "resnet20:resnet8"
 class Options:
     """What the command line may say. threads: CPU threads of both sides; None: as many as there are free cores.
 
-    seconds, rounds: how long each setting is measured, at least; steps: optimiser steps of a turn; None: as many as the
-    reference takes in some seconds (kdbench.bench.pairs.TURN).
+    seconds, rounds: how long each setting is measured, at least; steps: optimiser steps of a turn that count.
     dataset: overrides of a run; none: CIFAR-100 where KDBENCH_DATA has it, else the shipped part of it.
     """
 
@@ -45,9 +44,9 @@ class Options:
     settings: list[str] = field(default_factory=lambda: list(SETTINGS))
     parts: list[str] = field(default_factory=lambda: list(PARTS))
     threads: int | None = None
-    rounds: int = 4
+    rounds: int = 5
     seconds: float = 20.0
-    steps: int | None = None
+    steps: int = 2
     dataset: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
@@ -84,7 +83,7 @@ def _quick() -> Options:
         [QUICK_PAIR],
         list(settings),
         ["pairs"],
-        rounds=3,
+        rounds=2,
         seconds=0.0,
         steps=1,
         dataset=["dataset=cifar100_mini"],
@@ -125,7 +124,7 @@ class Session:
     def __init__(self, options: Options, say: Callable[[str], None]) -> None:
         self.options, self.say = options, say
         self.threads = options.threads or min(torch.get_num_threads(), free_cores())
-        self.limit = Limit(options.rounds, options.seconds, options.steps or 2)
+        self.limit = Limit(options.rounds, options.seconds, options.steps)
 
     def run(self) -> dict[str, Any]:
         """All parts, as plain data."""
@@ -159,7 +158,7 @@ class Session:
             "limit": {
                 "rounds": self.limit.rounds,
                 "seconds": self.limit.seconds,
-                "steps": self.options.steps,
+                "steps": self.limit.steps,
             },
         }
 
@@ -195,7 +194,7 @@ class Session:
         made = self._setup(pair)
         work = pairs.work(pair, made.data.num_classes, BATCH)
         self.say(f"\n{pair.replace(':', ' -> ')}")
-        rows = list(pairs.measure(made, settings, self.limit, None if self.options.steps else pairs.TURN))
+        rows = list(pairs.measure(made, settings, self.limit))
         judged = verdict.judge(pair, rows, work, BATCH)
         self.say(verdict.check_words(judged))
         self.say(verdict.reference_words(judged))

@@ -122,8 +122,9 @@ class Reference:
         self._loop = module.train(loader, teacher, student, watch.mark)
 
     def turn(self, steps: int) -> Turn:
-        """So many steps, all of full batches."""
+        """So many steps, all of full batches, behind one that is not counted."""
         while True:
+            next(self._loop)
             self._watch.start()
             rows = [next(self._loop)[0] for _ in range(steps)]
             turn = self._watch.stop(steps)

@@ -26,16 +26,16 @@ test fails when it is stale. A cell is empty where nothing was measured.
   through torchvision's transforms in a Dataset behind a DataLoader, float32, features from both networks, KD with the
   cross-entropy, SGD, and after every step loss, top-1 and top-5 read with `.item()`.
 * kdbench is a run as `kdbench train` makes it: Lightning calls `StudentModule.training_step`, and hooks tell the parts
-  apart. Its chunks take turns with as many steps of the reference, some seconds of them, in one process, on the same
-  images and threads; the first turns are not counted. A ratio is one of medians: the reference's time over kdbench's,
-  for each student.
+  apart. Its chunks take turns with as many steps of the reference, in one process, on the same images and threads. The
+  first turns are not counted, nor the first step of any, which finds the other side's maps in the caches. A ratio is
+  one of medians: the reference's time over kdbench's, for each student.
 * In bf16 the teacher's BatchNorms are in the weights of the convolutions before them (kdbench/models/folding.py).
 * CPU time is that of the whole process, with threads that wait asleep (OMP_WAIT_POLICY=passive), so that it holds on a
   busy machine too; the clock is what a quiet machine shows.
 * The reference is checked: the shares of its step must lie within {TOLERANCE:.0f} points of those that published loops
   had on another CPU, else there is no ratio.
-* The peak is that of a 3x3 convolution of 256 channels to 256 in the row's precision, measured between the turns.
-  Shares and per cent of the peak are by CPU time, images/s by the clock and summed over the students.
+* The peak is that of a 3x3 convolution of 256 channels to 256 in the row's precision, measured before and after the
+  row's turns. Shares and per cent of the peak are by CPU time, images/s by the clock and summed over the students.
 * The cache of the warm rows is a sealed one of all views, full of zeros, read through once before it is measured, as
   after a first run.
 """
@@ -48,13 +48,15 @@ COHORT = """### Students in a cohort
 
 A step of K students takes s + K u: s is shared (the batch, and the teacher's answer), u is a student's own (forward,
 loss, backward, SGD). So a student costs s/K + u, never less than u, which is also what a warm cache leaves. Memory
-grows by 8 bytes for each parameter of each student (weights and momentum), and not by activations, as the students of a
-batch come one after the other. Foretold from the parts of K = 1:
+grows by 8 bytes for each parameter of each student (weights and momentum; 4 more where the best epoch's weights are
+kept), and not by activations and gradients, as the students of a batch come one after the other. Recorded steps
+(cuda_graph=true) keep each student's activations. Foretold from the parts of K = 1:
 """
 
 BATCH_SIZE = """### Batch size
 
-On a CPU a step takes B times what an image takes. Foretold from B = 64:
+A step of B images takes a + b B: a does not grow with the batch (launching each operation, SGD, threads that wait for
+each other). Foretold by the line through the smallest and the largest batch:
 """
 
 DATA_SIZE = """### Data set size

@@ -118,7 +118,6 @@ class Steps:
         """Forward, backward and update."""
         with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.bf16):
             answer = student.answer(batch)
-        optimizer.zero_grad(set_to_none=True)
         if isinstance(optimizer, DOT):
             labels, objectives, values = student.loss.apart(answer, teacher, batch)
             self._backward(objectives, retain_graph=True)
@@ -131,6 +130,9 @@ class Steps:
         if student.schedule.clip is not None:
             nn.utils.clip_grad_norm_(student.parameters(), student.schedule.clip)
         optimizer.step()
+        optimizer.zero_grad(
+            set_to_none=True
+        )  # here, so that a cohort never holds the gradients of two students
         return {"total": total.detach(), **values}
 
     def _key(self, epoch: int, step: int, students: Sequence[Student]) -> Hashable:

@@ -32,7 +32,7 @@ def subject(teacher: LiveTeacher, data: TaskData) -> dict[str, Any]:
     """Whose answers to what: caches with another subject are never used."""
     return {
         "teacher": teacher.hash,
-        "precision": "bf16" if teacher.bf16 else "fp32",
+        "precision": teacher.precision,
         "data": data.fingerprint,
         "classes": data.num_classes,
         **data.asked,
@@ -149,10 +149,12 @@ def sealed(teacher: LiveTeacher, data: ImageData) -> Iterator[Cache]:
             yield cache
 
 
-def find(teacher: LiveTeacher, data: ImageData, seed: int, epochs: int) -> Cache | None:
-    """A sealed cache with all views that a run will draw, or None."""
+def find(teacher: LiveTeacher, data: ImageData, seed: int, epochs: int, storage: str = "*") -> Cache | None:
+    """A sealed cache with all views that a run will draw, or None; of one storage alone, where that is not `*`."""
     keys = None
     for cache in sealed(teacher, data):
+        if storage not in ("*", cache.storage):
+            continue
         if keys is None:
             keys = data.planned_views(seed, epochs)
         if cache.covers(keys):

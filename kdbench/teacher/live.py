@@ -50,14 +50,26 @@ class LiveTeacher(nn.Module):
     def forward(self, batch: Batch, taps: tuple[str, ...] = ()) -> Outputs:
         """The outputs for a batch and for its further views: logits [N, C] and the taps asked for."""
         with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
-            return answer_batch(self._answering(batch), batch, taps)
+            return answer_batch(self.answering(batch), batch, taps)
 
-    def _answering(self, batch: Batch) -> nn.Module:
-        """Whoever asks for whichever taps is answered by the same network, so that all see the same logits."""
+    @property
+    def precision(self) -> str:
+        """What of its answers' rounding makes stored ones others."""
+        if not self.bf16:
+            return "fp32"
+        return "bf16" if isinstance(self.model, TextNetwork) else "bf16, folded"
+
+    def answering(self, batch: Batch) -> nn.Module:
+        """The network that answers: one for whichever taps are asked for, so that all see the same logits."""
         if not self.bf16 or isinstance(self.model, TextNetwork):
             return self.model
         if self._folded is None:
-            self._folded = fold_batch_norms(self.model, batch.inputs[:1])
+            folded = fold_batch_norms(self.model, batch.inputs[:1])
+            if folded is not self.model:  # their weights are rounded once, and not in every call
+                for module in folded.modules():
+                    if isinstance(module, nn.Conv2d):
+                        module.to(torch.bfloat16)
+            self._folded = folded
         return self._folded
 
 
