@@ -22,36 +22,36 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)  ## make .venv with the tested versions (once)
 
-demo: install  ## distill on real images and print the comparison (at most 5 minutes on 2 cores)
-	@$(BIN)/kdbench table demo
+demo: install  ## distill on real images and print the comparison (some 3 minutes on 2 cores)
+	@$(BIN)/kdbench table demo $(ARGS)
 
-table:  ## run one table: make table T=demo
+table:  ## run one table: make table T=demo ARGS="losses=kd jobs=4"
 	@test -n "$(T)" || { echo "which one? make table T=demo; conf/table has them all"; exit 2; }
 	@$(MAKE) --no-print-directory install
-	@$(BIN)/kdbench table $(T)
+	@$(BIN)/kdbench table $(T) $(ARGS)
 
 reproduce-demo: demo  ## the same
 
 reproduce-cifar100-same: install  ## WTTM's tables on CIFAR-100, one family: 525 runs of 240 epochs
-	@$(BIN)/kdbench table cifar100-same
+	@$(BIN)/kdbench table cifar100-same $(ARGS)
 
 reproduce-cifar100-diff: install  ## WTTM's tables on CIFAR-100, different families: 270 runs
-	@$(BIN)/kdbench table cifar100-diff
+	@$(BIN)/kdbench table cifar100-diff $(ARGS)
 
 reproduce-cifar100-crd: install  ## the CRD benchmark (RepDistiller), both tables
-	@$(BIN)/kdbench table cifar100-same-crd; $(BIN)/kdbench table cifar100-diff-crd
+	@code=0; for T in same-crd diff-crd; do $(BIN)/kdbench table cifar100-$$T $(ARGS) || code=$$?; done; exit $$code
 
 reproduce-cifar100-lskd: install  ## logit standardisation and MLKD, both families
-	@for T in same-lskd diff-lskd same-mlkd diff-mlkd; do $(BIN)/kdbench table cifar100-$$T; done
+	@code=0; for T in same-lskd diff-lskd same-mlkd diff-mlkd; do $(BIN)/kdbench table cifar100-$$T $(ARGS) || code=$$?; done; exit $$code
 
 reproduce-imagenet: install  ## WTTM's table on ImageNet-1k: 20 runs of 100 epochs
-	@$(BIN)/kdbench table imagenet
+	@$(BIN)/kdbench table imagenet $(ARGS)
 
 reproduce-mcmi-lambda: install  ## students of MCMI teachers for each lambda
-	@$(BIN)/kdbench table mcmi-lambda
+	@$(BIN)/kdbench table mcmi-lambda $(ARGS)
 
 reproduce-mcmi-fewshot: install  ## MCMI teachers and few images
-	@$(BIN)/kdbench table mcmi-fewshot
+	@$(BIN)/kdbench table mcmi-fewshot $(ARGS)
 
 check: install  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -9,10 +9,34 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from kdbench.machine import cuda_devices
+
 
 def world_of(trainer: Mapping[str, Any]) -> int:
     """The number of ranks that a planned run will have."""
     return int(trainer["devices"]) * int(trainer["num_nodes"]) if trainer.get("strategy") == "ddp" else 1
+
+
+def gpus_of(trainer: Mapping[str, Any]) -> int:
+    """The CUDA devices that a job with such a trainer is to be given; `devices` may still be `auto`: all."""
+    if trainer.get("strategy") != "ddp" or trainer.get("accelerator") == "cpu":
+        return 1
+    devices = trainer.get("devices", "auto")
+    return max(1, len(cuda_devices()) if devices == "auto" else int(devices))
+
+
+def check_alone(command: str) -> None:
+    """ValueError where torchrun or srun started this process beside others like it: each would run the whole sweep."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+        starter = "torchrun"
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        starter = "srun"
+    else:
+        return
+    raise ValueError(
+        f"{starter} started several processes of this command, and each would run all of its runs: give it without "
+        f"{starter} (trainer=ddp starts the processes of each run by itself): {command}"
+    )
 
 
 def of_recipe(trainer: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,8 +73,12 @@ IN_PROCESS = ("basic", "cohort", "joblib")
 
 
 def check_sweep(arguments: Sequence[str], trainers: Sequence[DictConfig]) -> None:
-    """ValueError where a sweep would run DDP in its own process: each rank would run the whole sweep."""
-    if not {"-m", "--multirun"} & set(arguments) or all(world_of(trainer) == 1 for trainer in trainers):
+    """ValueError where each rank would run the whole sweep: one that runs DDP in its own process, or was started by
+    torchrun or srun."""
+    if not {"-m", "--multirun"} & set(arguments):
+        return
+    check_alone(f"kdbench train {' '.join(arguments)}")
+    if all(world_of(trainer) == 1 for trainer in trainers):
         return
     chosen = [word.partition("=")[2] for word in arguments if word.startswith("hydra/launcher=")]
     if chosen and chosen[-1] in IN_PROCESS:

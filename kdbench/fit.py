@@ -48,9 +48,9 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its notes on devices and products
     with ExitStack() as at_the_end, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
+        at_the_end.callback(lambda: close(student.logger for student in working))
         for student, member in working.items():
             student.logger = _logger(member)
-            at_the_end.callback(close, student.logger)
         trainer: lightning.Trainer = build(
             cfg.trainer,
             max_epochs=epochs - module.position[0] + 1,

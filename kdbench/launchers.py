@@ -48,11 +48,19 @@ class CohortLauncher(BasicLauncher):
         return composed
 
 
+def _trainer_in(words: Sequence[str]) -> dict[str, str]:
+    """What a command line says of its trainer."""
+    given = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
+    keys = {key.removeprefix("trainer."): value for key, value in given.items() if key.startswith("trainer.")}
+    return {"strategy": given.get("trainer", ""), **keys}
+
+
 class ProcessLauncher(Launcher):
     """Starts every job as `python -m kdbench.train ...`; a kill of one is nothing to the others.
 
     jobs: side by side; null: one for each CUDA device, else for each `threads` cores, as far as the memory goes.
-    threads, devices: CPU threads and CUDA devices of each. timeout: minutes that a job may take, or null.
+    threads, devices: CPU threads and CUDA devices of each; devices null: those that trainer=ddp asks for, else one.
+    timeout: minutes that a job may take, or null.
     retries: how often one that fails is tried again, from its checkpoint. pin: keep each on cores of its own.
     """
 
@@ -60,7 +68,7 @@ class ProcessLauncher(Launcher):
         self,
         jobs: int | None = None,
         threads: int = 1,
-        devices: int = 1,
+        devices: int | None = None,
         timeout: float | None = None,
         retries: int = 1,
         pin: bool = False,
@@ -78,7 +86,7 @@ class ProcessLauncher(Launcher):
 
         folder = Path(self.config.hydra.sweep.dir).absolute()
         made = [self._job(folder, list(overrides)) for overrides in job_overrides]
-        limits = self._limits(len(made))
+        limits = self._limits(job_overrides)
         _print(f"{len(made)} jobs, {limits.at_once} at a time; logs: {folder / 'logs'}")
         crew = Crew(limits, _say, _print)
         ended = {one.job: one for one in crew.run(made)}
@@ -99,15 +107,17 @@ class ProcessLauncher(Launcher):
         log = folder / "logs" / f"{digest(overrides)}.txt"
         return Job(" ".join(overrides), words, log, again=("resume=true",))
 
-    def _limits(self, made: int) -> Limits:
+    def _limits(self, job_overrides: Sequence[Sequence[str]]) -> Limits:
+        from kdbench.devices import gpus_of
         from kdbench.jobs import Limits
-        from kdbench.machine import cuda_devices, free_cores, free_memory_gib
+        from kdbench.machine import side_by_side
 
-        if (at_once := self.jobs) is None:
-            cores = min(free_cores() // self.threads, free_memory_gib() / _GIB_OF_A_RUN)
-            at_once = len(cuda_devices()) // self.devices or max(1, int(cores))
+        devices = self.devices or max(gpus_of(_trainer_in(words)) for words in job_overrides)
+        at_once = side_by_side(self.threads, devices) if self.jobs is None else self.jobs
         timeout = None if self.timeout is None else 60 * self.timeout
-        return Limits(min(at_once, made), self.threads, self.devices, timeout, self.retries, self.pin)
+        return Limits(
+            min(at_once, len(job_overrides)), self.threads, devices, timeout, self.retries, self.pin
+        )
 
     def _returned(self, ended: Ended, overrides: Sequence[str]) -> JobReturn:
         from kdbench.core import RunError
@@ -124,9 +134,6 @@ class ProcessLauncher(Launcher):
 
 
 _SHOWN_AS = "hydra_plugins.kdbench"
-
-_GIB_OF_A_RUN = 1.5
-"""Memory of a run on CIFAR, with room to spare."""
 
 
 def _print(line: str) -> None:

@@ -6,12 +6,15 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlparse
+from urllib.parse import ParseResult, urlparse
+from urllib.request import getproxies, proxy_bypass
 
 from kdbench.files import write_atomically
 
@@ -75,7 +78,7 @@ class TensorBoard:
 
 class WeightsAndBiases:
     """logger=wandb: one W&B run per run folder, however often it is resumed; offline where there is no key or no
-    network, decided in 3 seconds.
+    network, decided in 5 seconds, once for a process.
 
     An offline run is looked at with `wandb leet run FOLDER`; `kdbench wandb sync TABLE` uploads those of a table.
     """
@@ -107,13 +110,15 @@ class WeightsAndBiases:
         arguments |= {"tags": [tag[:_LONGEST_TAG] for tag in tags], "config": flattened(run_config)}
         # the students of a cohort each have a run, all open at once
         arguments["settings"] = wandb.Settings(
-            silent=True, init_timeout=3, finish_timeout=5, console="off", reinit="create_new"
+            silent=True, init_timeout=3, finish_timeout=_TO_FINISH, console="off", reinit="create_new"
         )
         try:
             self._run = wandb.init(dir=str(folder), mode="offline" if offline else "online", **arguments)
         except wandb.errors.Error as error:
             offline, reason = True, str(error)
+            _unreached[_address()] = reason
             self._run = wandb.init(dir=str(folder), mode="offline", **arguments)
+        self._offline = offline
         self._run.define_metric("*", step_metric="step")
         if offline:
             where = folder / "wandb"
@@ -141,9 +146,18 @@ class WeightsAndBiases:
             self._run.log(tables)
 
     def close(self) -> None:
-        """Finish the W&B run."""
+        """Finish the W&B run; what has all been sent by then is marked, so that `kdbench wandb sync` leaves it."""
+        place, began = Path(self._run.dir).parent, time.monotonic()
         self._run.finish()
+        if not self._offline and time.monotonic() - began < _TO_FINISH:
+            (place / SENT).touch()
 
+
+SENT = ".sent"
+"""In the folder of an online W&B run that came to its end with the network there."""
+
+_TO_FINISH = 5
+"""Seconds that W&B has at the end of a run for what it has not sent yet."""
 
 _LONGEST_GROUP, _LONGEST_TAG, _MOST_CLASSES = 128, 64, 100
 """What W&B takes, in letters; and classes in a confusion matrix."""
@@ -171,10 +185,12 @@ def _one_by_one(confusion: Sequence[Sequence[int]]) -> tuple[list[int], list[int
     return [label for label, _ in pairs], [guess for _, guess in pairs]
 
 
-def close(logger: RunLogger | None) -> None:
-    """End a run's logger, where it has one."""
-    if logger is not None:
-        logger.close()
+def close(loggers: Iterable[RunLogger | None]) -> None:
+    """End the loggers of runs, those that have one, side by side: each may wait for a network that is gone."""
+    there = [logger for logger in loggers if logger is not None]
+    with ThreadPoolExecutor(max(1, len(there))) as pool:
+        for one in [pool.submit(logger.close) for logger in there]:
+            one.result()
 
 
 def _run_id(folder: Path) -> str:
@@ -185,15 +201,37 @@ def _run_id(folder: Path) -> str:
     return file.read_text()
 
 
-def why_offline(timeout: float = 3.0) -> str | None:
-    """Why Weights & Biases cannot be reached from here (no key, no network), or None if it can."""
+def why_offline(timeout: float = 2.0) -> str | None:
+    """Why Weights & Biases cannot be reached from here (no key, no network), or None if it can. Where it once could not
+    be, it is not tried again: the other students of a cohort would wait as long."""
     if os.environ.get("WANDB_MODE") == "offline":
         return "WANDB_MODE=offline"
-    url = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
-    host = url.hostname or "api.wandb.ai"
-    if not (os.environ.get("WANDB_API_KEY") or _has_netrc_entry(host)):
+    url = _service()
+    if not (os.environ.get("WANDB_API_KEY") or _has_netrc_entry(url.hostname or "")):
         return "no API key"
-    return _why_unreachable(host, url.port or 443, timeout)
+    address = _address()
+    if address not in _unreached and (reason := _why_unreachable(*address, timeout)):
+        _unreached[address] = reason
+    return _unreached.get(address)
+
+
+_unreached: dict[tuple[str, int], str] = {}
+"""Hosts and ports that did not answer this process, with the reason."""
+
+
+def _service() -> ParseResult:
+    return urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
+
+
+def _address() -> tuple[str, int]:
+    """Who is to answer: the service, or the proxy on the way to it."""
+    url = _service()
+    host = url.hostname or "api.wandb.ai"
+    scheme = url.scheme or "https"
+    if (proxy := getproxies().get(scheme)) and not proxy_bypass(host):
+        through = urlparse(proxy if "//" in proxy else f"//{proxy}")
+        return through.hostname or host, through.port or (443 if through.scheme == "https" else 80)
+    return host, url.port or (80 if scheme == "http" else 443)
 
 
 def _why_unreachable(host: str, port: int, timeout: float) -> str | None:

@@ -69,6 +69,17 @@ def free_memory_gib() -> float:
     return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable")), math.inf)
 
 
+GIB_OF_A_RUN = 1.5
+"""What the process of a run takes at least, before its data."""
+
+
+def side_by_side(threads: int, devices: int = 1) -> int:
+    """How many runs this machine takes at once: one for so many CUDA devices, else one for so many cores, as far as the
+    memory goes."""
+    cores = min(free_cores() // threads, free_memory_gib() / GIB_OF_A_RUN)
+    return len(cuda_devices()) // devices or max(1, int(cores))
+
+
 def cuda_devices() -> list[str]:
     """The CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.config import register
-from kdbench.loggers import why_offline
+from kdbench.core import RunError
+from kdbench.loggers import SENT, why_offline
 from kdbench.plan import plan
 from kdbench.report.grid import load_table, overrides_of, tables
+from kdbench.results import RunFolder
 from kdbench.strict import compose_checked
 from kdbench.tasks import TASKS, Task
 
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="kdbench wandb")
     commands = parser.add_subparsers(dest="what", required=True)
-    sync = commands.add_parser("sync", help="upload the offline runs of a table")
+    sync = commands.add_parser("sync", help="upload the runs of a table that were offline, or broken off")
     sync.add_argument("table")
     sync.add_argument("--output", help="another folder with runs than runs/tables/TABLE")
     sync.add_argument("--dry-run", action="store_true", help="say what would be uploaded")
@@ -46,22 +48,37 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def offline_runs(folder: Path) -> list[Path]:
-    """The offline W&B runs below a folder of run folders that were not uploaded yet, oldest first; of a run that was
-    resumed there are several. ValueError where there is no such folder."""
+def waiting_runs(folder: Path) -> list[Path]:
+    """The W&B runs below a folder of run folders that were not uploaded, oldest first: those that were offline, and
+    those that were online and were killed, or lost the network, before all was sent. Of a run that was resumed there
+    are several; runs at work are not among them. ValueError where there is no such folder."""
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
     waiting = [
         log.parent
-        for log in folder.glob(f"**/wandb/offline-run-*/{_WAITING}")
-        if not log.with_name(log.name + _DONE).is_file()
+        for log in folder.glob(f"**/wandb/*run-*/{_WAITING}")
+        if not log.parent.is_symlink()
+        and not log.with_name(log.name + _DONE).is_file()
+        and not (log.parent / SENT).is_file()
+        and not _at_work(log.parents[2])
     ]
-    return sorted(waiting, key=lambda run: run.name)
+    return sorted(waiting, key=lambda run: run.name.removeprefix("offline-"))
+
+
+def _at_work(run: Path) -> bool:
+    """Whether somebody trains this run now."""
+    folder = RunFolder(run)
+    try:
+        folder.open()
+    except RunError:
+        return True
+    folder.close()
+    return False
 
 
 def _sync(folder: Path, dry_run: bool) -> int:
-    runs = offline_runs(folder)
-    print(f"{len(runs)} offline run(s) of W&B in {folder} to upload")
+    runs = waiting_runs(folder)
+    print(f"{len(runs)} run(s) of W&B in {folder} to upload")
     if dry_run or not runs:
         print("".join(f"  {run}\n" for run in runs), end="")
         return 0

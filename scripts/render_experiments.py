@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 
 for file in sorted((ROOT / "experiments").glob("*/results.jsonl")):
     table = load_table(file.parent.name, [])
-    command, records = measured(table.name)
-    (file.parent / "README.md").write_text(markdown(table, records, command))
+    command, records, missing = measured(table.name)
+    (file.parent / "README.md").write_text(markdown(table, records, command, missing))
     picture(table, summarise(records), file.parent / "table.png")
 for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
     page.write_text(with_tables(page.read_text()))

@@ -8,13 +8,15 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from kdbench.loggers import WeightsAndBiases, why_offline
-from kdbench.tracking import dashboard, main, offline_runs
+from kdbench import loggers
+from kdbench.loggers import SENT, WeightsAndBiases, close, why_offline
+from kdbench.results import RunFolder
+from kdbench.tracking import dashboard, main, waiting_runs
 
 
 @pytest.fixture(autouse=True)
 def _no_account(monkeypatch, tmp_path):
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -64,11 +66,11 @@ def test_a_run_is_logged_offline_and_can_be_looked_at_and_waits_for_its_upload(t
     images = sum(count for *_, count in cells)
     hits = sum(count for label, guess, count in cells if label == guess)
     assert 100 * hits / images == pytest.approx(record["results"]["last"]["top1"], abs=1e-3)
-    assert offline_runs(tmp_path / "runs") == [log.parent]
+    assert waiting_runs(tmp_path / "runs") == [log.parent]
     assert main(["sync", "mine", "--output", str(tmp_path / "runs")]) == 1
     assert "not uploaded: no API key" in capsys.readouterr().err
     log.with_name(log.name + ".synced").touch()
-    assert offline_runs(tmp_path / "runs") == []
+    assert waiting_runs(tmp_path / "runs") == []
     assert main(["sync", "nothing"]) == 2
 
 
@@ -109,3 +111,48 @@ def test_a_run_is_written_for_tensorboard(tmp_path):
     record = json.loads(next(tmp_path.glob("runs/*/record.json")).read_text())
     assert events.Scalars("test/top1")[-1].value == pytest.approx(record["results"]["last"]["top1"])
     assert "last/top1" in str(events.Tensors("summary/text_summary")[0])
+
+
+def broken_off(folder, name: str):
+    """What an online W&B run leaves where it was killed."""
+    place = folder / "runs" / name / "wandb" / f"run-2026-{name}"
+    place.mkdir(parents=True)
+    (place / f"run-{name}.wandb").touch()
+    return place
+
+
+def test_online_runs_that_were_broken_off_wait_too_but_not_those_at_work(tmp_path):
+    killed, sent, working = (broken_off(tmp_path, name) for name in ("killed", "sent", "working"))
+    (sent / SENT).touch()
+    at_work = RunFolder(working.parents[1])
+    at_work.open()
+    assert waiting_runs(tmp_path / "runs") == [killed]
+    at_work.close()
+    assert waiting_runs(tmp_path / "runs") == [killed, working]
+
+
+def test_who_does_not_answer_is_asked_once(monkeypatch):
+    asked = []
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "https://nobody.invalid")
+    monkeypatch.setattr(loggers, "_why_unreachable", lambda *address: asked.append(address) or "not reached")
+    assert [why_offline(), why_offline()] == ["not reached"] * 2
+    assert asked == [("nobody.invalid", 443, 2.0)]
+
+
+def test_behind_a_proxy_it_is_the_proxy_that_must_answer(monkeypatch):
+    asked = []
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("https_proxy", "http://proxy.invalid:3128")
+    monkeypatch.setattr(loggers, "_why_unreachable", lambda *address: asked.append(address))
+    assert why_offline() is None
+    assert asked == [("proxy.invalid", 3128, 2.0)]
+
+
+def test_a_run_that_sent_everything_is_marked(monkeypatch, tmp_path):
+    place = tmp_path / "wandb" / "run-1"
+    (place / "files").mkdir(parents=True)
+    monkeypatch.setattr("wandb.init", lambda **given: MagicMock(dir=str(place / "files")))
+    for offline in (True, False):
+        close([None, WeightsAndBiases("p", tmp_path, "name", "g", 3, [], {}, offline=offline)])
+        assert (place / SENT).is_file() is not offline

@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 
 from kdbench.config import register
 from kdbench.devices import check_sweep
+from kdbench.launchers import ProcessLauncher
 from kdbench.plan import plan
+from kdbench.report.table import main as table_main
 from kdbench.run import run_cohort
 from kdbench.strict import compose_checked
 
@@ -217,6 +219,43 @@ def test_a_sweep_in_one_process_is_refused_with_the_command_that_works():
     check_sweep(words, trainers)
     check_sweep(words[1:], trainers)
     check_sweep(["-m"], [compose_checked("train", ALONE).trainer])
+
+
+@pytest.mark.parametrize(
+    ("environment", "starter"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"}, "torchrun"),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, "srun"),
+    ],
+)
+def test_a_sweep_or_table_that_every_rank_would_run_is_refused(environment, starter, monkeypatch, capsys):
+    trainers = [compose_checked("train", ALONE).trainer]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"without {starter} .*kdbench train -m seed=0,1"):
+        check_sweep(["-m", "seed=0,1"], trainers)
+    check_sweep(["seed=0"], trainers)
+    assert table_main(["demo"]) == 2
+    assert f"without {starter}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "gpus"),
+    [
+        ([], 1),
+        (["trainer=cpu"], 1),
+        (["trainer=ddp"], 4),
+        (["trainer=ddp", "trainer.devices=2"], 2),
+        (["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"], 1),
+    ],
+)
+def test_a_job_is_given_the_devices_that_its_run_asks_for(words, gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    launcher = ProcessLauncher()
+    jobs = [["loss=kd", *words], ["loss=ce", *words]]
+    limits = launcher._limits(jobs)
+    assert (limits.devices, limits.at_once) == (gpus, min(2, 4 // gpus))
+    assert ProcessLauncher(devices=1)._limits(jobs).devices == 1
 
 
 def test_several_students_side_by_side_are_refused():

@@ -7,10 +7,11 @@ import torch
 
 from kdbench.config import EXPERIMENTS_DIR, register
 from kdbench.models import create_model, save_weights
-from kdbench.report.grid import cells, found, load_table, tables, with_teachers
+from kdbench.report.grid import Table, cells, found, load_table, overrides_of, tables, with_teachers
 from kdbench.report.published import Published, Value, published_for
-from kdbench.report.rows import columns, value_beside
+from kdbench.report.rows import beside, columns, value_beside
 from kdbench.report.table import _without_places, main, markdown, summarise
+from kdbench.report.taught import teacher_lines
 from kdbench.report.teachers import needed
 
 register()
@@ -237,10 +238,9 @@ def test_a_teacher_is_looked_for_in_the_label_space_of_each_variant(tmp_path, mo
 )
 def test_committed_pages_are_what_their_records_say(page):
     """A number in a page that no record has, or a page older than its table's words, fails here."""
-    command, *records = [
-        json.loads(line) for line in (page.parent / "results.jsonl").read_text().splitlines()
-    ]
-    assert page.read_text() == markdown(load_table(page.parent.name, []), records, command["command"])
+    head, *records = [json.loads(line) for line in (page.parent / "results.jsonl").read_text().splitlines()]
+    table, missing = load_table(page.parent.name, []), head.get("missing", [])
+    assert page.read_text() == markdown(table, records, head["command"], missing)
 
 
 def test_readme_shows_a_committed_page():
@@ -263,7 +263,7 @@ def test_cells_are_chosen_on_the_command_line():
     assert [(c.pair, c.loss, c.seed) for c in cells(table)] == [
         ("resnet20:resnet14", loss, 3) for loss in ("ce", "kd")
     ]
-    assert "schedule.epochs=1" in table.overrides
+    assert "schedule.epochs=1" in table.further
 
 
 @pytest.mark.parametrize(
@@ -430,3 +430,33 @@ def test_a_teacher_of_timms_is_fetched_and_not_trained(tmp_path, monkeypatch):
         ValueError, match=r"kdbench evaluate dataset=imagenet dataset\.path=.* checkpoint=hub store="
     ):
         cells(load_table("imagenet", told))
+
+
+def test_the_command_line_comes_after_a_variant():
+    table = load_table("mcmi-fewshot", ["variants=5%", "dataset.subset.fraction=0.1"])
+    words = overrides_of(table, table.pairs[0], "5%", "kd", 0)
+    given = [word for word in words if word.startswith("dataset.subset.fraction=")]
+    assert given == ["dataset.subset.fraction=0.05", "dataset.subset.fraction=0.1"]
+
+
+def test_what_is_not_done_is_on_the_page_and_in_what_it_is_made_from():
+    table = Table("A test", "Of missing runs.", ["a:b"], ["kd"], [0, 1], name="test")
+    page = markdown(
+        table, [record("kd", 50.0)], "kdbench table test", ["kd, a -> b, seed 1 (its loss is nan)"]
+    )
+    assert "Not done, and in no number here: kd, a -> b, seed 1 (its loss is nan)." in page
+
+
+def test_a_plain_teacher_is_beside_the_published_network_and_its_epochs_count():
+    run = record("kd", 70.0)
+    run["names"] |= {"teacher": "resnet56", "student": "resnet20", "dataset": "cifar100"}
+    run["teacher"] = {"name": "resnet56", "top1": 70.64, "epoch": 30, "hash": "a"}
+    run["results"]["last"]["epoch"] = 240
+    assert teacher_lines([run]) == [
+        "Teacher resnet56: 70.64 % test top-1; 30 epochs; published 72.34 % after 240 epochs, here -1.70."
+    ]
+    (row,) = summarise([run])
+    found = published_for("cifar100-same")
+    text = beside(row, value_beside(row, found), found)
+    assert text.delta is None
+    assert "a teacher of 30 epochs, not 240" in text.other

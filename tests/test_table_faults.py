@@ -112,7 +112,18 @@ def left(folder: Path, text: str, name: str = "one") -> RunFolder:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"schema": 1, "sta', "", "\x00\xff", "[]", "null", '{"schema": 0}', '{"schema": 99}']
+    "text",
+    [
+        '{"schema": 1}',
+        '{"schema": 1, "names": {"student": "a"}, "teacher": 3}',
+        '{"schema": 1, "sta',
+        "",
+        "\x00\xff",
+        "[]",
+        "null",
+        '{"schema": 0}',
+        '{"schema": 99}',
+    ],
 )
 def test_a_record_that_cannot_be_read_is_said_and_counts_nothing(tmp_path, text):
     left(tmp_path, text)

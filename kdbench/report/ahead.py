@@ -66,7 +66,7 @@ def _fill(filling: Filling, console: Console) -> None:
                 console.print(f"waiting: {error}", highlight=False, soft_wrap=True)
             said = True
             time.sleep(2.0)
-        except RunError as error:
+        except (RunError, RuntimeError, OSError) as error:  # a full disk, a card without room, a damaged file
             console.print(f"not stored: {error}; the teacher answers live", highlight=False, soft_wrap=True)
             return None
 

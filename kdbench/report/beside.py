@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-from omegaconf import MISSING
 
 from kdbench.config import EXPERIMENTS_DIR
 from kdbench.metrics import GROUPS
 from kdbench.report.delta import Beside
-from kdbench.report.published import Published, published_for, read_as
+from kdbench.report.published import Published, networks, published_for
 from kdbench.report.reading import task_of
 from kdbench.report.rows import beside as against
 from kdbench.report.rows import value_beside
 from kdbench.report.series import Series
-
-SHOWN = ("verified", "derived", "secondary")
-"""Numbers from memory are never shown as a reference."""
 
 
 def sources(tables: Sequence[str]) -> list[Published]:
     """All published values at hand: those of `tables` first, then of sources with deviations, then of those without."""
     others = sorted(file.parent.name for file in EXPERIMENTS_DIR.glob("*/published.yaml"))
     read = {name: published_for(name) for name in dict.fromkeys([*tables, *others])}
-    found = {name: one for name, one in read.items() if one is not None and one.status in SHOWN}
+    found = {name: one for name, one in read.items() if one is not None}
     last = {
         name: name not in tables and all(value.std is None for value in found[name].values) for name in found
     }
@@ -39,22 +34,6 @@ def beside(series: Series, published: Sequence[Published]) -> Beside | None:
         if (value := value_beside(series.row, source)) is not None:
             return against(series.row, value, source)
     return None
-
-
-@dataclass
-class Networks:
-    """experiments/networks/DATASET.yaml: accuracies of networks trained on labels alone, in per cent."""
-
-    dataset: str = MISSING
-    source: str = MISSING
-    status: str = MISSING
-    epochs: int = MISSING
-    top1: dict[str, float] = field(default_factory=dict)
-
-
-def networks(dataset: str) -> Networks | None:
-    """What is published of networks on a data set, or None; ValueError where the file is not as it should be."""
-    return read_as(Networks, EXPERIMENTS_DIR / "networks" / f"{dataset}.yaml")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from kdbench.config import register
 from kdbench.core import RunError
 from kdbench.files import write_atomically
-from kdbench.report.beside import SHOWN
 from kdbench.report.comparing import REFERENCE
 from kdbench.report.forms import csv, latex, markdown, parquet
 from kdbench.report.html import html
@@ -33,7 +32,7 @@ def main(arguments: list[str]) -> int:
         written = [folder / name for name in write(report, folder, formats, options.bold)]
     except (ValueError, RunError) as error:
         published = published_for(error.table) if isinstance(error, NoRunsError) else None
-        if published is not None and published.status in SHOWN:
+        if published is not None:
             print(published_markdown(published) + "\n")
         print(f"kdbench: {error}", file=sys.stderr)
         return 2

@@ -21,7 +21,7 @@ from kdbench.units import duration, size
 
 BENCH = CONF_DIR.parent / "benchmarks" / "bench.json"
 
-_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "cifar100_mini": 2_000}
+_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "cifar100_mini": 2_000, "imagenet": 1_281_167}
 """Training images of data sets whose size is known before they are loaded."""
 
 

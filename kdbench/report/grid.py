@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config import CONF_DIR
 from kdbench.explain import unknown
+from kdbench.machine import side_by_side
 from kdbench.plan import Plan, plan, recipe_hash
 from kdbench.recipe import places_of
 from kdbench.results import digest, file_hash, records
@@ -32,15 +33,16 @@ class Table:
     pairs: `teacher:student`, or `none:student` where no loss looks at a teacher; a teacher may be a variant,
     `resnet56@mcmi-0.25`, or several, `resnet56+wrn_40_2`. A chain, `resnet56:resnet20:resnet20`, is a pair for each
     generation: the teacher of a later one is the student of the one before, of the same loss, variant and seed.
-    overrides: what all runs have on their command line. variants: what some have beside that, by a name for them (a
-    protocol, a schedule); the runs have none where there are no variants.
+    overrides: what all runs have on their command line; further: those that this command adds, which come last.
+    variants: what some have between them, by a name for it (a protocol, a schedule); the runs have none where there are
+    no variants.
     jobs: processes side by side; threads: CPU threads of each.
     cohort: the most runs that one process trains side by side on the same teacher calls; 1 for none.
     cache: store the teacher's answers ahead, where that costs less than asking it anew.
     teachers: whether those that are not there are trained first, or refused. teacher_overrides: what their command
     lines have beside what names them.
-    timeout: minutes that a process may take; retries: how often one that fails is tried again; devices: CUDA devices
-    of each; pin: keep each on CPU cores of its own.
+    timeout: minutes that a process may take, teacher_timeout: that of a teacher; retries: how often one that fails is
+    tried again; devices: CUDA devices of each, null: what its runs ask for; pin: keep each on CPU cores of its own.
     """
 
     title: str
@@ -49,6 +51,7 @@ class Table:
     losses: list[str]
     seeds: list[int]
     overrides: list[str] = field(default_factory=list)
+    further: list[str] = field(default_factory=list)
     variants: dict[str, list[str]] = field(default_factory=dict)
     jobs: int = 1
     threads: int = 1
@@ -57,8 +60,9 @@ class Table:
     teachers: str = "train"
     teacher_overrides: list[str] = field(default_factory=list)
     timeout: float | None = None
+    teacher_timeout: float | None = None
     retries: int = 1
-    devices: int = 1
+    devices: int | None = None
     pin: bool = False
     name: str = ""
     output: str = ""
@@ -109,9 +113,8 @@ def load_table(name: str, arguments: list[str]) -> Table:
     if name not in tables():
         raise ValueError(unknown(name, name, tables()).replace("unknown key", "there is no table"))
     try:
-        table: Any = OmegaConf.merge(
-            OmegaConf.structured(Table), OmegaConf.load(CONF_DIR / "table" / f"{name}.yaml")
-        )
+        said: Any = OmegaConf.load(CONF_DIR / "table" / f"{name}.yaml")
+        table: Any = OmegaConf.merge(OmegaConf.structured(Table), said)
         table.name, table.output = name, str(Path("runs") / "tables" / name)
         for argument in arguments:
             key, equals, value = argument.partition("=")
@@ -120,7 +123,7 @@ def load_table(name: str, arguments: list[str]) -> Table:
             if key in ("teacher", "student", "loss", "seed"):
                 raise ValueError(f"{argument}: a table has pairs=TEACHER:STUDENT,... losses=... seeds=...")
             if key not in table:
-                table.overrides.append(argument)
+                table.further.append(argument)
             elif key == "variants":
                 table.variants = _chosen(table.variants, value.split(","))
             else:
@@ -130,6 +133,8 @@ def load_table(name: str, arguments: list[str]) -> Table:
     loaded = OmegaConf.to_object(table)
     assert isinstance(loaded, Table)
     _check(loaded)
+    if "jobs" not in said and not any(argument.startswith("jobs=") for argument in arguments):
+        loaded.jobs = side_by_side(loaded.threads)
     return loaded
 
 
@@ -146,7 +151,7 @@ def _check(table: Table) -> None:
         if not values or len(set(values)) != len(values):
             raise ValueError(f"{name}={','.join(map(str, values))}: give each one once, and at least one")
     for name in ("jobs", "threads", "cohort", "devices"):
-        if getattr(table, name) < 1:
+        if (getattr(table, name) or 1) < 1 or getattr(table, name) == 0:
             raise ValueError(f"{name} must be at least 1, got {getattr(table, name)}")
     if table.retries < 0 or (table.timeout is not None and table.timeout <= 0):
         raise ValueError(f"retries={table.retries} timeout={table.timeout}: retries from 0, minutes above 0")
@@ -193,6 +198,7 @@ def overrides_of(table: Table, pair: str, variant: str, loss: str, seed: int) ->
     return [
         *table.overrides,
         *table.variants.get(variant, []),
+        *table.further,
         *chosen_by(teacher),
         *network_chosen("student", student),
         *(f"loss={loss}", f"seed={seed}", f"table_name={table.name}"),
@@ -269,10 +275,15 @@ def found(table: Table, left_out: Callable[[ValueError], None] = lambda _: None)
     """The records of the table's folder by the key of their cell; a finished one before an unfinished one."""
     by_key: dict[str, dict[str, Any]] = {}
     for folder, record in records(Path(table.output) / "runs", left_out):
-        if record.get("is_stage") or "student" not in record["names"]:
-            continue
-        teacher = record["teacher"]["file_hash"] if "teacher" in record else file_hash()
-        key = _key_of(record["names"], record["hashes"]["recipe"], teacher, record["config"])
-        if key not in by_key or record["state"] == "done":
-            by_key[key] = {**record, "folder": str(folder)}
+        try:
+            if record.get("is_stage") or "student" not in record["names"]:
+                continue
+            teacher = record["teacher"]["file_hash"] if "teacher" in record else file_hash()
+            key = _key_of(record["names"], record["hashes"]["recipe"], teacher, record["config"])
+            if key not in by_key or record["state"] == "done":
+                by_key[key] = {**record, "folder": str(folder)}
+        except (KeyError, TypeError) as error:
+            left_out(
+                ValueError(f"{folder}/record.json is no record of a run ({type(error).__name__}: {error})")
+            )
     return by_key

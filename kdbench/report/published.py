@@ -14,6 +14,9 @@ from kdbench.config import EXPERIMENTS_DIR
 
 T = TypeVar("T")
 
+SHOWN = ("verified", "derived", "secondary")
+"""Numbers from memory are never shown as a reference."""
+
 
 @dataclass
 class Value:
@@ -118,9 +121,10 @@ def read_as(kind: type[T], file: Path) -> T | None:
 
 
 def published_for(table: str) -> Published | None:
-    """What is published for a table, or None; ValueError where the file is not as it should be."""
+    """What is published for a table, or None; nothing of numbers from memory. ValueError where the file is not as it
+    should be."""
     file = EXPERIMENTS_DIR / table / "published.yaml"
-    if (found := read_as(Published, file)) is None:
+    if (found := read_as(Published, file)) is None or found.status not in SHOWN:
         return None
     found.table = found.table or table
     if found.grid is not None:
@@ -129,6 +133,22 @@ def published_for(table: str) -> Published | None:
         except ValueError as error:
             raise ValueError(f"{file}, {error}") from error
     return found
+
+
+@dataclass
+class Networks:
+    """experiments/networks/DATASET.yaml: accuracies of networks trained on labels alone, in per cent."""
+
+    dataset: str = MISSING
+    source: str = MISSING
+    status: str = MISSING
+    epochs: int = MISSING
+    top1: dict[str, float] = field(default_factory=dict)
+
+
+def networks(dataset: str) -> Networks | None:
+    """What is published of networks on a data set, or None; ValueError where the file is not as it should be."""
+    return read_as(Networks, EXPERIMENTS_DIR / "networks" / f"{dataset}.yaml")
 
 
 def published_markdown(published: Published) -> str:

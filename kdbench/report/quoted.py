@@ -8,17 +8,17 @@ from typing import Any
 
 from kdbench.config import EXPERIMENTS_DIR
 from kdbench.report.rows import summarise
-from kdbench.report.table import rows_markdown
+from kdbench.report.table import not_done, rows_markdown
 
 QUOTE = re.compile(
     r"(<!-- python scripts/render_experiments.py: (\S+) -->\n).*?((?<=\n)<!-- end -->)", re.DOTALL
 )
 
 
-def measured(name: str) -> tuple[str, list[dict[str, Any]]]:
-    """The command that measured a table, and the records of its runs."""
-    command, *records = map(json.loads, (EXPERIMENTS_DIR / name / "results.jsonl").read_text().splitlines())
-    return command["command"], records
+def measured(name: str) -> tuple[str, list[dict[str, Any]], list[str]]:
+    """The command that measured a table, the records of its runs, and those that are missing."""
+    head, *records = map(json.loads, (EXPERIMENTS_DIR / name / "results.jsonl").read_text().splitlines())
+    return head["command"], records, head.get("missing", [])
 
 
 def with_tables(page: str) -> str:
@@ -27,5 +27,6 @@ def with_tables(page: str) -> str:
 
 
 def _rows(name: str) -> str:
-    command, records = measured(name)
-    return f"{rows_markdown(name, summarise(records))}\n\nMeasured by `{command}`.\n"
+    command, records, missing = measured(name)
+    lines = [rows_markdown(name, summarise(records)), "", *not_done(missing), f"Measured by `{command}`."]
+    return "\n".join(lines) + "\n"

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from kdbench.cohort import cohorts
 from kdbench.core import RunError
+from kdbench.devices import gpus_of
 from kdbench.jobs import Crew, Ended, Job, Limits
+from kdbench.machine import cuda_devices
+from kdbench.plan import Plan
 from kdbench.report.grid import Cell, Table, found
 from kdbench.results import RunFolder, digest
 from kdbench.teacher.names import network_chosen
@@ -90,15 +93,18 @@ def run_missing(
         for outcome in _outcomes(table, by_job[one.job], one):
             say(outcome)
 
-    crew = Crew(limits(table), ended, note, died)
+    plans = [cell.planned for batch in missing for cell in batch]
+    crew = Crew(limits(table, plans, table.timeout), ended, note, died)
     crew.run(list(by_job))
     return crew.stopped_by
 
 
-def limits(table: Table) -> Limits:
-    """What a table says of its processes."""
-    timeout = None if table.timeout is None else 60 * table.timeout
-    return Limits(table.jobs, table.threads, table.devices, timeout, table.retries, table.pin)
+def limits(table: Table, plans: Sequence[Plan], timeout: float | None) -> Limits:
+    """What a table says of its processes. timeout: minutes that each may take."""
+    devices = table.devices or max((gpus_of(planned.cfg.trainer) for planned in plans), default=1)
+    seconds = None if timeout is None else 60 * timeout
+    at_once = max(1, min(table.jobs, len(cuda_devices()) // devices)) if devices > 1 else table.jobs
+    return Limits(at_once, table.threads, devices, seconds, table.retries, table.pin)
 
 
 def job_for(table: Table, batch: Batch) -> Job:

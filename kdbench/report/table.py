@@ -7,7 +7,7 @@ import statistics
 import sys
 import textwrap
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,25 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from kdbench.config import register
+from kdbench.devices import check_alone
 from kdbench.files import write_atomically
-from kdbench.metrics import GROUPS, in_groups
+from kdbench.metrics import GROUPS
 from kdbench.report.comparing import comparisons
 from kdbench.report.forms import ENOUGH, comparison_section
 from kdbench.report.grid import Table, cells, load_table, tables
 from kdbench.report.published import published_for
 from kdbench.report.reading import Run
-from kdbench.report.rows import PLAIN, Row, columns, mean_and_std, summarise, title, value_beside
+from kdbench.report.rows import PLAIN, Row, columns, summarise, title, value_beside
 from kdbench.report.samples import FEW, samples_of, samples_section, written
 from kdbench.report.series import gather
+from kdbench.report.taught import teacher_lines
 from kdbench.report.work import Work
-from kdbench.tasks import TASKS
 
 
-def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
-    """The whole page."""
+def markdown(table: Table, records: list[dict[str, Any]], command: str, missing: Sequence[str] = ()) -> str:
+    """The whole page. missing: the runs that are not there, with the reason of each."""
     rows, published = summarise(records), published_for(table.name)
-    lines = [f"# {_title(table, rows)}", "", table.caption.strip(), "", *_teachers(records), ""]
+    lines = [f"# {_title(table, rows)}", "", table.caption.strip(), "", *teacher_lines(records), ""]
     lines.append(rows_markdown(table.name, rows))
     series, _ = gather(
         [Run(record, record.get("folder", "")) for record in records if record["state"] == "done"]
@@ -43,12 +44,17 @@ def markdown(table: Table, records: list[dict[str, Any]], command: str) -> str:
     about = [published.about, ""] if published and compares else []
     return "\n".join(
         [
-            *[*lines, "", *_larger(records), *about, _footer(records, command), ""],
+            *[*lines, "", *not_done(missing), *_larger(records), *about, _footer(records, command), ""],
             *([differences, ""] if differences else []),
             *([samples, ""] if samples else []),
             *["![chart](table.png)", ""],
         ]
     )
+
+
+def not_done(missing: Sequence[str]) -> list[str]:
+    """Lines that say which runs no number of the page has in it."""
+    return [f"Not done, and in no number here: {'; '.join(missing)}.", ""] if missing else []
 
 
 def rows_markdown(name: str, rows: list[Row]) -> str:
@@ -78,34 +84,6 @@ def _larger(records: list[dict[str, Any]]) -> list[str]:
         if counts["at_test"] > counts["student"]
     }
     return [*sorted(said), ""] if said else []
-
-
-def _teachers(records: list[dict[str, Any]]) -> list[str]:
-    named: dict[str, dict[Any, dict[str, Any]]] = {}
-    for record in records:
-        if record["state"] == "done" and "teacher" in record:
-            named.setdefault(record["teacher"]["name"], {})[record["teacher"].get("hash")] = record
-    return [_teacher(name, list(known.values())) for name, known in named.items()]
-
-
-def _teacher(name: str, records: list[dict[str, Any]]) -> str:
-    """What is known of a teacher; in a chain it is another one for each seed."""
-    teacher, task = records[0]["teacher"], TASKS[records[0].get("task", "images")]
-    scores = [record["teacher"][task.metric] for record in records]
-    taught = f" ({teacher['taught']})" if "taught" in teacher else ""
-    if len(scores) > 1:
-        known = f" (one for each seed: {mean_and_std(scores)})"
-    else:
-        known = f"{in_groups(teacher)}{_spread(teacher)}"
-    known += f"; {teacher['epoch']} epochs" if "epoch" in teacher else ""
-    protocol = f"; trained under: {teacher['protocol']}" if teacher.get("protocol") else ""
-    return f"Teacher {name}{taught}: {statistics.fmean(scores):.2f} % test {task.title}{known}{protocol}."
-
-
-def _spread(teacher: dict[str, Any]) -> str:
-    """Cross-entropy and CMI, of teachers that kdbench has trained."""
-    said = {"nll": "cross-entropy on test", "cmi": "CMI on the training images"}
-    return "".join(f", {words} {teacher[key]:.4f} nats" for key, words in said.items() if key in teacher)
 
 
 def _footer(records: list[dict[str, Any]], command: str) -> str:
@@ -190,6 +168,7 @@ def main(arguments: list[str]) -> int:
     words = [word for word in arguments if word != "--dry-run"]
     try:
         register()
+        check_alone(f"kdbench table {' '.join(arguments)}")
         if not words:
             raise ValueError(f"kdbench table NAME [KEY=VALUE ...] [--dry-run]; tables: {', '.join(tables())}")
         table = load_table(words[0], words[1:])
@@ -207,7 +186,7 @@ def main(arguments: list[str]) -> int:
     done = sum(record["state"] == "done" for record in mine)
     _show(console, table, mine)
     if done:
-        _write(console, table, mine, f"kdbench table {' '.join(words)}")
+        _write(console, table, mine, f"kdbench table {' '.join(words)}", work.missing())
     work.conclude(done, time.monotonic() - started)
     if work.stopped_by is not None:
         return 128 + work.stopped_by
@@ -227,11 +206,13 @@ def _show(console: Console, table: Table, records: list[dict[str, Any]]) -> None
         view.add_row(*(column.text(row) for column in shown))
     console.print(_title(table, rows), highlight=False)
     console.print(view)
-    for line in (table.caption.strip(), *_teachers(records)):
+    for line in (table.caption.strip(), *teacher_lines(records)):
         console.print(line, highlight=False)
 
 
-def _write(console: Console, table: Table, records: list[dict[str, Any]], command: str) -> None:
+def _write(
+    console: Console, table: Table, records: list[dict[str, Any]], command: str, missing: Sequence[str]
+) -> None:
     """The page, the picture, and the records that both are made from."""
     folder = Path(table.output)
     kept = (
@@ -243,6 +224,7 @@ def _write(console: Console, table: Table, records: list[dict[str, Any]], comman
         "protocol",
         "seed",
         "state",
+        "reason",
         "results",
         "parameters",
         "seconds",
@@ -256,13 +238,13 @@ def _write(console: Console, table: Table, records: list[dict[str, Any]], comman
         "versions",
         "commit",
     )
-    lines = [json.dumps({"command": command})]
+    lines = [json.dumps({"command": command} | ({"missing": list(missing)} if missing else {}))]
     for record in map(_without_places, records):
         samples = samples_of(Run(record, record.get("folder", "")))[:FEW]
         shown = {key: record[key] for key in kept if key in record}
         lines.append(json.dumps(shown | ({"samples": samples} if samples else {})))
     write_atomically(folder / "results.jsonl", ("\n".join(lines) + "\n").encode())
-    write_atomically(folder / "README.md", markdown(table, records, command).encode())
+    write_atomically(folder / "README.md", markdown(table, records, command, missing).encode())
     picture(table, summarise(records), folder / "table.png")
     console.print(f"written: {folder}/README.md, table.png, results.jsonl", highlight=False)
 

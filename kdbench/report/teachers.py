@@ -64,7 +64,7 @@ def needed(table: Table, lacking: Mapping[Cell, ValueError]) -> list[Needed]:
 
 def _overrides(table: Table, planned: Plan, name: str) -> list[str]:
     """The command line of a teacher's run, which is in the store's home: any table that wants it goes on with it."""
-    common = [one for one in table.overrides if one.partition("=")[0] in _HARDWARE]
+    common = [one for one in (*table.overrides, *table.further) if one.partition("=")[0] in _HARDWARE]
     words = [*planned.teacher_overrides(name), f"threads={table.threads}", f"output={home() / 'runs'}"]
     return [*words, *common, *table.teacher_overrides]
 
@@ -83,7 +83,8 @@ def train(
     left = teachers
     while ready := [one for one in left if one.can_begin]:
         left = [one for one in left if not one.can_begin]
-        crew = Crew(limits(table), say, note)
+        plans = [one.planned for one in ready]
+        crew = Crew(limits(table, plans, table.teacher_timeout), say, note)
         crew.run([job_for(one) for one in ready])
         if crew.stopped_by is not None:
             return crew.stopped_by

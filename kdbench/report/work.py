@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -32,6 +34,16 @@ class Work:
         """The records of the table's cells, in their order."""
         there = found(self.table)
         return [{**there[cell.key], "variant": cell.variant} for cell in self.grid if cell.key in there]
+
+    def missing(self) -> list[str]:
+        """The runs that are not done, with what their records or this command say of why."""
+        said = {outcome.cell.key: outcome.reason for outcome in self.outcomes if outcome.reason}
+        there = found(self.table)
+        lines = []
+        for cell in self._missing():
+            reason = there.get(cell.key, {}).get("reason") or said.get(cell.key, "").partition(" (log")[0]
+            lines.append(f"{cell.title} ({reason or 'not run to its end'})")
+        return lines
 
     def _missing(self, left_out: Callable[[ValueError], None] = lambda _: None) -> list[Cell]:
         there = found(self.table, left_out)
@@ -88,8 +100,13 @@ class Work:
                 break
             tried |= {cell.key for cell in todo}
             processes = batches(self.table, todo)
-            if self.table.cache:
-                store_ahead(processes, self.table.jobs * self.table.threads, console)
+            try:
+                if self.table.cache:
+                    with _told_of_signals():
+                        store_ahead(processes, self.table.jobs * self.table.threads, console)
+            except _StoppedError as stopped:
+                self.stopped_by = stopped.number
+                break
             self.stopped_by = run_missing(self.table, processes, self._run_ended, self.say)
         self.outcomes += [Outcome(cell, "left", _in_a_word(error), 0.0) for cell, error in lacking.items()]
 
@@ -117,6 +134,29 @@ class Work:
         self.say(
             f"{done} done, {len(failed)} failed, {left} left of {len(self.grid)}; {seconds:.0f} s{again}"
         )
+
+
+class _StoppedError(Exception):
+    """A signal asked this command to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def _told_of_signals() -> Iterator[None]:
+    """Within: Ctrl-C and SIGTERM are an error of ours, so that the last lines are printed."""
+
+    def stop(number: int, _: object) -> None:
+        raise _StoppedError(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _in_a_word(error: ValueError) -> str:

@@ -118,7 +118,7 @@ def test_published_networks_are_of_networks_that_there_are(file):
 
 
 def test_a_file_of_networks_with_a_mistake_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("kdbench.report.beside.EXPERIMENTS_DIR", tmp_path)
+    monkeypatch.setattr("kdbench.report.published.EXPERIMENTS_DIR", tmp_path)
     (tmp_path / "networks").mkdir()
     (tmp_path / "networks" / "mine.yaml").write_text("dataset: mine\ntop5: {}\n")
     with pytest.raises(ValueError, match=r"networks/mine.yaml.*top5"):
