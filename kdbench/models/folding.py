@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,10 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module:
     if not (pairs := list(_pairs(copied, [found.logits, *found.taps.values()]))):
         return model
     for convolution, norm in pairs:
-        merged = fuse_conv_bn_eval(copied.get_submodule(convolution), copied.get_submodule(norm))
-        copied.set_submodule(convolution, merged)
+        layers = cast(
+            tuple[nn.Conv2d, nn.BatchNorm2d], (copied.get_submodule(convolution), copied.get_submodule(norm))
+        )
+        copied.set_submodule(convolution, fuse_conv_bn_eval(*layers))
         copied.set_submodule(norm, nn.Identity())
     copied.requires_grad_(False)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
@@ -64,8 +67,7 @@ def _pairs(model: nn.Module, ends: Iterable[Tensor]) -> Iterator[tuple[str, str]
 
 def _readers(ends: Iterable[Tensor]) -> Counter[Node]:
     """Of every node of the graph behind these tensors: how many others read it, these tensors among them."""
-    left = [end.grad_fn for end in ends]
-    readers: Counter[Node] = Counter(node for node in left if node is not None)
+    readers: Counter[Node] = Counter(end.grad_fn for end in ends if end.grad_fn is not None)
     left = list(readers)
     while left:
         for node, _ in left.pop().next_functions:
