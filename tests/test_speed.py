@@ -116,3 +116,13 @@ def test_no_number_comes_from_a_reference_that_is_off(monkeypatch):
     text = page(found())
     assert "| live teacher, fp32 | no ratio |" in text
     assert "off in teacher, so there is no ratio" in text
+
+
+def test_what_is_short_of_its_aim_is_said():
+    slow = found()
+    slow["pairs"][0] |= {"pair": "resnet56:resnet20"}
+    (row,) = slow["pairs"][0]["rows"]
+    row["ratio"] = {"cpu": 1.2, "wall": 1.25}
+    assert "* resnet56 -> resnet20, live teacher, fp32: 1.20 / 1.25 instead of 1.3" in page(slow)
+    row["ratio"] = {"cpu": 1.2, "wall": 1.31}
+    assert "What is short" not in page(slow)

@@ -14,7 +14,7 @@ ABOUT = """The speed of a training step: a run of kdbench in turns with a plain 
 (benchmarks/reference.py), in one process, on the same images and threads."""
 
 KEYS = """keys (lists with commas):
-  pairs=TEACHER:STUDENT,...  settings=live-fp32,warm-cohort-bf16,...  parts=pairs,lightning,memory,scale
+  pairs=TEACHER:STUDENT,...  settings=live-fp32,warm-cohort-bf16,...  parts=pairs,bare,lightning,memory,scale
   threads=N (of both sides)  rounds=N and seconds=S (of each setting, at least)  steps=N (of a turn)
   dataset=..., dataset.path=... (CIFAR-100 where it is at hand, else the shipped part of it)"""
 

@@ -16,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.bench import lightning, pairs, scale, verdict
+from kdbench.bench import bare, lightning, pairs, scale, verdict
 from kdbench.bench.race import Limit
 from kdbench.bench.sides import BATCH, SETTINGS, Setup, reference_module, setup
 from kdbench.config import build, register
@@ -27,7 +27,7 @@ from kdbench.provenance import provenance
 from kdbench.strict import compose_checked
 
 SCHEMA = 1
-PARTS = ("pairs", "lightning", "memory", "scale")
+PARTS = ("pairs", "bare", "lightning", "memory", "scale")
 QUICK_PAIR = "resnet56:resnet20"
 SMALL_PAIR = "resnet20:resnet8"
 
@@ -205,6 +205,15 @@ class Session:
         for name in self.options.skipped:
             self.say(f"{SETTINGS[name].about:34} skipped: this CPU has no bf16 units")
         return judged
+
+    def _bare(self) -> dict[str, Any]:
+        found = {pair: bare.measure(self._setup(pair), self.limit) for pair in self.options.pairs}
+        self.say("\na step over that of a bare loop of the same operations:")
+        for pair, rows in found.items():
+            for row in rows:
+                over = f"{row['over']['cpu']:.3f} by CPU time, {row['over']['wall']:.3f} by the clock"
+                self.say(f"{pair.replace(':', ' -> ')}, {row['setting']}: {over}")
+        return {"bare": found}
 
     def _lightning(self) -> dict[str, Any]:
         small = self._setup(SMALL_PAIR, "dataset=cifar100_mini", "schedule.batch_size=4")

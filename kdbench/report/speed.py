@@ -40,6 +40,14 @@ test fails when it is stale. A cell is empty where nothing was measured.
   after a first run.
 """
 
+BARE = """## Beside a bare loop
+
+A step of kdbench in turns with the same operations in a loop that does nothing else: one batch again and again, the
+teacher unfolded (or a constant for stored answers), student, KD, SGD; the same precision and kernels. What is over 1
+is Lightning, the batch, the cache and all that is kdbench's own; under 1 is what folding saves. By CPU time / by the
+clock.
+"""
+
 UNIT = """Costs are CPU time in steps of the reference at batch 64, which took turns with what was measured: of
 resnet56 -> resnet20 for cohorts, of resnet20 -> resnet8 for batches.
 """
@@ -83,6 +91,7 @@ def page(measured: Found | None, paired: Found | None = None, gpu: Found | None 
     scale = found.get("scale", {})
     parts = [HEAD, "## Measured and aimed at\n", _where(found), _targets(pairs)]
     parts += [_pair(pair) for pair in pairs.values()]
+    parts += [_short(pairs), BARE, _bare(found.get("bare", {}))]
     parts += ["## Lightning, and memory\n", _lightning(found.get("lightning")), _memory(found.get("memory"))]
     parts += ["## Scale\n", UNIT, COHORT, _foretold("students", scale.get("cohorts"), (1, 2, 4, 8))]
     parts += [BATCH_SIZE, _foretold("batch", scale.get("batches"), (16, 64, 256))]
@@ -119,6 +128,33 @@ def _targets(pairs: Found) -> str:
             row[_name(pair)] = " ".join([*found, *aim])
         rows.append(row)
     return markdown(rows) + "\n\nBy CPU time / by the clock.\n"
+
+
+def _short(pairs: Found) -> str:
+    """Which aims are missed by both clocks."""
+    missed = [
+        f"{_name(pair)}, {row['about']}: {_ratio(row)} instead of {TARGETS[pair][row['setting']]:g}"
+        for pair in TARGETS
+        for row in pairs.get(pair, {}).get("rows", [])
+        if row["ratio"] and max(row["ratio"].values()) < TARGETS[pair].get(row["setting"], 0)
+    ]
+    words = "Short of the aim by CPU time and by the clock:"
+    return "\n".join(["## What is short\n", words, "", *(f"* {one}" for one in missed), ""]) if missed else ""
+
+
+def _bare(found: Found) -> str:
+    rows = [
+        {
+            "pair": _name(pair),
+            "setting": row["setting"],
+            "ms a step": f"{row['ours']['cpu']:.0f} / {row['ours']['wall']:.0f}",
+            "bare": f"{row['bare']['cpu']:.0f} / {row['bare']['wall']:.0f}",
+            "over": f"{row['over']['cpu']:.3f} / {row['over']['wall']:.3f}",
+        }
+        for pair, measured in found.items()
+        for row in measured
+    ]
+    return (markdown(rows) if rows else "Not measured yet.") + "\n"
 
 
 def _ratio(row: Found) -> str:

@@ -26,6 +26,8 @@ class Work:
         self.grid, lacking = with_teachers(table, grid)
         self.teachers = needed(table, lacking)
         self.outcomes: list[Outcome] = []
+        self.without_teacher: list[str] = []
+        """Teachers whose training failed, with the reason."""
         self._ended = 0
         self.stopped_by: int | None = None
         """The signal that ended the work before its end."""
@@ -113,6 +115,8 @@ class Work:
     def _teacher_ended(self, ended: Ended) -> None:
         reason = f": {ended.reason} (log: {ended.job.log})" if ended.reason else ""
         self.say(f"    {ended.state} in {ended.seconds:.0f} s: {ended.job.title}{reason}")
+        if ended.state == "failed":
+            self.without_teacher.append(f"{ended.job.title}{reason}")
 
     def _run_ended(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -125,6 +129,8 @@ class Work:
         """The last lines: what failed and why, and how many are done, failed and left."""
         failed = [outcome for outcome in self.outcomes if outcome.state == "failed"]
         left = len(self.grid) - done - len(failed)
+        for teacher in self.without_teacher:
+            self.say(f"failed: {teacher}")
         for outcome in failed:
             self.say(f"failed: {outcome.cell.title}: {outcome.reason}")
         lacking = dict.fromkeys(o.reason for o in self.outcomes if o.state == "left" and not o.seconds)

@@ -19,7 +19,8 @@ TINY += ["dataset=fake", "dataset.classes=10"]
 
 def test_the_bench_from_end_to_end(tmp_path, capsys):
     file = tmp_path / "bench.json"
-    assert main([*TINY, "settings=live-fp32,warm-cohort-fp32", "--json", str(file)]) == 0
+    words = [*TINY, "settings=live-fp32,warm-cohort-fp32", "parts=pairs,bare"]
+    assert main([*words, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     assert "resnet20 -> resnet8" in printed
     assert printed.count(" x by CPU time") == 2
@@ -40,6 +41,10 @@ def test_the_bench_from_end_to_end(tmp_path, capsys):
     assert (live["students"], warm["students"]) == (1, 4)
     assert live["ours"]["parts"]["cpu"]["teacher"] > warm["ours"]["parts"]["cpu"]["teacher"]
     assert "| warm cache, cohort of 4, fp32 | " in page(found)
+    (beside,) = found["bare"].values()
+    assert [row["setting"].split(",")[0] for row in beside] == ["live teacher", "warm cache"]
+    assert all(0.3 < row["over"]["cpu"] < 3 for row in beside)
+    assert page(found).count(" / ".join(f"{beside[0]['over'][clock]:.3f}" for clock in ("cpu", "wall"))) == 1
     assert pair["teacher_gflop"] == pytest.approx(2 * 64 * 40.6e6 / 1e9, rel=0.02), (
         "40.6 million multiply-adds"
     )
@@ -61,7 +66,7 @@ def test_no_ratio_is_printed_where_the_reference_is_off(capsys, monkeypatch):
         ("pairs=resnet56", "a pair is TEACHER:STUDENT of resnet8, "),
         ("pairs=resnet56:vgg8", "a pair is TEACHER:STUDENT of resnet8, "),
         ("settings=live", "possible: live-fp32, live-bf16, "),
-        ("parts=all", "possible: pairs, lightning, memory, scale"),
+        ("parts=all", "possible: pairs, bare, lightning, memory, scale"),
         ("threads=0", "threads must be at least 1"),
         ("rounds=many", "rounds=many: "),
         ("thread=1", "did you mean 'threads'"),
