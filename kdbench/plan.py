@@ -245,4 +245,8 @@ def recipe_hash(planned: Plan) -> str:
     recipe = recipe_of(planned.config)
     if not planned.loss.needs_student:
         recipe.pop("student", None)
+    if (
+        planned.cfg.precision != "fp32"
+    ):  # teachers of images round in other places than they did (models/folding.py)
+        recipe["folded"] = True
     return digest(recipe | {"objective_versions": versions})

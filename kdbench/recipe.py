@@ -51,9 +51,6 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
         recipe["dataset"] = _without_idle_protocol(recipe["dataset"])
     if "loss" in recipe and not any(recipe["loss"].get(key) for key in ("objectives", "stage", "policy")):
         recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
-    if (precision := config.get("precision", "fp32")) != "fp32":
-        # teachers of images round in other places than before (models/folding.py)
-        recipe["precision"] = f"{precision}, folded"
     recipe["epochs_run"] = config["trainer"]["max_epochs"]
     return recipe | of_recipe(config["trainer"])
 

@@ -11,7 +11,7 @@ from kdbench.metrics import GROUPS
 from kdbench.report.delta import Beside, compare
 from kdbench.report.departures import departures, variant_epochs
 from kdbench.report.further import by_test_set
-from kdbench.report.published import Published, Value, networks
+from kdbench.report.published import Published, Value
 from kdbench.tasks import TASKS, Task
 
 PLAIN = "the data as they are"
@@ -182,10 +182,7 @@ def value_beside(row: Row, published: Published) -> Value | None:
 def beside(row: Row, value: Value, published: Published) -> Beside:
     """The row against a published value."""
     other = "" if row.config is None else departures(row.config, published.table, row.pair, row.loss)
-    teacher = row.pair.partition(":")[0]
-    known = networks(row.dataset)
-    usual = variant_epochs(teacher) or (known.epochs if known and teacher in known.top1 else None)
-    if usual and row.teacher_epochs not in (None, usual):
+    if (usual := variant_epochs(row.pair.partition(":")[0])) and row.teacher_epochs not in (None, usual):
         other = "; ".join(filter(None, [f"a teacher of {row.teacher_epochs} epochs, not {usual}", other]))
     every = (row.config or {}).get("evaluate_every", 1)
     if "best" in (value.selection or published.selection) and every != 1:
