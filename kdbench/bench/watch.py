@@ -53,7 +53,9 @@ class Stopwatch:
     def stop(self, steps: int) -> Turn:
         """End a turn of so many steps; what no part had is the rest."""
         self.mark("rest")
-        return Turn(steps, self._cpu, self._wall)
+        turn = Turn(steps, self._cpu, self._wall)
+        self.start()  # marks between two turns belong to none
+        return turn
 
 
 def part_ms(turns: Sequence[Turn], clock: str = "cpu") -> dict[str, float]:

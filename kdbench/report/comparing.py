@@ -101,14 +101,8 @@ def _student(series: Series) -> str:
 
 def _title(series: Series, words: str) -> str:
     protocol = [series.row.protocol] if series.row.protocol else []
-    return ", ".join(
-        [
-            words,
-            series.row.dataset,
-            *protocol,
-            f"{series.row.epochs} epoch{'' if series.row.epochs == 1 else 's'}",
-        ]
-    )
+    epochs = "1 epoch" if series.row.epochs == 1 else f"{series.row.epochs} epochs"
+    return ", ".join([words, series.row.dataset, *protocol, epochs])
 
 
 def _named(group: Sequence[Series], by_loss: bool = False) -> dict[str, Series]:

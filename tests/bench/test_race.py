@@ -147,3 +147,11 @@ def test_memory_is_flat_over_a_run(tmp_path):
     found = scale.memory(made, steps=400)
     assert found["steps"] >= 400
     assert found["growth_mib"] < 50
+
+
+def test_what_is_done_between_two_turns_is_in_neither():
+    watch = Stopwatch()
+    turn = watch.stop(1)
+    before = dict(turn.wall)
+    watch.mark("teacher")
+    assert turn.wall == before
