@@ -81,7 +81,7 @@ def test_what_was_not_measured_is_empty_and_what_is_emulated_is_said():
     assert "This CPU has no bf16 units" in text
     assert "| live teacher, fp32 | (aim 1.25) | (aim 1.3) | (aim 1.25) |" in text
     assert "| 4 |  |  |  |" in text
-    assert page(None).count("not measured yet") + page(None).count("Not measured yet") == 5
+    assert page(None).count("not measured yet") + page(None).count("Not measured yet") == 6
 
 
 def test_a_gpu_and_paired_runs_have_their_sections():

@@ -245,7 +245,7 @@ def test_committed_pages_are_what_their_records_say(page):
 
 def test_readme_shows_a_committed_page():
     page = (EXPERIMENTS_DIR / "cifar100-quick" / "README.md").read_text()
-    rows = [line for line in page.splitlines() if line.startswith("|")]
+    rows = [line for line in page.partition("## Paired")[0].splitlines() if line.startswith("|")]
     assert "\n".join(rows) in (EXPERIMENTS_DIR.parent / "README.md").read_text()
 
 
