@@ -44,7 +44,7 @@ class Bare:
         ours = self._answer(self.student)
         soft = F.kl_div((ours / 4).log_softmax(1), (theirs / 4).softmax(1), reduction="batchmean")
         loss = 0.1 * F.cross_entropy(ours, self.labels) + 0.9 * 16 * soft
-        loss.backward()
+        torch.autograd.backward(loss)
         self.sgd.step()
         self.sgd.zero_grad(set_to_none=True)
 
