@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)  ## make .venv with the tested versions (once)
 
-demo: install  ## distill on real images and print the comparison (some 3 minutes on 2 cores)
+demo: install  ## distill on real images and print the comparison (at most 5 minutes on 2 cores)
 	@$(BIN)/kdbench table demo $(ARGS)
 
 table:  ## run one table: make table T=demo ARGS="losses=kd jobs=4"

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 from kdbench.jobs.inside import FOLLOWS, RECEIPT
 from kdbench.jobs.job import Ended, Job, Limits, reason_in
+from kdbench.jobs.signals import listening
 from kdbench.machine import cuda_devices, free_cores
 
 JOURNAL = "jobs.jsonl"
@@ -93,16 +93,14 @@ class Crew:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        def ask(number: int, frame: FrameType | None) -> None:
+        def ask(number: int) -> None:
             self.stopped_by = number
             self._told = None if self._told is None else self._told + 1
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield
+            with listening(ask):
+                yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             for running in self._running.values():  # an error of our own must not leave them behind
                 running.kill()
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
 
 from kdbench.jobs import Ended
+from kdbench.jobs.signals import listening
 from kdbench.report.ahead import store_ahead
 from kdbench.report.forecast import Forecast
 from kdbench.report.grid import Cell, Table, found, with_teachers
@@ -104,7 +103,7 @@ class Work:
             processes = batches(self.table, todo)
             try:
                 if self.table.cache:
-                    with _told_of_signals():
+                    with listening(_stop):
                         store_ahead(processes, self.table.jobs * self.table.threads, console)
             except _StoppedError as stopped:
                 self.stopped_by = stopped.number
@@ -150,19 +149,8 @@ class _StoppedError(Exception):
         self.number = number
 
 
-@contextmanager
-def _told_of_signals() -> Iterator[None]:
-    """Within: Ctrl-C and SIGTERM are an error of ours, so that the last lines are printed."""
-
-    def stop(number: int, _: object) -> None:
-        raise _StoppedError(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _stop(number: int) -> None:
+    raise _StoppedError(number)
 
 
 def _in_a_word(error: ValueError) -> str:
