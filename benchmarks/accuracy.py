@@ -18,8 +18,8 @@ from pathlib import Path
 
 from scipy import stats
 
-from kdbench.provenance import provenance
-from kdbench.results import records
+from kdbench.training.run_folder import records
+from kdbench.utils.provenance import provenance
 
 HERE = Path(__file__).parent
 REFERENCE = "live"
@@ -43,7 +43,7 @@ def overrides(setting: str, options: argparse.Namespace) -> list[str]:
 def train(setting: str, seed: int, options: argparse.Namespace) -> int:
     """A cohort of the losses, in a process of its own."""
     words = ["-m", "hydra/launcher=cohort", f"loss={','.join(LOSSES)}", f"seed={seed}"]
-    command = [sys.executable, "-m", "kdbench.train", *words, *overrides(setting, options)]
+    command = [sys.executable, "-m", "kdbench.cli.train", *words, *overrides(setting, options)]
     code = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
     print(f"{setting}, seed {seed}: {'done' if code == 0 else f'ended with {code}'}", flush=True)
     return code

@@ -27,13 +27,15 @@ import reference
 import torch
 from torch.optim.swa_utils import update_bn
 
-from kdbench.config import build, register
-from kdbench.data.module import ImageData
-from kdbench.models import create_model, save_weights
-from kdbench.provenance import provenance
-from kdbench.results import records
-from kdbench.run import exact_float32
-from kdbench.strict import compose_checked
+from kdbench.config.build import build
+from kdbench.config.compose import compose_checked
+from kdbench.data.images.image_data import ImageData
+from kdbench.models.checkpoints import save_weights
+from kdbench.models.registry import create_model
+from kdbench.runs.hydra_setup import register
+from kdbench.training.run_folder import records
+from kdbench.utils.precision import exact_float32
+from kdbench.utils.provenance import provenance
 
 HERE = Path(__file__).parent
 TEACHER, STUDENT, BATCH, CHUNK = "resnet32x4", "resnet8x4", 64, 50

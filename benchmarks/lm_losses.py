@@ -1,4 +1,4 @@
-"""What a token-level loss costs over a large vocabulary: all rows at once, and in pieces (kdbench.pieces).
+"""What a token-level loss costs over a large vocabulary: all rows at once, and in pieces (kdbench.losses.chunked).
 
     python benchmarks/lm_losses.py [--out benchmarks/lm_losses.json]
 
@@ -23,10 +23,11 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from kdbench import objectives
-from kdbench.core import Batch, Hidden, Outputs
-from kdbench.loss import Loss
-from kdbench.pieces import NUMBERS_AT_ONCE
-from kdbench.results import provenance
+from kdbench.core.logits import Hidden
+from kdbench.core.types import Batch, Outputs
+from kdbench.losses.chunked import NUMBERS_AT_ONCE
+from kdbench.losses.composite import Loss
+from kdbench.training.run_folder import provenance
 
 WIDTH = 256
 CASES = (

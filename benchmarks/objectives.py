@@ -26,11 +26,14 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from kdbench import objectives
-from kdbench.config import CONF_DIR, load_yaml
-from kdbench.core import Batch, Facts, Outputs, Probes
-from kdbench.loss import Loss
-from kdbench.models import answer_batch, create_model, tap_names
-from kdbench.provenance import provenance
+from kdbench.config.build import load_yaml
+from kdbench.core.objective import Facts, Probes
+from kdbench.core.types import Batch, Outputs
+from kdbench.losses.composite import Loss
+from kdbench.models.features import answer_batch, tap_names
+from kdbench.models.registry import create_model
+from kdbench.utils.paths import CONF_DIR
+from kdbench.utils.provenance import provenance
 
 BATCH, CLASSES, TRAIN_SIZE = 64, (100, 1000), 50_000
 STEPS, REPEATS = 2, 5

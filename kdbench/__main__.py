@@ -1,6 +1,6 @@
 """`python -m kdbench` is the command `kdbench`."""
 
-from kdbench.cli import main
+from kdbench.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Choose the rows of kdbench/data/mini/cifar100_mini.parquet from the full CIFAR-100.
+"""Choose the rows of kdbench/data/sources/shipped/cifar100_mini.parquet from the full CIFAR-100.
 
     KDBENCH_DATA=... python scripts/make_cifar100_mini.py
 
@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdbench.data.mini import FILE, PER_CLASS
+from kdbench.data.sources.cifar100_mini import FILE, PER_CLASS
 
 SEED = 0
 COLUMNS = ["img", "fine_label", "coarse_label"]

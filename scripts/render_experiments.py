@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from kdbench.report.grid import load_table
-from kdbench.report.quoted import measured, with_tables
-from kdbench.report.rows import summarise
-from kdbench.report.table import markdown, picture
+from kdbench.reports.rows import summarise
+from kdbench.reports.table_page import markdown, picture
+from kdbench.tables.grid import load_table
+from tools.docs.tables import measured, with_tables
 
 ROOT = Path(__file__).parent.parent
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from kdbench.report.lm import with_parts
-from kdbench.report.zoo import load_measured
+from tools.docs.language_models import with_parts
+from tools.docs.objectives import load_measured
 
 ROOT = Path(__file__).parent.parent
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdbench.report.zoo import load_measured, names, page
+from tools.docs.objectives import load_measured, names, page
 
 ROOT = Path(__file__).parent.parent
 START, END = "<!-- python scripts/render_objectives.py -->\n", "\n<!-- end -->"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from kdbench.report.speed import page
-from kdbench.report.zoo import load_measured
+from tools.docs.objectives import load_measured
+from tools.docs.performance import page
 
 ROOT = Path(__file__).parent.parent
 FILES = (ROOT / "benchmarks" / f"{name}.json" for name in ("bench", "accuracy", "gpu"))

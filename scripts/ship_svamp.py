@@ -1,4 +1,4 @@
-"""Write kdbench/text/svamp from a folder with the rationale data sets.
+"""Write kdbench/data/text/shipped from a folder with the rationale data sets.
 
 KDBENCH_DATA=... python scripts/ship_svamp.py
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from kdbench.text.sources import SHIPPED
+from kdbench.data.text.rationale_files import SHIPPED
 
 COLUMNS = ["input", "label", "rationale", "llm_label"]
 

@@ -8,10 +8,11 @@
 import json
 import sys
 
-from kdbench.data.cifar import cifar100
-from kdbench.metrics import evaluate
-from kdbench.models import create_model, save_weights
-from kdbench.teacher.store import shipped, stored
+from kdbench.data.sources.cifar import cifar100
+from kdbench.models.checkpoints import save_weights
+from kdbench.models.registry import create_model
+from kdbench.teachers.store import shipped, stored
+from kdbench.training.evaluation import evaluate
 
 KEPT = (
     "model",

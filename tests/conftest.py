@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+pytest_plugins = ["tests.helpers.text_fixtures"]
+
 settings.register_profile("kdbench", deadline=None, derandomize=True)
 settings.load_profile("kdbench")
 

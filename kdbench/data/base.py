@@ -10,11 +10,12 @@ import torch
 from lightning import LightningDataModule
 from torch import nn
 
-from kdbench.core import Batch, Facts
-from kdbench.data.chunks import Chunk, Course, EvalChunk
-from kdbench.metrics import Meter
-from kdbench.ranks import own_rows, world_size
-from kdbench.tasks import Task
+from kdbench.core.objective import Facts
+from kdbench.core.task import Task
+from kdbench.core.types import Batch
+from kdbench.data.positions import Chunk, Course, EvalChunk
+from kdbench.distributed.collectives import own_rows, world_size
+from kdbench.metrics.base import Meter
 
 
 def check_fits(data: TaskData, about: Mapping[str, Any], files: str) -> None:

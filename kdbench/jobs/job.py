@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Job:
-    """A command of this Python (`-m kdbench.train ...`), its log, and what tells whether it is to be run.
+    """A command of this Python (`-m kdbench.cli.train ...`), its log, and what tells whether it is to be run.
 
     again: further words of later attempts.
     claims: files that are locked while the job is at hand, so that no two launchers start it; `needed` is asked

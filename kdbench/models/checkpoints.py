@@ -16,9 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from kdbench.files import write_atomically
-from kdbench.models.network import PREFIX, Network, available
-from kdbench.models.taps import classifier
+from kdbench.models.features import classifier
+from kdbench.models.names import available
+from kdbench.models.network import PREFIX, Network
+from kdbench.utils.atomic_io import write_atomically
 
 _METADATA_KEY = "kdbench"
 
@@ -40,7 +41,7 @@ def load_weights(model: nn.Module, path: str | Path, own_head: bool = True) -> d
     """Load a checkpoint into `model`, cast to its dtypes, and return the file's metadata (epoch, accuracy).
 
     path: a `.safetensors` file, or a torch file holding `{"model": state_dict}` or a bare state dict.
-    own_head: refuse a student that answers with an objective's head (SimKD); kdbench.student.stored gives it that.
+    own_head: refuse a student that answers with an objective's head (SimKD); kdbench.runs.checkpoint gives it that.
     Raises ValueError, saying what was expected and what was found, for a file that is missing, damaged, not
     a checkpoint, or of another network or class count; the model is then unchanged.
     """

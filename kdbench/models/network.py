@@ -3,13 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import timm
 import torch.nn.functional as F
 from timm.models import load_pretrained, register_model
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Outputs
-from kdbench.outside import load_networks
+from kdbench.core.types import Batch, Outputs
 
 PREFIX = "kdbench_"
 
@@ -47,7 +45,7 @@ class Network(nn.Module):
 
     taps: the names, in order of depth: `stem`, `stage1` ... `stageK`, their twins `stage1.pre` before the last
     ReLU, `unpooled`, the map that is averaged over positions, and `pooled`, that average, the classifier's input.
-    name: what `kdbench.models.create_model` calls it.
+    name: what `kdbench.models.registry.create_model` calls it.
     """
 
     taps: tuple[str, ...]
@@ -94,12 +92,6 @@ def register(name: str, build: Callable[..., Network]) -> None:
 
     entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + name
     register_model(entrypoint)
-
-
-def available() -> tuple[str, ...]:
-    """The names of the networks that `register` made known, other packages' among them, in natural order."""
-    load_networks()
-    return tuple(name.removeprefix(PREFIX) for name in timm.list_models(f"{PREFIX}*"))
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:

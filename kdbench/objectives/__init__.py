@@ -14,10 +14,10 @@ from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from kdbench.outside import OBJECTIVES
+from kdbench.core.plugins import OBJECTIVES
 
 if TYPE_CHECKING:
-    from kdbench.core import Objective
+    from kdbench.core.objective import Objective
 
 FLAGS = ("couples_rows", "order_dependent", "depends_on_batch_size", "owns_predict")
 
@@ -86,7 +86,7 @@ def _class_in(name: str) -> type[Objective]:
 
 
 def _class_of(entry_point: EntryPoint) -> type[Objective]:
-    from kdbench.core import Objective
+    from kdbench.core.objective import Objective
 
     where = f"Objective {entry_point.name!r} ({entry_point.value})"
     try:
@@ -94,7 +94,9 @@ def _class_of(entry_point: EntryPoint) -> type[Objective]:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{where} cannot be imported: {error}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Objective) and hasattr(loaded, "paper")):
-        raise ValueError(f"{where} must be a subclass of kdbench.core.Objective that states its `paper`")
+        raise ValueError(
+            f"{where} must be a subclass of kdbench.core.objective.Objective that states its `paper`"
+        )
     return loaded
 
 
@@ -121,7 +123,7 @@ def _unknown(what: str, given: str, possible: list[str]) -> str:
 
 
 def _entry(name: str, objective: type[Objective]) -> Entry:
-    from kdbench.tasks import tasks_of
+    from kdbench.core.task import tasks_of
 
     defaults = {key: p.default for key, p in _parameters(objective).items() if p.default is not p.empty}
     said = ("formula", "needs", "defaults_from", "disagreements", *FLAGS)

@@ -4,8 +4,9 @@ import math
 
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import alpha_beta, decouple, kl
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import alpha_beta, decouple, kl
 
 
 def abdkd_loss(
@@ -24,7 +25,7 @@ def abdkd_loss(
     student, teacher: logits [N, C]; target: class indices [N]. Returns a scalar in nats.
     TCKD is the KL of (target, everything else); D the alpha-beta divergence among the C - 1 other classes, 0 for
     C = 2. DKD, which calls these weights alpha and beta, at (alpha, beta) = (1, 0).
-    See `kdbench.divergences.alpha_beta`; official_scale restores ABKD's published scale on the axes.
+    See `kdbench.functional.divergences.alpha_beta`; official_scale restores ABKD's published scale on the axes.
     """
     log_q, log_q_others = decouple(student / temperature, target)
     log_p, log_p_others = decouple(teacher / temperature, target)

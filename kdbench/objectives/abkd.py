@@ -5,8 +5,9 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import alpha_beta
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import alpha_beta
 
 
 def abkd_loss(
@@ -20,7 +21,7 @@ def abkd_loss(
     """Alpha-beta divergence D(p_T || q_T) of teacher from student, averaged over rows. No T^2.
 
     student, teacher: logits [N, C]. Returns a scalar in nats.
-    See `kdbench.divergences.alpha_beta`; official_scale restores the published code's scale on the axes.
+    See `kdbench.functional.divergences.alpha_beta`; official_scale restores the published code's scale on the axes.
     """
     log_p = F.log_softmax(teacher / temperature, dim=-1)
     log_q = F.log_softmax(student / temperature, dim=-1)

@@ -5,8 +5,9 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import alpha_beta, standardise
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import alpha_beta, standardise
 
 
 def ablskd_loss(
@@ -20,7 +21,7 @@ def ablskd_loss(
     """T^2 * alpha-beta divergence D(p_T || q_T) of z-scored logits, averaged over rows.
 
     student, teacher: logits [N, C], C >= 2. Returns a scalar in nats; LSKD at (1, 0).
-    See `kdbench.divergences.alpha_beta`; official_scale restores ABKD's published scale on the axes.
+    See `kdbench.functional.divergences.alpha_beta`; official_scale restores ABKD's published scale on the axes.
     """
     log_q = F.log_softmax(standardise(student) / temperature, dim=-1)
     log_p = F.log_softmax(standardise(teacher) / temperature, dim=-1)

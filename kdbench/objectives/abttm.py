@@ -5,8 +5,9 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import alpha_beta
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import alpha_beta
 
 
 def abttm_loss(
@@ -20,7 +21,7 @@ def abttm_loss(
     """Alpha-beta divergence of the power-transformed teacher from the plain student, averaged over rows.
 
     student, teacher: logits [N, C]; gamma = 1/T. Returns a scalar in nats. No T^2; TTM at (1, 0).
-    See `kdbench.divergences.alpha_beta`; official_scale restores ABKD's published scale on the axes.
+    See `kdbench.functional.divergences.alpha_beta`; official_scale restores ABKD's published scale on the axes.
     """
     log_q = F.log_softmax(student, dim=-1)
     log_p = F.log_softmax(gamma * teacher, dim=-1)

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import alpha_beta
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import alpha_beta
 
 
 def alphanet_loss(student: Tensor, teacher: Tensor, alpha: float, beta: float) -> Tensor:
@@ -15,7 +16,7 @@ def alphanet_loss(student: Tensor, teacher: Tensor, alpha: float, beta: float) -
 
     student, teacher: logits [N, C], no temperature. Returns a scalar in nats.
     D_1 is KL(p || q), D_0 is KL(q || p). Outside [0, 1] log-probabilities are clamped at
-    `kdbench.divergences.LOG_PROBABILITY_FLOOR`.
+    `kdbench.functional.divergences.LOG_PROBABILITY_FLOOR`.
     """
     log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
     first, second = (alpha_beta(log_p, log_q, a, 1 - a) for a in (alpha, beta))

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.maps import to_smaller, unit
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.feature_maps import to_smaller, unit
 
 
 def at_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import decouple, kl
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import decouple, kl
 
 
 def atkd_loss(

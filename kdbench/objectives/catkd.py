@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
-from kdbench.maps import unit
+from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.feature_maps import unit
 
 
 def class_maps(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
+from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.types import Batch, Outputs
 
 
 def cc_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import cosine, soft_ranks, standardise
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import cosine, soft_ranks, standardise
 
 
 def cmkd_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0, tau: float = 0.1) -> Tensor:

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
 
 
 def cot_infonce_loss(predict: Tensor, explain: Tensor, temperature: float = 0.1) -> Tensor:

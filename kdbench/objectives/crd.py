@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
-from kdbench.maps import unit
-from kdbench.seeding import draw_integers
+from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.feature_maps import unit
+from kdbench.utils.seeding import draw_integers
 
 _BITS = 32
 _GATHERED = 2**24

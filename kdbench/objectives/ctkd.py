@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Objective, Outputs, Paper
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
 
 LIMIT = 10.0
 """Before each training step theta is put back into [-LIMIT, LIMIT], where the sigmoid still has a slope."""

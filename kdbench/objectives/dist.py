@@ -4,8 +4,9 @@ import math
 
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import softmax_correlation
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import softmax_correlation
 
 
 def dist_loss(

@@ -5,8 +5,9 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import decouple
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import decouple
 
 
 def dkd_loss(

@@ -5,8 +5,9 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import kl
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import kl
 
 FLOOR = 1e-3
 """A row's largest logit counts as at least this much in the temperatures, on either side."""

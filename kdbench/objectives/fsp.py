@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
-from kdbench.maps import to_smaller
+from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.feature_maps import to_smaller
 
 
 def fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

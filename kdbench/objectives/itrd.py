@@ -6,8 +6,9 @@ import math
 
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
-from kdbench.maps import unit
+from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.feature_maps import unit
 
 SMALLEST_DEVIATION = 1e-6
 """What a feature's standard deviation counts as at least: one that is the same in all rows correlates 0."""

@@ -3,9 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import kl, mixture
-from kdbench.liger import check_kernel, generalised_js
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import kl, mixture
+from kdbench.functional.fused_kernels import check_kernel, generalised_js
 
 
 def js_loss(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
@@ -19,7 +20,7 @@ def js_loss(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
 
 
 class JS(Objective):
-    """`js_loss` as an objective. kernel: `torch`, or `liger` (kdbench.liger) on CUDA. Raises ValueError for others, and
+    """`js_loss` as an objective. kernel: `torch`, or `liger` (kdbench.functional.fused_kernels) on CUDA. Raises ValueError for others, and
     unless 0 < skew < 1."""
 
     paper = Paper(

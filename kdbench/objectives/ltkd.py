@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
-from kdbench.data.split import groups_by_frequency
-from kdbench.divergences import kl
+from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.class_groups import groups_by_frequency
+from kdbench.functional.divergences import kl
 
 
 def ltkd_loss(

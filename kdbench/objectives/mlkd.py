@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import kl
-from kdbench.divergences import standardise as z_scores
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import kl
+from kdbench.functional.divergences import standardise as z_scores
 
 TEMPERATURES: Sequence[float] = [4.0, 3.0, 5.0, 2.0, 6.0]
 """The published ones, the base temperature first."""

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
-from kdbench.maps import sum_by_depth, to_smaller
+from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.feature_maps import sum_by_depth, to_smaller
 
 SCALE = 1 / 1000
 """What the authors multiply the sums over whole maps by on CIFAR-100 (on ImageNet by 1/10000)."""

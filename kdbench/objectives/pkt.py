@@ -3,7 +3,8 @@
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from kdbench.core import Batch, Objective, Outputs, Paper
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
 
 EPSILON = 1e-7
 """Added to each norm, and to each probability before its logarithm."""

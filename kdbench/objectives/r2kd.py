@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
-from kdbench.divergences import cosine, soft_ranks, softmax_correlation
+from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import cosine, soft_ranks, softmax_correlation
 
 RANKS, SCOPES = ("soft", "hard"), ("layer", "global")
 

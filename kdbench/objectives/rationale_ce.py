@@ -4,7 +4,8 @@ Less Training Data and Smaller Model Sizes"."""
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import IGNORED, Batch, Objective, Outputs, Paper
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import IGNORED, Batch, Outputs
 
 
 def rationale_ce_loss(logits: Tensor, labels: Tensor) -> Tensor:

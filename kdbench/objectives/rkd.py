@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from kdbench.core import Batch, Objective, Outputs, Paper
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
 
 
 def rkd_loss(

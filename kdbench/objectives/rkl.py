@@ -3,9 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import kl
-from kdbench.liger import check_kernel, generalised_js
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import kl
+from kdbench.functional.fused_kernels import check_kernel, generalised_js
 
 
 def rkl_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -18,7 +19,7 @@ def rkl_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class RKL(Objective):
-    """`rkl_loss` as an objective. kernel: `torch`, or `liger` (kdbench.liger) on CUDA. Raises ValueError for others."""
+    """`rkl_loss` as an objective. kernel: `torch`, or `liger` (kdbench.functional.fused_kernels) on CUDA. Raises ValueError for others."""
 
     paper = Paper("MiniLLM: Knowledge Distillation of Large Language Models", 2024, "2306.08543")
     formula = "KL(q || p)"

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
 
 
 def sinkd_loss(

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.maps import unit
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.feature_maps import unit
 
 
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:

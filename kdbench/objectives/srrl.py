@@ -7,8 +7,9 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Objective, Outputs, Paper, Probes
-from kdbench.maps import BatchNorm
+from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.feature_maps import BatchNorm
 
 
 def srrl_loss(

@@ -3,7 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
 
 
 def tvd_loss(student: Tensor, teacher: Tensor) -> Tensor:

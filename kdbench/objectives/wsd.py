@@ -3,8 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Objective, Outputs, Paper
-from kdbench.divergences import kl
+from kdbench.core.objective import Objective, Paper
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.divergences import kl
 
 
 def wsd_loss(student: Tensor, teacher: Tensor, reverse: float = 0.5) -> Tensor:

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from kdbench.core import RunError
-from kdbench.models import create_model, load_weights, save_weights, weights_hash
+from kdbench.core.errors import RunError
+from kdbench.models.checkpoints import load_weights, save_weights, weights_hash
+from kdbench.models.registry import create_model
 
 
 @pytest.fixture

@@ -9,9 +9,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Objective, Outputs, Probes
-from kdbench.loss import Loss
-from kdbench.models import answer_batch, create_model, tap_names
+from kdbench.core.objective import Facts, Objective, Probes
+from kdbench.core.types import Batch, Outputs
+from kdbench.losses.composite import Loss
+from kdbench.models.features import answer_batch, tap_names
+from kdbench.models.registry import create_model
 
 STUDENT = torch.tensor([[1.0, 0.5, -0.5], [0.2, -0.3, 1.1]], dtype=torch.float64)
 TEACHER = torch.tensor([[2.0, 0.0, -1.0], [-0.5, 0.3, 2.5]], dtype=torch.float64)

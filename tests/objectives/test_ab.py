@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kdbench.core import Outputs, Probes
+from kdbench.core.objective import Probes
+from kdbench.core.types import Outputs
 from kdbench.objectives.ab import AB, ab_loss
-
-from .cases import assert_same, bound, normal, sides, term
+from tests.objectives.cases import assert_same, bound, normal, sides, term
 
 S = torch.arange(1, 97, dtype=torch.float64).sin().view(2, 3, 4, 4)
 T = torch.arange(96, dtype=torch.float64).cos().view(2, 3, 4, 4)

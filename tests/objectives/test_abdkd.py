@@ -8,8 +8,7 @@ from torch.testing import assert_close
 
 from kdbench.objectives.abdkd import ABDKD, abdkd_loss
 from kdbench.objectives.dkd import dkd_loss
-
-from .cases import (
+from tests.objectives.cases import (
     STUDENT,
     TARGET,
     TEACHER,

@@ -7,8 +7,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdbench.objectives.abkd import ABKD, abkd_loss
-
-from .cases import STUDENT, TEACHER, assert_same, assert_shift_invariant, normal, pairs, value_and_gradient
+from tests.objectives.cases import (
+    STUDENT,
+    TEACHER,
+    assert_same,
+    assert_shift_invariant,
+    normal,
+    pairs,
+    value_and_gradient,
+)
 
 AXES = [(0.5, 0.0), (0.0, 0.5), (0.5, -0.5), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (-0.5, 0.0), (0.0, -0.3)]
 exponents = st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(-1.0, 2.0))

@@ -9,8 +9,15 @@ from torch.testing import assert_close
 
 from kdbench.objectives.ablskd import ABLSKD, ablskd_loss
 from kdbench.objectives.lskd import lskd_loss
-
-from .cases import STUDENT, TEACHER, assert_same, normal, pairs, temperatures, value_and_gradient
+from tests.objectives.cases import (
+    STUDENT,
+    TEACHER,
+    assert_same,
+    normal,
+    pairs,
+    temperatures,
+    value_and_gradient,
+)
 
 
 def formula(student: Tensor, teacher: Tensor, a: float, b: float, t: float) -> Tensor:

@@ -8,8 +8,15 @@ from torch.testing import assert_close
 
 from kdbench.objectives.abttm import ABTTM, abttm_loss
 from kdbench.objectives.ttm import ttm_loss
-
-from .cases import STUDENT, TEACHER, assert_same, assert_shift_invariant, gammas, normal, pairs
+from tests.objectives.cases import (
+    STUDENT,
+    TEACHER,
+    assert_same,
+    assert_shift_invariant,
+    gammas,
+    normal,
+    pairs,
+)
 
 exponents = st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(-1.0, 2.0))
 

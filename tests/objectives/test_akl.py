@@ -5,9 +5,8 @@ from hypothesis import given
 from kdbench.objectives.akl import AKL, akl_loss
 from kdbench.objectives.fkl import fkl_loss
 from kdbench.objectives.rkl import rkl_loss
-
-from .cases import assert_shift_invariant, pairs, value_and_gradient
-from .token_cases import STUDENT, TEACHER, assert_float32_is_close, vocabulary
+from tests.objectives.cases import assert_shift_invariant, pairs, value_and_gradient
+from tests.objectives.token_cases import STUDENT, TEACHER, assert_float32_is_close, vocabulary
 
 ROWS = [0, 1, 2, 4]
 """Those in which the two sides differ."""

@@ -8,9 +8,15 @@ from kdbench.objectives.abkd import abkd_loss
 from kdbench.objectives.alphanet import AlphaNet, alphanet_loss
 from kdbench.objectives.fkl import fkl_loss
 from kdbench.objectives.rkl import rkl_loss
-
-from .cases import assert_same, assert_shift_invariant, pairs, value_and_gradient
-from .token_cases import FORWARD, REVERSE, STUDENT, TEACHER, assert_float32_is_close, vocabulary
+from tests.objectives.cases import assert_same, assert_shift_invariant, pairs, value_and_gradient
+from tests.objectives.token_cases import (
+    FORWARD,
+    REVERSE,
+    STUDENT,
+    TEACHER,
+    assert_float32_is_close,
+    vocabulary,
+)
 
 
 @pytest.mark.parametrize(

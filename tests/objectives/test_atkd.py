@@ -8,8 +8,16 @@ from torch import Tensor
 
 from kdbench.objectives.atkd import ATKD, atkd_loss
 from kdbench.objectives.dkd import dkd_loss
-
-from .cases import STUDENT, TARGET, TEACHER, assert_same, assert_shift_invariant, normal, pairs, targets
+from tests.objectives.cases import (
+    STUDENT,
+    TARGET,
+    TEACHER,
+    assert_same,
+    assert_shift_invariant,
+    normal,
+    pairs,
+    targets,
+)
 
 
 def formula(student: Tensor, teacher: Tensor, target: Tensor, alpha: float, reverse: bool) -> Tensor:

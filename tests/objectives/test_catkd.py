@@ -5,11 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Outputs, Probes
-from kdbench.models import answer, create_model
+from kdbench.core.objective import Facts, Probes
+from kdbench.core.types import Batch, Outputs
+from kdbench.models.features import answer
+from kdbench.models.registry import create_model
 from kdbench.objectives.catkd import CATKD, catkd_loss, class_maps
-
-from .cases import assert_same, normal, value_and_gradient
+from tests.objectives.cases import assert_same, normal, value_and_gradient
 
 BATCH = Batch(torch.zeros(4), torch.arange(4), torch.arange(4))
 CLASSIFIERS = (normal(2, 3, 5), normal(3, 1, 3)[0]), (normal(4, 3, 8), normal(5, 1, 3)[0])

@@ -7,11 +7,18 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from kdbench import divergences
-from kdbench.divergences import soft_ranks
+from kdbench.functional import divergences
+from kdbench.functional.divergences import soft_ranks
 from kdbench.objectives.cmkd import CMKD, cmkd_loss
-
-from .cases import STUDENT, TEACHER, assert_same, assert_shift_invariant, normal, pairs, value_and_gradient
+from tests.objectives.cases import (
+    STUDENT,
+    TEACHER,
+    assert_same,
+    assert_shift_invariant,
+    normal,
+    pairs,
+    value_and_gradient,
+)
 
 
 def ranks(row: Tensor, tau: float) -> Tensor:

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from kdbench.objectives.cot_infonce import CotInfoNCE, cot_infonce_loss
-
-from .cases import normal
+from tests.objectives.cases import normal
 
 
 def test_two_samples_by_hand():

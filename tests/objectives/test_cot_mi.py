@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdbench.objectives.cot_mi import CotMI, cot_mi_loss, pooled_log_probabilities
-
-from .cases import normal
+from tests.objectives.cases import normal
 
 PREDICT = torch.tensor(
     [[[-0.5, 1.25, 0.25, -0.75], [1, 0, -1, 0.75]], [[-0.25, -1.25, 0.5, -0.5], [1.25, 0.25, -0.75, 1]]],

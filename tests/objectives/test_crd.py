@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Outputs, Probes
+from kdbench.core.objective import Facts, Probes
+from kdbench.core.types import Batch, Outputs
 from kdbench.objectives import crd
 from kdbench.objectives.crd import CRD, crd_loss
-
-from .cases import assert_same, normal
+from tests.objectives.cases import assert_same, normal
 
 LABELS = torch.tensor([2, 0, 1, 0, 3, 2]).repeat(10)
 """Twenty samples of class 0, ten of 1, twenty of 2, ten of 3."""

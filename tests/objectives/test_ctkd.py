@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdbench.core import Batch, Outputs
+from kdbench.core.types import Batch, Outputs
 from kdbench.objectives.ctkd import CTKD, ctkd_loss, reversal
 from kdbench.objectives.kd import kd_loss
-
-from .cases import STUDENT, TEACHER, assert_same, normal, pairs
+from tests.objectives.cases import STUDENT, TEACHER, assert_same, normal, pairs
 
 
 def formula(student: Tensor, teacher: Tensor, theta: Tensor, t_start: float, t_end: float) -> Tensor:

@@ -6,8 +6,7 @@ from hypothesis import given
 from torch import Tensor
 
 from kdbench.objectives.dist import DIST, dist_loss
-
-from .cases import (
+from tests.objectives.cases import (
     STUDENT,
     TEACHER,
     assert_same,

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from kdbench.objectives.dkd import DKD, dkd_loss
 from kdbench.objectives.kd import kd_loss
-
-from .cases import (
+from tests.objectives.cases import (
     STUDENT,
     TARGET,
     TEACHER,

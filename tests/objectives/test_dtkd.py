@@ -7,8 +7,15 @@ from torch import Tensor
 
 from kdbench.objectives.dtkd import DTKD, dtkd_loss
 from kdbench.objectives.kd import kd_loss
-
-from .cases import STUDENT, TEACHER, assert_same, normal, pairs, temperatures, value_and_gradient
+from tests.objectives.cases import (
+    STUDENT,
+    TEACHER,
+    assert_same,
+    normal,
+    pairs,
+    temperatures,
+    value_and_gradient,
+)
 
 
 def shares(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Outputs, Probes
+from kdbench.core.objective import Facts, Probes
+from kdbench.core.types import Batch, Outputs
 from kdbench.objectives.fitnet import FitNet, fitnet_loss
-
-from .cases import assert_same, normal
+from tests.objectives.cases import assert_same, normal
 
 NETWORK = nn.Identity()
 FACTS = Facts(2, torch.zeros(4, dtype=torch.int64), torch.arange(4))

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdbench.objectives.fsp import FSP, fsp_loss
-
-from .cases import assert_same, bound, normal, sides, term
+from tests.objectives.cases import assert_same, bound, normal, sides, term
 
 
 def waves(function, count: int, step: float, *shape: int) -> Tensor:

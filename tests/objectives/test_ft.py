@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from kdbench.objectives.ft import FT, ft_loss
-
-from .cases import assert_same, bound, normal, sides, term
+from tests.objectives.cases import assert_same, bound, normal, sides, term
 
 S = torch.arange(1, 97, dtype=torch.float64).sin().view(2, 3, 4, 4)
 T = (torch.arange(1, 41, dtype=torch.float64) / 2).cos().view(2, 5, 2, 2)

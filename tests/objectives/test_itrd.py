@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Outputs, Probes
+from kdbench.core.objective import Facts, Probes
+from kdbench.core.types import Batch, Outputs
 from kdbench.objectives.itrd import ITRD, correlation_loss, itrd_loss, mutual_loss
-
-from .cases import assert_same, normal, value_and_gradient
+from tests.objectives.cases import assert_same, normal, value_and_gradient
 
 STUDENT = torch.arange(1, 13, dtype=torch.float64).sin().view(3, 4)
 TEACHER = (torch.arange(1, 13, dtype=torch.float64) / 2).cos().view(3, 4)

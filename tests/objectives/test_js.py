@@ -5,9 +5,8 @@ from hypothesis import strategies as st
 
 from kdbench.objectives.fkl import fkl_loss
 from kdbench.objectives.js import JS, js_loss
-
-from .cases import assert_same, assert_shift_invariant, pairs
-from .token_cases import STUDENT, TEACHER, assert_float32_is_close, vocabulary
+from tests.objectives.cases import assert_same, assert_shift_invariant, pairs
+from tests.objectives.token_cases import STUDENT, TEACHER, assert_float32_is_close, vocabulary
 
 skews = st.floats(0.05, 0.9)
 

@@ -6,8 +6,15 @@ from hypothesis import given
 from torch import Tensor
 
 from kdbench.objectives.kd import KD, kd_loss
-
-from .cases import STUDENT, TEACHER, assert_same, assert_shift_invariant, normal, pairs, temperatures
+from tests.objectives.cases import (
+    STUDENT,
+    TEACHER,
+    assert_same,
+    assert_shift_invariant,
+    normal,
+    pairs,
+    temperatures,
+)
 
 
 def formula(student: Tensor, teacher: Tensor, t: float) -> Tensor:

@@ -7,8 +7,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdbench.objectives.lskd import LSKD, lskd_loss
-
-from .cases import STUDENT, TEACHER, assert_same, normal, pairs, temperatures, value_and_gradient
+from tests.objectives.cases import (
+    STUDENT,
+    TEACHER,
+    assert_same,
+    normal,
+    pairs,
+    temperatures,
+    value_and_gradient,
+)
 
 
 def formula(student: Tensor, teacher: Tensor, t: float) -> Tensor:

@@ -7,12 +7,11 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from kdbench.core import Facts
-from kdbench.data.split import groups_by_frequency
-from kdbench.divergences import kl
+from kdbench.core.objective import Facts
+from kdbench.functional.class_groups import groups_by_frequency
+from kdbench.functional.divergences import kl
 from kdbench.objectives.ltkd import LTKD, decouple_groups, ltkd_loss
-
-from .cases import assert_same, assert_shift_invariant, normal, pairs
+from tests.objectives.cases import assert_same, assert_shift_invariant, normal, pairs
 
 GROUP = torch.tensor([2, 0, 1, 0, 2, 1, 2])
 

@@ -6,17 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdbench.core import Batch, Facts, Outputs, Probes, Survey
-from kdbench.loss import Loss
-from kdbench.objectives.mcmi import (
-    MCMI,
-    class_centroids,
-    conditional_mutual_information,
-    mcmi_loss,
-    normalised,
-)
-
-from .cases import TARGET, TEACHER, assert_same, normal, value_and_gradient
+from kdbench.core.objective import Facts, Probes, Survey
+from kdbench.core.types import Batch, Outputs
+from kdbench.functional.class_information import class_centroids, conditional_mutual_information, normalised
+from kdbench.losses.composite import Loss
+from kdbench.objectives.mcmi import MCMI, mcmi_loss
+from tests.objectives.cases import TARGET, TEACHER, assert_same, normal, value_and_gradient
 
 CENTROIDS = torch.tensor([[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3], [0.1, 0.2, 0.7]], dtype=torch.float64)
 

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.core import Batch, Outputs
-from kdbench.loss import Loss
+from kdbench.core.types import Batch, Outputs
+from kdbench.losses.composite import Loss
 from kdbench.objectives.mlkd import MLKD, batch_correlation, class_correlation, mlkd_loss, mlkd_terms
-
-from .cases import STUDENT, TARGET, TEACHER, assert_same, normal, targets
+from tests.objectives.cases import STUDENT, TARGET, TEACHER, assert_same, normal, targets
 
 STRONG_STUDENT = torch.tensor([[0.7, 0.9, -0.2], [0.0, 0.1, 0.8]], dtype=torch.float64)
 STRONG_TEACHER = torch.tensor([[1.5, 0.4, -0.8], [-0.2, 0.6, 1.9]], dtype=torch.float64)

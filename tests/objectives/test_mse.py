@@ -4,8 +4,7 @@ from hypothesis import given
 from torch import Tensor
 
 from kdbench.objectives.mse import mse_loss
-
-from .cases import STUDENT, TEACHER, assert_same, normal, pairs
+from tests.objectives.cases import STUDENT, TEACHER, assert_same, normal, pairs
 
 
 def formula(student: Tensor, teacher: Tensor) -> Tensor:

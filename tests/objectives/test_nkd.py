@@ -6,8 +6,7 @@ from hypothesis import given
 from torch import Tensor
 
 from kdbench.objectives.nkd import NKD, nkd_loss
-
-from .cases import (
+from tests.objectives.cases import (
     STUDENT,
     TARGET,
     TEACHER,

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdbench.objectives.nst import nst_loss
-
-from .cases import assert_same, normal, value_and_gradient
+from tests.objectives.cases import assert_same, normal, value_and_gradient
 
 STUDENT = torch.arange(1, 97, dtype=torch.float64).sin().view(2, 3, 4, 4)
 TEACHER = (torch.arange(1, 41, dtype=torch.float64) / 2).cos().view(2, 5, 2, 2)

@@ -5,10 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kdbench.models import create_model
+from kdbench.models.registry import create_model
 from kdbench.objectives.ofd import OFD, margins_of, ofd_loss
-
-from .cases import assert_same, bound, normal, sides
+from tests.objectives.cases import assert_same, bound, normal, sides
 
 S = torch.arange(1, 97, dtype=torch.float64).sin().view(2, 3, 4, 4)
 T = 2 * torch.arange(96, dtype=torch.float64).cos().view(2, 3, 4, 4)

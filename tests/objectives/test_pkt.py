@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdbench.objectives.pkt import pkt_loss
-
-from .cases import assert_same, normal, value_and_gradient
+from tests.objectives.cases import assert_same, normal, value_and_gradient
 
 STUDENT = torch.arange(1, 13, dtype=torch.float64).sin().view(3, 4)
 TEACHER = (torch.arange(1, 13, dtype=torch.float64) / 2).cos().view(3, 4)

@@ -9,8 +9,16 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as pruning
 
 from kdbench.objectives.r2kd import R2KD, pruned, r2kd_loss, rank_distance, value_distance
-
-from .cases import STUDENT, TEACHER, assert_same, bound, normal, sides, term, value_and_gradient
+from tests.objectives.cases import (
+    STUDENT,
+    TEACHER,
+    assert_same,
+    bound,
+    normal,
+    sides,
+    term,
+    value_and_gradient,
+)
 
 
 def formula(student: Tensor, teacher: Tensor, t: float, tau: float, centred: bool) -> Tensor:

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from kdbench.objectives.rationale_ce import rationale_ce_loss
-
-from .test_cot_mi import EXPLAIN, PREDICT
+from tests.objectives.test_cot_mi import EXPLAIN, PREDICT
 
 
 def test_worked_values_of_the_official_code():

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdbench.objectives.reviewkd import Fusion, ReviewKD, hcl_loss, reviewkd_loss
-
-from .cases import assert_same, bound, normal, sides, term, value_and_gradients
+from tests.objectives.cases import assert_same, bound, normal, sides, term, value_and_gradients
 
 S = torch.arange(1, 97, dtype=torch.float64).sin().view(2, 3, 4, 4)
 T = 2 * torch.arange(96, dtype=torch.float64).cos().view(2, 3, 4, 4)

@@ -5,9 +5,8 @@ from hypothesis import given
 from kdbench.objectives.abkd import abkd_loss
 from kdbench.objectives.fkl import fkl_loss
 from kdbench.objectives.rkl import rkl_loss
-
-from .cases import assert_same, assert_shift_invariant, pairs
-from .token_cases import REVERSE, STUDENT, TEACHER, assert_float32_is_close, vocabulary
+from tests.objectives.cases import assert_same, assert_shift_invariant, pairs
+from tests.objectives.token_cases import REVERSE, STUDENT, TEACHER, assert_float32_is_close, vocabulary
 
 
 def test_worked_value():

@@ -5,9 +5,14 @@ from hypothesis import strategies as st
 
 from kdbench.objectives.fkl import fkl_loss
 from kdbench.objectives.sfkl import SFKL, sfkl_loss
-
-from .cases import assert_same, assert_shift_invariant, pairs
-from .token_cases import STUDENT, TEACHER, assert_float32_is_close, teacher_entropy, vocabulary
+from tests.objectives.cases import assert_same, assert_shift_invariant, pairs
+from tests.objectives.token_cases import (
+    STUDENT,
+    TEACHER,
+    assert_float32_is_close,
+    teacher_entropy,
+    vocabulary,
+)
 
 skews = st.floats(0.0, 0.9)
 

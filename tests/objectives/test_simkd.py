@@ -3,11 +3,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Outputs, Probes
-from kdbench.models import answer, create_model
+from kdbench.core.objective import Facts, Probes
+from kdbench.core.types import Batch, Outputs
+from kdbench.models.features import answer
+from kdbench.models.registry import create_model
 from kdbench.objectives.simkd import SimKD, simkd_loss
-
-from .cases import assert_same, bound, normal, sides
+from tests.objectives.cases import assert_same, bound, normal, sides
 
 BATCH = Batch(torch.zeros(4), torch.arange(4), torch.arange(4))
 WEIGHT, BIAS = normal(5, 3, 8), normal(6, 1, 3)[0]

@@ -8,8 +8,7 @@ from hypothesis import given
 from torch import Tensor
 
 from kdbench.objectives.sinkd import SinKD, sinkd_loss
-
-from .cases import STUDENT, TEACHER, assert_same, assert_shift_invariant, normal, pairs
+from tests.objectives.cases import STUDENT, TEACHER, assert_same, assert_shift_invariant, normal, pairs
 
 
 def cost(student: Tensor, teacher: Tensor, t: float) -> Tensor:

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core import Batch, Facts, Outputs, Probes
+from kdbench.core.objective import Facts, Probes
+from kdbench.core.types import Batch, Outputs
 from kdbench.objectives.srrl import SRRL, srrl_loss
-
-from .cases import assert_same, normal, value_and_gradient
+from tests.objectives.cases import assert_same, normal, value_and_gradient
 
 BATCH = Batch(torch.zeros(4), torch.arange(4), torch.arange(4))
 WEIGHT, BIAS = normal(5, 3, 7), normal(6, 1, 3)[0]

@@ -7,8 +7,7 @@ from torch.testing import assert_close
 
 from kdbench.objectives.kd import kd_loss
 from kdbench.objectives.ttm import TTM, ttm_diagnostics, ttm_loss
-
-from .cases import (
+from tests.objectives.cases import (
     STUDENT,
     TEACHER,
     assert_same,

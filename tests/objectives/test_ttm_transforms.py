@@ -10,8 +10,15 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from kdbench.objectives.ttm import TRANSFORMS, TTM, transformed, ttm_loss
-
-from .cases import STUDENT, TEACHER, assert_same, assert_shift_invariant, gammas, normal, pairs
+from tests.objectives.cases import (
+    STUDENT,
+    TEACHER,
+    assert_same,
+    assert_shift_invariant,
+    gammas,
+    normal,
+    pairs,
+)
 
 transforms = st.sampled_from(TRANSFORMS)
 

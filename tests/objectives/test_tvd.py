@@ -2,9 +2,8 @@ import pytest
 from hypothesis import given
 
 from kdbench.objectives.tvd import tvd_loss
-
-from .cases import assert_same, assert_shift_invariant, pairs
-from .token_cases import STUDENT, TEACHER, assert_float32_is_close, vocabulary
+from tests.objectives.cases import assert_same, assert_shift_invariant, pairs
+from tests.objectives.token_cases import STUDENT, TEACHER, assert_float32_is_close, vocabulary
 
 
 def test_worked_value():

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from kdbench.core import Batch, Facts, Outputs, Probes
+from kdbench.core.objective import Facts, Probes
+from kdbench.core.types import Batch, Outputs
 from kdbench.objectives.vid import VID, vid_loss
-
-from .cases import assert_same, normal
+from tests.objectives.cases import assert_same, normal
 
 FACTS = Facts(2, torch.zeros(4, dtype=torch.int64), torch.arange(4))
 BATCH = Batch(inputs=torch.zeros(4, 3), target=torch.zeros(4, dtype=torch.int64), index=torch.arange(4))

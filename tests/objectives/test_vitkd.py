@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdbench.core import Batch, Outputs, Probes
-from kdbench.models import create_model
+from kdbench.core.objective import Probes
+from kdbench.core.types import Batch, Outputs
+from kdbench.models.registry import create_model
 from kdbench.objectives.vitkd import ViTKD, vitkd_loss
-
-from .cases import assert_same, bound, normal, sides, term
+from tests.objectives.cases import assert_same, bound, normal, sides, term
 
 TAPS = ("stage1", "stage2", "stage6")
 

@@ -5,9 +5,8 @@ from hypothesis import given
 from kdbench.objectives.fkl import fkl_loss
 from kdbench.objectives.rkl import rkl_loss
 from kdbench.objectives.wsd import WSD, wsd_loss
-
-from .cases import assert_same, assert_shift_invariant, pairs
-from .token_cases import (
+from tests.objectives.cases import assert_same, assert_shift_invariant, pairs
+from tests.objectives.token_cases import (
     CROSS,
     FORWARD,
     REVERSE,

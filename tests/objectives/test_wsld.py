@@ -6,9 +6,17 @@ from hypothesis import given
 from torch import Tensor
 
 from kdbench.objectives.wsld import WSLD, wsld_loss
-
-from .cases import STUDENT, TARGET, TEACHER, assert_shift_invariant, normal, pairs, targets, temperatures
-from .cases import value_and_gradient as of
+from tests.objectives.cases import (
+    STUDENT,
+    TARGET,
+    TEACHER,
+    assert_shift_invariant,
+    normal,
+    pairs,
+    targets,
+    temperatures,
+)
+from tests.objectives.cases import value_and_gradient as of
 
 
 def weights(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:

@@ -7,8 +7,15 @@ from torch import Tensor
 
 from kdbench.objectives.ttm import ttm_loss
 from kdbench.objectives.wttm import WTTM, wttm_loss
-
-from .cases import STUDENT, TEACHER, assert_same, assert_shift_invariant, gammas, normal, pairs
+from tests.objectives.cases import (
+    STUDENT,
+    TEACHER,
+    assert_same,
+    assert_shift_invariant,
+    gammas,
+    normal,
+    pairs,
+)
 
 
 def formula(student: Tensor, teacher: Tensor, gamma: float) -> Tensor:

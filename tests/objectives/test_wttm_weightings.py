@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from kdbench.objectives.ttm import ttm_loss
 from kdbench.objectives.wttm import WEIGHTINGS, WTTM, wttm_loss
-
-from .cases import STUDENT, TEACHER, assert_same, gammas, normal, pairs, value_and_gradient
+from tests.objectives.cases import STUDENT, TEACHER, assert_same, gammas, normal, pairs, value_and_gradient
 
 
 @pytest.mark.parametrize("gamma", [0.1, 0.5])

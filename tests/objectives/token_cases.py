@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .cases import Term, normal, value_and_gradient
+from tests.objectives.cases import Term, normal, value_and_gradient
 
 _STUDENT = [
     [[-0.5, 1.25, 0.25, -0.75], [1, 0, -1, 0.75], [0.3, 0.1, -0.2, 0.4]],

@@ -1,0 +1,1 @@
+"""Instruments that describe a trained network, and their plots."""

@@ -1,1 +1,0 @@
-"""The instruments: what a network's answers are like, and how they compare with its teacher's."""

@@ -1,1 +1,0 @@
-"""`kdbench bench`: what a training step costs, beside the loop that the literature writes."""

@@ -1,0 +1,1 @@
+"""`kdbench bench`: what a training step costs beside the literature's loop."""

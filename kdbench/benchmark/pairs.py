@@ -1,0 +1,101 @@
+"""One pair in every setting, each in turns with the reference loop."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from kdbench.benchmark.interleave import Limit, Race
+from kdbench.benchmark.peak_flops import conv_peak
+from kdbench.benchmark.settings import Reference, Setting, Setup, seal_zeros
+from kdbench.benchmark.stopwatch import Stopwatch, Turn, part_ms
+from kdbench.data.images.crop_flip import view_count
+from kdbench.models.flops import cost
+from kdbench.training.module import StudentModule
+from kdbench.utils.hardware import has_bf16_units
+
+Raw = dict[str, Any]
+CLOCKS = ("cpu", "wall")
+
+
+def measure(made: Setup, settings: Mapping[str, Setting], limit: Limit) -> Iterator[Raw]:
+    """What was measured of each setting, as plain data; the same reference goes on from one to the next.
+
+    ValueError where the data have too few full batches for a turn.
+    """
+    if limit.chunk > (batches := max(2, made.data.train_size // made.data.batch_size)):
+        raise ValueError(
+            f"steps={limit.steps}: {made.data.name} has {batches} full batches, and a turn needs one more"
+        )
+    watch = Stopwatch()
+    reference = Reference(made, watch)
+    for name, setting in settings.items():
+        precision = "bf16" if setting.precision == "bf16" else "fp32"
+        peaks = [conv_peak(precision)]
+        plans = made.plans(setting, f"log_every={limit.chunk}")
+        if setting.cached:
+            seal_zeros(plans[0])
+        answering = _Answering(setting.cached)
+        race = Race(watch, limit, reference.turn, answering)
+        race.run(plans)
+        peaks.append(conv_peak(precision))
+        row: Raw = {
+            "setting": name,
+            "about": setting.about,
+            "precision": setting.precision,
+            "emulated": setting.precision != "fp32" and not has_bf16_units(),
+            "students": len(setting.losses),
+            "cached": setting.cached,
+            "ours": as_data(race.ours),
+            "reference": as_data(race.theirs),
+            "peak": {clock: max(each) for clock, each in zip(CLOCKS, zip(*peaks, strict=True), strict=True)},
+        }
+        if setting.cached:
+            row["fill"] = {
+                "images": made.data.train_size,
+                "views_per_image": view_count(made.data.padding),
+                "epochs": plans[0].schedule.epochs,
+                "teacher": answering.ms,
+            }
+        yield row
+
+
+def work(pair: str, classes: int, batch: int) -> dict[str, float]:
+    """GFLOP of a step's two sides."""
+    teacher, student = (cost(name, classes) for name in pair.split(":"))
+    return {"teacher_gflop": teacher.answer * batch, "student_gflop": student.learn * batch}
+
+
+def as_data(turns: Sequence[Turn]) -> Raw:
+    """Milliseconds of a step: every turn, and the medians of the parts."""
+    return {
+        "cpu_ms": [round(turn.cpu_ms, 3) for turn in turns],
+        "wall_ms": [round(turn.wall_ms, 3) for turn in turns],
+        "parts": {clock: part_ms(turns, clock) for clock in CLOCKS},
+    }
+
+
+class _Answering:
+    """Takes the time of the live teacher where a cache answers in its place: what filling the cache costs."""
+
+    _CALLS = 3
+
+    def __init__(self, cached: bool) -> None:
+        self._cached = cached
+        self.ms: dict[str, float] = {}
+        """Of the live teacher: milliseconds of a batch, by clock."""
+
+    def __call__(self, module: StudentModule) -> None:
+        if not self._cached:
+            return
+        assert module.teacher is not None
+        watch, turns = Stopwatch(), []
+        for step in range(self._CALLS + 1):
+            batch = module.data.train_batch(1, step % module.data.steps_per_epoch)
+            watch.start()
+            module.teacher(batch)
+            turns.append(watch.stop(1))
+        self.ms = {
+            clock: statistics.median(getattr(turn, f"{clock}_ms") for turn in turns[1:]) for clock in CLOCKS
+        }

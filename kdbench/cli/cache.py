@@ -1,0 +1,119 @@
+"""`kdbench cache fill|list|verify|remove`: stored answers of teachers, and what they cost."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from kdbench.config.compose import command_line_jobs, compose_checked
+from kdbench.core.errors import RunError
+from kdbench.runs.answer_cache import fill, filling_for, folders, served_together
+from kdbench.runs.hydra_setup import register
+from kdbench.runs.plan import plan
+from kdbench.runs.validation import why_not_stored
+from kdbench.teachers.cache.logits import CARD, STORAGES, Cache, Sealed
+from kdbench.teachers.cache.topk import LikeliestCache
+from kdbench.utils.paths import home
+
+
+def main(arguments: list[str]) -> int:
+    """Do one of the four; 0, or 1 for what went wrong on the way, or 2 for a mistake of the caller."""
+    options = _parser().parse_args(arguments)
+    try:
+        register()
+        return int(options.action(options))
+    except ValueError as error:
+        print(f"kdbench: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"kdbench: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kdbench cache")
+    actions = parser.add_subparsers(required=True, metavar="fill|list|verify|remove")
+    fill = actions.add_parser("fill", help="store what runs will ask their teacher")
+    fill.add_argument("runs", nargs="*", metavar="KEY=VALUE", help="as for kdbench train -m")
+    fill.add_argument(
+        "--all", action="store_true", help="every view, not only those that these runs will draw"
+    )
+    fill.add_argument("--storage", choices=STORAGES, default="float16")
+    fill.add_argument("--dry-run", action="store_true", help="say the size and the time, write nothing")
+    fill.set_defaults(action=_fill)
+    actions.add_parser("list", help="what there is").set_defaults(action=_list)
+    for name, action, does in (
+        ("verify", _verify, "read every byte and compare it with what was sealed"),
+        ("remove", _remove, "delete a cache"),
+    ):
+        one = actions.add_parser(name, help=does)
+        one.add_argument("names", nargs="+", metavar="NAME", help="as kdbench cache list shows it")
+        one.set_defaults(action=action)
+    return parser
+
+
+def _fill(options: argparse.Namespace) -> int:
+    jobs = command_line_jobs(["-m", *options.runs])
+    plans = [plan(compose_checked("train", job), {}) for job in jobs]
+    if not any(planned.storable for planned in plans):
+        reasons = {why_not_stored(planned) or "" for planned in plans}
+        raise ValueError(f"nothing to store for these runs: {'; '.join(sorted(reasons))}")
+    for group in served_together(plans):
+        fill(filling_for(group, options.all, options.storage), Console(), options.dry_run)
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    for folder in (there := folders()):
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        print(f"{_name(folder)}  {size / 1e9:.3f} GB, {_state(folder)}")
+    if not there:
+        print(f"no caches in {home() / 'cache'}")
+    return 0
+
+
+def _state(folder: Path) -> str:
+    try:
+        cache = _opened(folder)
+    except ValueError as error:
+        return str(error) if (folder / CARD).is_file() else "not sealed: the command that began it goes on"
+    card, rows = cache.card, "tokens" if "top_k" in cache.card else "views"
+    by = f"{card['teacher']} ({card['subject']['precision']})"
+    return f"{cache.rows:,} {rows} by {by}, sealed {card['started'][:10]}"
+
+
+def _opened(folder: Path) -> Sealed:
+    """The cache in a folder, whatever it holds; ValueError where it is not sealed or a file is not whole."""
+    return LikeliestCache(folder) if "top_k" in Sealed(folder).card else Cache(folder)
+
+
+def _name(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"
+
+
+def _chosen(names: Sequence[str]) -> list[Path]:
+    known = {_name(folder): folder for folder in folders()}
+    if stray := [name for name in names if name not in known]:
+        raise ValueError(f"there is no cache {stray[0]}; possible: {', '.join(known) or 'none'}")
+    return [known[name] for name in names]
+
+
+def _verify(options: argparse.Namespace) -> int:
+    wrong = 0
+    for folder in _chosen(options.names):
+        good = Sealed(folder).verify()
+        wrong += not good
+        print(f"{_name(folder)}: {'as it was sealed' if good else 'CHANGED since it was sealed; remove it'}")
+    return 1 if wrong else 0
+
+
+def _remove(options: argparse.Namespace) -> int:
+    for folder in _chosen(options.names):
+        shutil.rmtree(folder)
+        print(f"removed {_name(folder)}")
+    return 0

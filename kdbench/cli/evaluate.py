@@ -1,0 +1,147 @@
+"""`kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE`: the accuracy of a checkpoint, and, with
+`store=NAME`, the network as a teacher in the store."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from kdbench.config.build import build
+from kdbench.config.compose import compose_checked
+from kdbench.data.base import TaskData
+from kdbench.data.images.image_data import ImageData
+from kdbench.data.text.causal import CausalData
+from kdbench.data.text.text_data import TextData
+from kdbench.metrics.classification import in_groups
+from kdbench.models.checkpoints import weights_hash
+from kdbench.models.onnx import OnnxNetwork
+from kdbench.models.registry import pretrained
+from kdbench.runs.checkpoint import Headed, load_student
+from kdbench.runs.hydra_setup import register
+from kdbench.runs.validation import check_settings
+from kdbench.teachers.names import network_of
+from kdbench.teachers.store import WEIGHTS, check_free, put
+from kdbench.training.evaluation import class_spread, evaluate
+from kdbench.utils.hashing import file_hash
+from kdbench.utils.precision import exact_float32
+from kdbench.utils.provenance import provenance
+
+HUB = "hub"
+"""For a checkpoint: the weights that timm has for a network of its own."""
+
+
+def main(arguments: list[str]) -> int:
+    """Print top-1 and top-5 of a checkpoint; 2 for a mistake of the caller."""
+    arguments = ["json=true" if argument == "--json" else argument for argument in arguments]
+    try:
+        register()
+        cfg = compose_checked("evaluate", arguments)
+        check_settings(cfg)
+        if cfg.threads:
+            torch.set_num_threads(cfg.threads)
+        data: TaskData = build(cfg.dataset, seed=0, batch_size=1)
+        data.setup("test")
+        if cfg.split not in (splits := (*data.eval_splits, *data.final_splits)):
+            raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(splits)}")
+        data.check_network(cfg.model.name)
+        model, about = _load(cfg, data)
+        if cfg.store:
+            _check_store(cfg, model, data)
+    except ValueError as error:
+        print(f"kdbench: {error}", file=sys.stderr)
+        return 2
+    exact_float32()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    data.to(torch.device(device))
+    model = model.to(device).to(memory_format=torch.channels_last)
+    scores = evaluate(model, data, cfg.split, bf16=cfg.precision != "fp32", view=about.get("input"))
+    task = data.task
+    result = {
+        "dataset": data.name,
+        "split": cfg.split,
+        task.unit: data.eval_size(cfg.split),
+        "model": cfg.model.name,
+    }
+    result |= {
+        "checkpoint": cfg.checkpoint,
+        "precision": cfg.precision,
+        task.metric: scores[task.metric],
+        **{key: scores[key] for key in ("top5", "nll", "ece", *data.groups) if key in scores},
+        **(scores if isinstance(data, TextData) else {}),
+    }
+    if cfg.store:
+        seen = {}
+        if isinstance(data, ImageData):
+            seen = {"cmi": class_spread(model, data, "train", bf16=cfg.precision != "fp32")["cmi"]}
+        result["stored"] = str(_store(cfg, model, data, {**about, **result, **seen}))
+    top5 = f", top-5 {scores['top5']:.2f} %" if "top5" in scores else ""
+    ece = f", ECE {scores['ece']:.2f} %" if "ece" in scores else ""
+    if cfg.json:
+        print(json.dumps(result))
+    else:
+        print(
+            f"{result['model']} on {data.name} ({cfg.split}, {result[task.unit]} {task.unit}, {cfg.precision}): "
+            f"{task.title} {scores[task.metric]:.2f} %{top5}, NLL {scores['nll']:.4f}"
+            f"{ece}{in_groups(scores)}"
+        )
+        if cfg.store:
+            print(f"stored as the teacher {cfg.store}: {result['stored']}")
+    return 0
+
+
+def _load(cfg: DictConfig, data: TaskData) -> tuple[nn.Module, dict[str, Any]]:
+    """The network in a checkpoint, or in an ONNX file, and what the file says of it."""
+    if (Path(cfg.checkpoint) / WEIGHTS).is_file():  # a run's folder
+        cfg.checkpoint = str(Path(cfg.checkpoint) / WEIGHTS)
+    if cfg.checkpoint.endswith(".onnx"):
+        return OnnxNetwork(Path(cfg.checkpoint)), {}
+    if cfg.checkpoint == HUB and isinstance(data, ImageData):
+        return pretrained(cfg.model.name, data.num_classes), {}
+    network = data.network(cfg.model.name, cfg.model.get("options"))
+    if cfg.checkpoint != HUB:
+        return load_student(network, Path(cfg.checkpoint), data)
+    if not getattr(network, "settings", ""):
+        raise ValueError(f"checkpoint=hub: {cfg.model.name} has no weights but random ones")
+    return network, {}
+
+
+def _check_store(cfg: DictConfig, model: nn.Module, data: TaskData) -> None:
+    """A teacher has the name of its network, was measured on test, and takes nobody's place."""
+    if network_of(cfg.store) != cfg.model.name:
+        raise ValueError(
+            f"store={cfg.store}: a teacher is named after its network, {cfg.model.name}[@VARIANT]"
+        )
+    if cfg.split != "test":
+        raise ValueError(
+            f"store={cfg.store} wants split=test: the card of a teacher has its accuracy on test"
+        )
+    if not isinstance(data, ImageData | CausalData):
+        raise ValueError(
+            f"store={cfg.store}: networks that classify images and causal language models are teachers"
+        )
+    if isinstance(model, Headed | OnnxNetwork):
+        raise ValueError(
+            f"{cfg.checkpoint} is an ONNX file or answers with a head of its loss: it cannot be a teacher"
+        )
+    check_free(data.label_space, cfg.store, _hashes(cfg, model))
+
+
+def _store(cfg: DictConfig, model: nn.Module, data: TaskData, about: Mapping[str, Any]) -> Path:
+    """Put the network into the teacher store, with a card that says where it came from and what it scored here."""
+    kept = ("epoch", data.task.metric, "top5", "nll", "cmi")
+    card = {**data.about, **{key: about[key] for key in kept if key in about}, "model": cfg.model.name}
+    card |= {"teacher": cfg.store, "hashes": _hashes(cfg, model), **provenance()}
+    card |= {"settings": settings} if (settings := getattr(model, "settings", "")) else {}
+    card["imported"] = Path(cfg.checkpoint).name
+    return put(model, data.label_space, cfg.store, card)
+
+
+def _hashes(cfg: DictConfig, model: nn.Module) -> dict[str, str]:
+    if cfg.checkpoint != HUB:
+        return {"file": file_hash(Path(cfg.checkpoint))}
+    return {"file": weights_hash(model) if getattr(model, "settings", "") else HUB}

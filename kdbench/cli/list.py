@@ -1,0 +1,223 @@
+"""`kdbench list`: what can be selected, read from conf/, the registries and the teacher store."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from kdbench.core.plugins import conf_dirs
+from kdbench.utils.formatting import _text, markdown
+from kdbench.utils.paths import CONF_DIR
+
+GROUPS = (
+    "dataset",
+    "teacher",
+    "student",
+    "loss",
+    "teacher_loss",
+    "objective",
+    "model",
+    "schedule",
+    "trainer",
+    "logger",
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Print one list, as a table, as Markdown or as JSON."""
+    lists = {
+        "losses": losses,
+        "objectives": objectives,
+        "models": models,
+        "datasets": datasets,
+        "teachers": teachers,
+        "tables": tables,
+    }
+    parser = argparse.ArgumentParser(prog="kdbench list")
+    parser.add_argument("what", choices=lists)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON array")
+    form.add_argument("--markdown", action="store_true", help="a Markdown table")
+    options = parser.parse_args(arguments)
+    rows = lists[options.what]()
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    elif options.markdown:
+        print(markdown(rows))
+    else:
+        _print(rows)
+    return 0
+
+
+def groups() -> str:
+    """The config groups with their options, for `kdbench --help`."""
+    lines = ["Config groups (GROUP=OPTION), and any key of the composed run:"]
+    lines += [f"  {group}: {', '.join(_options(group))}" for group in GROUPS]
+    lines.append(
+        f"  experiment: {', '.join(_experiments()) or 'none yet; a file experiments/NAME.yaml is experiment=NAME'}"
+    )
+    return "\n".join(lines)
+
+
+def losses() -> list[dict[str, Any]]:
+    """Every loss recipe with the papers and the needs of its objectives."""
+    from kdbench.objectives import available
+
+    known = {entry.name: entry for entry in available()}
+    return [
+        _loss(file, known) for folder in _conf_folders() for file in sorted((folder / "loss").glob("*.yaml"))
+    ]
+
+
+def objectives() -> list[dict[str, Any]]:
+    """Every objective as the registry knows it."""
+    from kdbench.objectives import available
+
+    return [
+        {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(entry).items()}
+        for entry in available()
+    ]
+
+
+def _loss(file: Path, known: dict[str, Any]) -> dict[str, Any]:
+    recipe = yaml.safe_load(file.read_text())
+    named = [
+        value for item in recipe.get("defaults", []) if isinstance(item, dict) for value in item.values()
+    ]
+    entries = [known[name] for name in dict.fromkeys(named) if name in known]
+    return {
+        "loss": file.stem,
+        "objectives": ", ".join(entry.name for entry in entries) or "-",
+        "paper": "; ".join(entry.title for entry in entries) or "-",
+        "task": ", ".join(_tasks(recipe, entries)),
+        "year": ", ".join(str(entry.year) for entry in entries) or "-",
+        "arXiv": ", ".join(entry.arxiv for entry in entries if entry.arxiv) or "-",
+        "needs": ", ".join(dict.fromkeys(need for entry in entries for need in entry.needs)) or "labels",
+        "recipe": _about(file),
+    }
+
+
+def _tasks(recipe: dict[str, Any], entries: list[Any]) -> list[str]:
+    """Which tasks a recipe can be used for: all its objectives can, there is such a view, and a text to be written.
+
+    One that is like another, as instructions are like lm, is not said again."""
+    from kdbench.core.task import TASKS
+
+    view = recipe.get("input")
+    return [
+        name
+        for name, task in TASKS.items()
+        if not task.like
+        and all(name in entry.tasks for entry in entries)
+        and (view is None or view in task.views)
+        and (name == "lm" or not recipe.get("policy"))
+    ]
+
+
+def models() -> list[dict[str, Any]]:
+    """Every network of ours, with its size at 100 classes; `timm/NAME` adds all of timm's."""
+    from kdbench.models.names import available
+    from kdbench.models.registry import create_model
+
+    rows = []
+    for name in available():
+        model = create_model(name, 100)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        rows.append({"model": name, "parameters": parameters, "timm": f"kdbench_{name}"})
+    return rows
+
+
+def datasets() -> list[dict[str, Any]]:
+    """Every data set."""
+    return [
+        {"dataset": name, "about": _about(CONF_DIR / "dataset" / f"{name}.yaml")}
+        for name in _options("dataset")
+    ]
+
+
+def teachers() -> list[dict[str, Any]]:
+    """The trained teachers at hand; NLL on test and CMI on the training images (nats) of those that were measured."""
+    from kdbench.teachers.store import cards
+
+    columns = ("label_space", "top1", "nll", "cmi", "epoch", "file")
+    return [
+        {
+            "teacher": card.get("teacher", card["model"]),
+            "protocol": card.get("protocol") or card.get("imported") or "",
+            **{column: card.get(column) for column in columns},
+        }
+        for card in cards()
+    ]
+
+
+def tables() -> list[dict[str, Any]]:
+    """Every table."""
+    return [
+        {"table": name, "about": _about(CONF_DIR / "table" / f"{name}.yaml")} for name in _options("table")
+    ]
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        print("none")
+        return
+    console, columns = Console(), list(rows[0])
+    texts = {column: [column, *(_text(row[column]) for row in rows)] for column in columns}
+    left_out = []
+    for column in _WHERE_THERE_IS_ROOM:
+        if column in columns and sum(max(map(len, texts[name])) + 3 for name in columns) >= console.width:
+            columns.remove(column)
+            left_out.append(column)
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column == columns[0])
+    for place in range(1, len(rows) + 1):
+        table.add_row(*(texts[column][place] for column in columns))
+    console.print(table)
+    if left_out:
+        console.print(f"left out for want of room: {', '.join(left_out)} (--json and --markdown have them)")
+
+
+_WHERE_THERE_IS_ROOM = (
+    *(
+        "disagreements",
+        "defaults_from",
+        "defaults",
+        "owns_predict",
+        "depends_on_batch_size",
+        "order_dependent",
+    ),
+    *("couples_rows", "paper", "objectives", "file", "recipe", "formula", "title"),
+)
+"""Columns that a narrow terminal does without, the first ones first."""
+
+
+def _about(file: Path) -> str:
+    """The comment at the top of a configuration file, on one line."""
+    lines = []
+    for line in file.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# ").strip())
+    return " ".join(lines)
+
+
+def _options(group: str) -> list[str]:
+    return [file.stem for folder in _conf_folders() for file in sorted((folder / group).glob("*.yaml"))]
+
+
+def _conf_folders() -> list[Path]:
+    return [CONF_DIR, *conf_dirs()]
+
+
+def _experiments() -> list[str]:
+    from kdbench.config.build import experiment_files
+
+    return [file.stem for file in experiment_files()]

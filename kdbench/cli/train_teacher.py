@@ -1,0 +1,6 @@
+"""One teacher: `python -m kdbench.cli.train_teacher teacher=resnet20`; the run of kdbench.cli.train, without a teacher."""
+
+from kdbench.cli.train import main
+
+if __name__ == "__main__":
+    main("train_teacher")

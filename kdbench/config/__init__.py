@@ -1,0 +1,1 @@
+"""Configuration: schemas, composition, checks, and messages for mistakes."""

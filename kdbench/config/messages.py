@@ -1,0 +1,128 @@
+"""What is wrong with a command line, in words by which it can be mended."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+_MOST = 24
+"""Names that are listed in a message; of more, those that are nearest."""
+
+_LISTS = {
+    "loss": "losses",
+    "objective": "objectives",
+    "teacher": "models",
+    "student": "models",
+    "dataset": "datasets",
+}
+"""What `kdbench list` calls the options of a group."""
+
+_ELSEWHERE = {
+    "gpus": "trainer.devices",
+    "lr": "schedule.lr",
+    "device": "trainer",
+    "bs": "schedule.batch_size",
+}
+"""What other programs call a key here."""
+
+
+def unknown(path: str, key: str, possible: Iterable[Any]) -> str:
+    """`key` is not possible at `path`: what was meant perhaps, and what is possible."""
+    options = sorted(str(option) for option in possible if option != "_target_")
+    close = difflib.get_close_matches(key, options, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"unknown key {path!r}{hint} Possible: {listed(options, key)}"
+
+
+def listed(options: Sequence[str], near: str) -> str:
+    """All of a few options; of many those most like `near`, and how many others there are."""
+    if len(options) <= _MOST:
+        return ", ".join(options) or "none"
+    nearest = difflib.get_close_matches(near, options, n=5, cutoff=0.0)
+    return f"{', '.join(nearest)} and {len(options) - len(nearest)} others"
+
+
+def refuse_sweep(overrides: Sequence[str], root: str) -> None:
+    """ValueError for a key with several values in one run."""
+    try:
+        given = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:
+        return  # said where the run is composed
+    for one in given:
+        if one.is_sweep_override():
+            command = root.replace("_", "-")
+            raise ValueError(
+                f"{one.input_line}: several values are a sweep, which wants -m: kdbench {command} -m ..."
+            )
+
+
+def explained(error: BaseException, root: str, overrides: Sequence[str]) -> str:
+    """What Hydra found wrong."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        close = difflib.get_close_matches(name, error.options, n=1)
+        hint = f"; did you mean {group}={close[0]}?" if close else "."
+        more = f" (kdbench list {_LISTS[group]})" if group in _LISTS else ""
+        return f"there is no {group}={name}{hint} Possible: {listed(error.options, name)}{more}"
+    cause = _omegaconf_cause(error)
+    if cause is not None and cause.full_key and "Key" in str(cause.msg):
+        return _explain_key(cause.full_key, root, overrides)
+    return message(cause or error)
+
+
+def _explain_key(full_key: str, root: str, overrides: Sequence[str]) -> str:
+    """What could have been meant by a key that is not there: ask the same run without that override."""
+    from kdbench.config.hydra_context import in_hydra
+
+    kept = [item for item in overrides if item.lstrip("+~").split("=")[0] != full_key]
+    parent, _, key = full_key.rpartition(".")
+    try:
+        with in_hydra():
+            cfg = compose(config_name=root, overrides=kept)
+        siblings = OmegaConf.select(cfg, parent) if parent else cfg
+    except (HydraException, OmegaConfBaseException):
+        return f"unknown key {full_key!r}"
+    if (elsewhere := _elsewhere(key, cfg)) and not difflib.get_close_matches(
+        key, map(str, siblings or ()), n=1
+    ):
+        return f"unknown key {full_key!r}; did you mean {' or '.join(elsewhere)}?"
+    return unknown(full_key, key, siblings or [])
+
+
+def _elsewhere(key: str, cfg: DictConfig) -> list[str]:
+    """The full names of keys that are called so in other sections."""
+    named = [_ELSEWHERE[key]] if key in _ELSEWHERE else []
+    found = [
+        path for path in _paths(OmegaConf.to_container(cfg)) if path.rpartition(".")[2] == key and "." in path
+    ]
+    return (named or found)[:3]
+
+
+def _paths(node: Any, before: str = "") -> Iterator[str]:
+    if not isinstance(node, Mapping):
+        return
+    for key, child in node.items():
+        yield f"{before}{key}"
+        yield from _paths(child, f"{before}{key}.")
+
+
+def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | None:
+    while error is not None and not isinstance(error, OmegaConfBaseException):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def message(error: BaseException) -> str:
+    """One line: the key where it is known, and what is wrong."""
+    key = getattr(error, "full_key", None)
+    first = str(getattr(error, "msg", None) or error).strip().splitlines()[0]
+    first = re.sub(r"^\w+ raised while resolving interpolation: ", "", first)
+    return f"{key}: {first}" if key and key not in first.split(":")[0] else first

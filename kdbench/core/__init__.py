@@ -1,0 +1,1 @@
+"""Types and contracts that every other room shares."""

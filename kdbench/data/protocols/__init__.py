@@ -1,0 +1,1 @@
+"""What the student sees of the training set: subsets, omitted classes, imbalance, label noise."""

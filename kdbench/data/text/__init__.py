@@ -1,0 +1,1 @@
+"""Tokenised text data sets."""

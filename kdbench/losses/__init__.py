@@ -1,0 +1,1 @@
+"""The weighted sum of objectives that a recipe names."""

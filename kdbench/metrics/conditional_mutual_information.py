@@ -1,0 +1,48 @@
+"""Conditional mutual information between input and prediction, given the class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from kdbench.functional.class_information import LEAST, class_sums, normalised
+
+if TYPE_CHECKING:
+    pass
+
+
+class ConditionalMutualInformation(Metric):
+    """I(X; Yhat | Y) of a network's answers, in nats: mean_i KL(P_i || Q_y_i), Q_y the mean of P over class y.
+
+    In one pass, for it is a difference of sums; under DDP these are of all ranks.
+    """
+
+    sums: Tensor
+    negentropy: Tensor
+    count: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        nothing = torch.zeros((), dtype=torch.float64)
+        self.add_state("sums", nothing.expand(num_classes, num_classes).clone(), dist_reduce_fx="sum")
+        self.add_state("negentropy", nothing, dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """logits [N, C], target [N]."""
+        log_p = logits.double().log_softmax(dim=-1)
+        self.sums += class_sums(logits, target, len(self.sums))
+        self.negentropy += (log_p.exp() * log_p).sum()
+        self.count += len(target)
+
+    def compute(self) -> Tensor:
+        """The CMI of what was seen."""
+        return self.against(normalised(self.sums))
+
+    def against(self, centroids: Tensor) -> Tensor:
+        """The same with given centroids [C, C] in the place of the images' own: never less."""
+        cross = (self.sums * centroids.double().clamp_min(LEAST).log()).sum()
+        return (self.negentropy - cross) / self.count

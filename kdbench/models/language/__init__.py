@@ -1,0 +1,1 @@
+"""T5 and causal language models, and generation."""

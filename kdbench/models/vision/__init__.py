@@ -1,0 +1,10 @@
+"""Image networks, one file per family.
+
+Importing this package imports each of its files, and so registers the networks with timm.
+"""
+
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

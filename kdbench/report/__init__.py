@@ -1,1 +1,0 @@
-"""Tables against published numbers, and their pictures."""

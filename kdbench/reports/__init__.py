@@ -1,0 +1,1 @@
+"""Finished runs beside published numbers: HTML, Markdown, LaTeX, CSV, Parquet."""

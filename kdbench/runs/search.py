@@ -1,0 +1,58 @@
+"""Searches for hyper-parameters (`hparams=wttm`, Hydra's optuna sweeper): judged on held-out training images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from kdbench.config.compose import compose_checked
+
+_SIGNS = ("hparams=", "hydra/sweeper=")
+_BEST = "optimization_results.yaml"
+"""What the sweeper leaves of a search."""
+
+
+def searches(arguments: Sequence[str]) -> bool:
+    """Whether a command line is a search, and not a grid or one of its trials."""
+    chosen = [word for word in arguments if word.startswith(_SIGNS)]
+    many = {"-m", "--multirun"} & set(arguments)
+    return bool(many and set(chosen) - {"hparams=null", "hydra/sweeper=basic"})
+
+
+def check_search(root: str, arguments: Sequence[str]) -> tuple[Path, str]:
+    """Check what all trials have in common; where the sweeper will leave what it found, and what they are judged by.
+
+    ValueError, above all where there is nothing to judge them on.
+    """
+    from kdbench.distributed.devices import check_sweep
+    from kdbench.runs.plan import plan
+
+    options = get_args_parser().parse_args(list(arguments))
+    given = OverridesParser.create().parse_overrides(options.overrides)
+    common = [
+        str(one.input_line) for one in given if not (one.is_sweep_override() or one.is_hydra_override())
+    ]
+    planned = plan(compose_checked(root, common), {})
+    check_sweep(arguments, [planned.cfg.trainer])
+    if "hydra/launcher=cohort" in arguments:
+        raise ValueError("hydra/launcher=cohort: the trials of a search come one after another; leave it out")
+    if "validation" not in planned.data.eval_splits:
+        raise ValueError(
+            "a search is judged on held-out training images, never on test, and there are none: "
+            "give dataset.validation=N (5000 of CIFAR-100's 50,000 are usual)"
+        )
+    return Path(planned.cfg.output) / ".sweep" / _BEST, planned.data.task.title
+
+
+def say_best(file: Path, metric: str) -> None:
+    """What a search found."""
+    if file.is_file():
+        found = OmegaConf.load(file)
+        words = " ".join(f"{key}={value}" for key, value in found.best_params.items())
+        print(
+            f"best on the validation part, {found.best_value:.2f} % {metric} at the last epoch: {words} ({file})"
+        )

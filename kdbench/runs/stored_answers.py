@@ -1,0 +1,120 @@
+"""Which run a plan is: its hashes, its folder, and who answers its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdbench.core.errors import RunError
+from kdbench.data.images.image_data import ImageData
+from kdbench.runs.record import Member
+from kdbench.models.checkpoints import weights_hash
+from kdbench.runs.plan import Plan, recipe_hash
+from kdbench.distributed.collectives import agreed
+from kdbench.training.run_folder import RunFolder
+from kdbench.utils.hashing import digest
+from kdbench.teachers.live import LiveTeacher
+from kdbench.teachers.cache import topk as likeliest
+from kdbench.teachers.cache.logits import STORAGES, CachedTeacher, find, place
+from kdbench.teachers.cache.topk import LikeliestTeacher
+from kdbench.data.text.text_data import TextData
+from kdbench.runs.weights import init_file, is_pretrained, network
+
+
+def member_of(
+    planned: Plan,
+    teacher: LiveTeacher | None,
+    stored: CachedTeacher | LikeliestTeacher | None,
+    words: LikeliestTeacher | None,
+) -> Member:
+    """The run that a plan is, of these weights and data; stored and words: who can answer for the live teacher."""
+    hashes = _hashes(planned, teacher)
+    _check_same(hashes)
+    folder = _folder(planned, hashes)
+    storage = agreed(lambda: stored.storage if stored else None)
+    if teacher is not None and storage is not None and _is_served(planned, teacher, folder):
+        # rounded answers give other weights: another run than with the live teacher
+        hashes["answers"] = stored.storage if stored else "not there"
+        _check_same(hashes)
+        return Member(planned, _folder(planned, hashes), hashes, stored)
+    if (
+        planned.storable
+        and planned.cfg.resume
+        and planned.cfg.teacher.cache != "off"
+        and not folder.path.exists()
+    ):
+        _refuse_lost_answers(planned, hashes)
+    return Member(planned, folder, hashes, words if planned.needs_teacher else None)
+
+
+def _hashes(planned: Plan, teacher: LiveTeacher | None) -> dict[str, str]:
+    """Of everything that a run is, but for who answers."""
+    hashes = {"recipe": recipe_hash(planned), "data": planned.data.fingerprint}
+    if teacher is not None and planned.needs_teacher:
+        hashes["teacher"] = teacher.hash
+    if (init := init_file(planned)) is not None or is_pretrained(planned):
+        hashes["init"] = weights_hash(network(planned, init))
+    return hashes
+
+
+def _begun_on(plans: Sequence[Plan], teacher: LiveTeacher) -> str:
+    """The storage whose answers a run of these, to be resumed, was begun on; `*`: any will do."""
+    for planned in plans:
+        if planned.storable and planned.cfg.resume:
+            hashes = _hashes(planned, teacher)
+            for storage in STORAGES:
+                if _folder(planned, {**hashes, "answers": storage}).path.exists():
+                    return storage
+    return "*"
+
+
+def _refuse_lost_answers(planned: Plan, hashes: dict[str, str]) -> None:
+    """ValueError where there is an unfinished run on stored answers, and they are no longer there."""
+    for storage in STORAGES:
+        folder = _folder(planned, {**hashes, "answers": storage}).path
+        if (folder / "state.pt").is_file():
+            raise ValueError(
+                f"{folder} was begun on answers stored in {storage}, and no cache has them now: kdbench cache fill "
+                f"--storage={storage} with the arguments of this run makes one; teacher.cache=off is another run"
+            )
+
+
+def _check_same(hashes: dict[str, str]) -> None:
+    """All ranks train one run: machines may have other files."""
+    wanted = agreed(lambda: hashes)
+    if other := [name for name in wanted if wanted[name] != hashes.get(name)]:
+        raise RunError(f"this rank has another {' and '.join(other)} than rank 0; the files must be the same")
+
+
+def _folder(planned: Plan, hashes: dict[str, str]) -> RunFolder:
+    return RunFolder(Path(planned.cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
+
+
+def stored_answers(
+    plans: Sequence[Plan], teacher: LiveTeacher | None
+) -> CachedTeacher | LikeliestTeacher | None:
+    """The stored answers that can serve runs of this cohort, or None; ValueError where there must be some."""
+    first, data = plans[0], plans[0].data
+    if teacher is None or teacher.cache == "off" or not any(planned.storable for planned in plans):
+        return None
+    if isinstance(data, TextData):
+        known = likeliest.find(teacher, data, teacher.top_k or 0, _begun_on(plans, teacher))
+        if known is not None:
+            return LikeliestTeacher(teacher, known.card["top_k"], data, known)
+    elif isinstance(data, ImageData):
+        begun = _begun_on(plans, teacher)
+        cache = find(teacher, data, first.cfg.seed, first.cfg.trainer.max_epochs, begun)
+        if cache is not None:
+            return CachedTeacher(teacher, cache, data)
+    if teacher.cache == "require" and not first.is_stage:
+        raise ValueError(
+            f"teacher.cache=require, and no sealed cache in {place(teacher, data)} has what {first.title} will ask; "
+            f"`kdbench cache fill` with the arguments of this run makes one"
+        )
+    return None
+
+
+def _is_served(planned: Plan, teacher: LiveTeacher, folder: RunFolder) -> bool:
+    """Whether stored answers take the live teacher's place; a run that began with it goes on with it."""
+    begun = agreed((folder.path / "record.json").is_file)
+    return planned.storable and (teacher.cache == "require" or not begun)

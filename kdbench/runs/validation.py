@@ -1,0 +1,155 @@
+"""What a plan's parts cannot have together: ValueErrors that name what is possible, before any work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from omegaconf import DictConfig
+
+from kdbench.config.build import PRECISIONS
+from kdbench.data.base import TaskData
+from kdbench.data.images.image_data import ImageData
+from kdbench.distributed.devices import check_devices
+from kdbench.losses.composite import Loss
+from kdbench.training.schedule import Schedule
+from kdbench.training.cuda_graph import hindrance
+from kdbench.core.task import tasks_of
+from kdbench.teachers.cache.logits import obstacle
+from kdbench.teachers.ensemble import check_ensemble
+
+if TYPE_CHECKING:
+    from kdbench.runs.plan import Plan
+
+_TRAINER_KEYS = ("_target_", "accelerator", "devices", "max_epochs", "profiler", "detect_anomaly")
+_DDP_KEYS = ("strategy", "num_nodes", "sync_batchnorm")
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """The values of the keys that every command has; ValueError names the possible ones."""
+    if cfg.precision not in PRECISIONS:
+        raise ValueError(f"precision={cfg.precision}; possible: {', '.join(PRECISIONS)}")
+    if cfg.threads is not None and cfg.threads < 1:
+        raise ValueError(f"threads must be at least 1, got {cfg.threads}")
+
+
+def check_trainer(trainer: DictConfig, schedule: Schedule) -> None:
+    """What else Lightning's trainer could do would change weights behind the recipe's back."""
+    if stray := [str(key) for key in trainer if key not in (*_TRAINER_KEYS, *_DDP_KEYS)]:
+        raise ValueError(
+            f"trainer.{stray[0]} is not for a run of kdbench; possible: {', '.join(_TRAINER_KEYS[1:])}"
+        )
+    if trainer.accelerator not in ("auto", "cpu", "gpu"):
+        raise ValueError(f"trainer.accelerator={trainer.accelerator}; possible: auto, cpu, gpu")
+    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator=gpu, and torch finds no CUDA device here; give trainer=cpu")
+    check_devices(trainer)
+    epochs = trainer.max_epochs
+    if not isinstance(epochs, int) or not 1 <= epochs <= schedule.epochs:
+        raise ValueError(f"trainer.max_epochs={epochs} must lie in 1 to schedule.epochs={schedule.epochs}")
+
+
+def check_task(data: TaskData, loss: Loss) -> None:
+    """Every term must be made for what the rows of the data set are."""
+    task = data.task
+    for name, term in loss.terms.items():
+        if task.kind not in tasks_of(term):
+            raise ValueError(
+                f"the task of {data.name} is {task.name}, and {name} is for {' and '.join(tasks_of(term))}; "
+                f"`kdbench list losses` says what each is for"
+            )
+    if loss.input is not None and loss.input not in task.inputs:
+        possible = (
+            f"possible: {', '.join(task.inputs)}" if task.inputs else "that is for text; give loss.input=null"
+        )
+        raise ValueError(f"loss.input={loss.input}, and the task of {data.name} is {task.name}; {possible}")
+    if loss.policy is not None and task.kind != "lm":
+        raise ValueError(f"loss.policy is for language models, and the task of {data.name} is {task.name}")
+    if loss.stage is not None:
+        check_task(data, loss.stage.loss)
+
+
+def check_views(data: TaskData, loss: Loss) -> None:
+    """Images that are read from files as they are needed have one view of each, and none drawn by class."""
+    if not isinstance(data, ImageData) or data.counts_views:
+        return
+    for name, term in loss.terms.items():
+        if term.views or term.draws_images:
+            wanted = f"a further view ({', '.join(term.views)})" if term.views else "images drawn by class"
+            raise ValueError(f"{name} looks at {wanted}, which {data.name}, read from files, does not have")
+    if loss.stage is not None:
+        check_views(data, loss.stage.loss)
+
+
+def check_teacher(planned: Plan) -> None:
+    """What a teacher's section says must have a meaning here."""
+    teacher = planned.cfg.teacher
+    if planned.trains_teacher and "members" in teacher:
+        raise ValueError(
+            "kdbench train-teacher trains one network: teacher=NAME; an ensemble is made of trained ones"
+        )
+    if planned.trains_teacher and teacher.get("checkpoint"):
+        raise ValueError(
+            f"teacher.checkpoint={teacher.checkpoint}: a teacher in training has none yet; "
+            f"teacher.init is where it starts"
+        )
+    if not planned.trains_teacher and teacher.get("init"):
+        raise ValueError(
+            f"teacher.init={teacher.init} is where kdbench train-teacher starts; a trained teacher is given by "
+            f"teacher.checkpoint, or by its name and teacher.variant"
+        )
+    if "members" in teacher:
+        check_ensemble(teacher.members, teacher.weights, teacher.checkpoints, planned.loss)
+
+
+def why_not_stored(planned: Plan) -> str | None:
+    """Why the teacher's answers in this run cannot be stored, or None."""
+    data, loss = planned.data, planned.loss
+    if not loss.needs_teacher:
+        return "the loss does not look at a teacher"
+    if isinstance(data, ImageData):
+        return obstacle(loss) if data.counts_views else f"the views of {data.name} cannot be counted"
+    if loss.policy is not None:
+        return "what is written anew for each step has no stored answers"
+    if not planned.cfg.teacher.get("top_k"):
+        return "of a language model its likeliest words are stored: teacher.top_k says how many"
+    return None
+
+
+def check_top_k(planned: Plan) -> None:
+    """A teacher that is known by its likeliest words, of texts alone, and to losses that can be told from them."""
+    top_k, loss = planned.cfg.teacher.get("top_k"), planned.loss
+    if top_k is None:
+        return
+    stage = loss.stage.loss if loss.stage else None
+    why = None
+    if planned.data.task.kind != "lm" or planned.trains_teacher:
+        why = "that is for students of language models"
+    elif loss.policy is not None and not loss.terms:
+        why = "no term of this loss looks at the teacher"
+    if why:
+        raise ValueError(f"teacher.top_k={top_k}: {why}; give teacher.top_k=null")
+    if top_k < 1:
+        raise ValueError(f"teacher.top_k must be at least 1, got {top_k}")
+    for one in filter(None, (loss, stage)):
+        one.refuse_topk()
+
+
+def check_graph(planned: Plan) -> None:
+    """Steps can be recorded where they are nothing but work of one CUDA device."""
+    data, stage = planned.data, planned.loss.stage
+    reason = hindrance(planned.loss) or (hindrance(stage.loss) if stage else None)
+    if not (isinstance(data, ImageData) and data.counts_views):
+        reason = f"{data.name} is not kept in the memory of a GPU as images"
+    elif planned.ranks > 1:
+        reason = f"this is a run of {planned.ranks} processes; several GPUs take several cohorts"
+    elif planned.schedule.algorithm != "sgd":
+        reason = f"schedule.algorithm={planned.schedule.algorithm} is not recorded, sgd is"
+    elif planned.cfg.trainer.get("detect_anomaly"):
+        reason = "trainer.detect_anomaly looks at numbers within a step"
+    elif planned.cfg.dataset.get("omit") == "loop":
+        reason = "dataset.omit=loop has a batch of another size in nearly every step"
+    elif reason is None and (planned.cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+        reason = "the run is on a CPU"
+    if reason:
+        raise ValueError(f"cuda_graph=true: {reason}; give cuda_graph=false")

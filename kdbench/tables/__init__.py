@@ -1,0 +1,1 @@
+"""Grids of runs: what is missing, what it costs, and who runs it."""

@@ -1,0 +1,146 @@
+"""What runs will take before any is started, time and room on the disk: estimates, and said to be."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kdbench.models.flops import cost
+from kdbench.runs.plan import Plan
+from kdbench.tables.grid import Cell, Table
+from kdbench.teachers.names import TOGETHER, network_of
+from kdbench.training.run_folder import records
+from kdbench.utils.formatting import duration, size
+from kdbench.utils.paths import CONF_DIR
+from kdbench.utils.provenance import machine
+
+BENCH = CONF_DIR.parent / "benchmarks" / "bench.json"
+
+_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "cifar100_mini": 2_000, "imagenet": 1_281_167}
+"""Training images of data sets whose size is known before they are loaded."""
+
+
+class Forecast:
+    """Estimates for a table on this machine."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def of_runs(self, batches: Sequence[Sequence[Cell]]) -> str:
+        """Time and room that these processes will take, in words."""
+        plans = [[cell.planned for cell in batch] for batch in batches]
+        by_records = [self._seconds_by_records(batch) for batch in batches]
+        known = [seconds for seconds in by_records if seconds is not None]
+        if len(known) < len(batches):
+            return self._by_bench(plans)
+        return self._words(plans, known, f"from records of this machine in {self._places}")
+
+    def of_teachers(self, plans: Sequence[Plan]) -> str:
+        """Time and room that training these teachers will take, in words."""
+        return self._by_bench([[planned] for planned in plans])
+
+    def _words(self, batches: Sequence[Sequence[Plan]], seconds: Sequence[float], source: str) -> str:
+        whole = max(max(seconds), sum(seconds) / min(self.table.jobs, len(seconds)))
+        return f"an estimate: {duration(whole)}{_room(batches)}; {source}, training alone"
+
+    # ---- from records
+
+    @property
+    def _places(self) -> Path:
+        return Path(self.table.output).parent
+
+    @cached_property
+    def _rates(self) -> dict[tuple[str, ...], list[float]]:
+        """Core seconds per image of finished runs here, by teacher, student and loss, and by the first two."""
+        rates: dict[tuple[str, ...], list[float]] = {}
+        for _, record in records(self._places):
+            if record.get("state") != "done" or record.get("is_stage") or record.get("machine") != machine():
+                continue
+            names, speed = record["names"], record.get("images_per_second")
+            if speed and "student" in names:
+                key = network_of(names["teacher"]), names["student"], names["loss"]
+                for known in (key, key[:2]):
+                    rates.setdefault(known, []).append(record["threads"] / speed)
+        return rates
+
+    def _seconds_by_records(self, batch: Sequence[Cell]) -> float | None:
+        """Of a process; None where nothing like one of its runs was measured, or its images are not known."""
+        seconds = 0.0
+        for cell in batch:
+            *_, teacher, student = cell.pair.split(":")
+            key = network_of(teacher), student, cell.loss
+            rates, images = self._rates.get(key) or self._rates.get(key[:2]), _images(cell.planned)
+            if rates is None or images is None:
+                return None
+            seconds += statistics.median(rates) * images / self.table.threads
+        return seconds
+
+    # ---- from kdbench bench
+
+    def _by_bench(self, batches: Sequence[Sequence[Plan]]) -> str:
+        if not BENCH.is_file():
+            return f"no estimate: no record of such a run here, and no figures of kdbench bench ({BENCH})"
+        bench = json.loads(BENCH.read_text())
+        try:
+            seconds = [self._seconds_by_bench(bench, batch) for batch in batches]
+        except (ValueError, RuntimeError) as error:  # a network that wants other inputs than 32 x 32 images
+            return f"no estimate: {error}"
+        where = bench["provenance"]["machine"]
+        here = "this machine" if where == machine() else f"another machine, {where['processor']}"
+        source = f"from kdbench bench ({BENCH.parent.name}/{BENCH.name}, {here}, CPU), scaled by images and network"
+        return self._words(batches, seconds, source)
+
+    def _seconds_by_bench(self, bench: dict[str, Any], batch: Sequence[Plan]) -> float:
+        """Of a process: the teacher answers once for all its runs, and each student learns."""
+        images = _images(batch[0])
+        if images is None:
+            raise ValueError(f"the size of {batch[0].data.name} is known only once it is loaded")
+        answers, learns = list(_network_rates(bench, "teacher")), list(_network_rates(bench, "student"))
+        per_image = sum(_core_seconds(cost(planned.network["name"]).learn, learns) for planned in batch)
+        if any(planned.needs_teacher for planned in batch):
+            for member in batch[0].names["teacher"].split(TOGETHER):
+                per_image += _core_seconds(cost(network_of(member)).answer, answers)
+        return per_image * images / self.table.threads
+
+
+def _network_rates(bench: dict[str, Any], side: str) -> Iterator[tuple[float, float]]:
+    """(GFLOP, core seconds) per image of each network that was measured on that side."""
+    for pair in bench["pairs"]:
+        rows = {row["setting"]: row["ms"]["cpu"] / 1e3 for row in pair["rows"]}
+        if {"live-fp32", "warm-fp32"} <= rows.keys():
+            student = rows["warm-fp32"]
+            seconds = student if side == "student" else rows["live-fp32"] - student
+            yield pair[f"{side}_gflop"] / pair["batch"], seconds / pair["batch"]
+
+
+def _core_seconds(gflop: float, measured: Sequence[tuple[float, float]]) -> float:
+    """As long per GFLOP as the network that comes nearest in size."""
+    if not measured:
+        raise ValueError("kdbench bench has not measured live-fp32 and warm-fp32")
+    near, seconds = min(measured, key=lambda known: abs(math.log(gflop / known[0])))
+    return seconds * gflop / near
+
+
+def _images(planned: Plan) -> int | None:
+    """That a run is trained on, over all its epochs; None where that is not known yet."""
+    node = planned.config["dataset"]
+    size = node.get("train") or _IMAGES.get(planned.data.name or "")
+    if not isinstance(size, int):
+        return None
+    subset = node.get("subset") or {}
+    kept = 1.0 if subset.get("repeat") else subset.get("fraction", 1.0)
+    return int((size - node.get("validation", 0)) * kept) * int(planned.cfg.trainer.max_epochs)
+
+
+def _room(batches: Sequence[Sequence[Plan]]) -> str:
+    """On the disk: weights, momentum, and the weights to give away; nothing where networks are not known here."""
+    try:
+        networks = [planned.network["name"] for batch in batches for planned in batch]
+        return f", {size(12 * sum(cost(name).parameters for name in networks))} on the disk"
+    except (ValueError, RuntimeError):
+        return ""

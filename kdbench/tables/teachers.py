@@ -1,0 +1,102 @@
+"""Training the teachers that a table misses, before its students: each once, whoever else wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from kdbench.config.compose import Composer
+from kdbench.jobs.job import Ended, Job
+from kdbench.jobs.scheduler import Crew
+from kdbench.runs.plan import Plan, plan
+from kdbench.tables.grid import Cell, Table
+from kdbench.tables.processes import limits
+from kdbench.teachers.names import network_of
+from kdbench.teachers.store import MissingTeacherError, shipped, stored
+from kdbench.utils.paths import home
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A teacher that is not there, with the run that would make it."""
+
+    name: str
+    label_space: str
+    overrides: tuple[str, ...]
+    planned: Plan
+
+    @property
+    def title(self) -> str:
+        """The teacher in a few words."""
+        return f"teacher {self.name} for {self.label_space}"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the store has it by now."""
+        return stored(self.label_space, self.name).is_file()
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether what its training starts from is there."""
+        start = self.planned.cfg.teacher.get("init")
+        network = network_of(self.name)
+        return start is None or any(place(self.label_space, network).is_file() for place in (stored, shipped))
+
+
+def needed(table: Table, lacking: Mapping[Cell, ValueError]) -> list[Needed]:
+    """The teachers to be trained for these cells, those that others start from first."""
+    compose, found = Composer("train_teacher"), dict[tuple[str, str], Needed]()
+
+    def add(name: str, cell: Cell, space: str) -> None:
+        if (space, name) not in found:
+            overrides = _overrides(table, cell.planned, name)
+            one = Needed(name, space, tuple(overrides), plan(compose(overrides), {"dataset": space}))
+            if not one.can_begin:
+                add(network_of(name), cell, space)
+            found[space, name] = one
+
+    for cell, error in lacking.items():
+        if not isinstance(error, MissingTeacherError):
+            continue
+        for name in cell.planned.cfg.teacher.get("members", [error.name]):
+            if not any(place(error.label_space, name).is_file() for place in (stored, shipped)):
+                add(name, cell, error.label_space)
+    return list(found.values())
+
+
+def _overrides(table: Table, planned: Plan, name: str) -> list[str]:
+    """The command line of a teacher's run, which is in the store's home: any table that wants it goes on with it."""
+    common = [one for one in (*table.overrides, *table.further) if one.partition("=")[0] in _HARDWARE]
+    words = [*planned.teacher_overrides(name), f"threads={table.threads}", f"output={home() / 'runs'}"]
+    return [*words, *common, *table.teacher_overrides]
+
+
+_HARDWARE = (
+    "trainer",
+    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "sync_batchnorm")),
+)
+"""What a table says of its students' devices holds for their teachers, too; how long they train does not."""
+
+
+def train(
+    table: Table, teachers: list[Needed], say: Callable[[Ended], None], note: Callable[[str], None]
+) -> int | None:
+    """Train them, those first that others start from. The signal that stopped it, or None."""
+    left = teachers
+    while ready := [one for one in left if one.can_begin]:
+        left = [one for one in left if not one.can_begin]
+        plans = [one.planned for one in ready]
+        crew = Crew(limits(table, plans, table.teacher_timeout), say, note)
+        crew.run([job_for(one) for one in ready])
+        if crew.stopped_by is not None:
+            return crew.stopped_by
+    return None
+
+
+def job_for(teacher: Needed) -> Job:
+    """The process that trains a teacher."""
+    words = ("-m", "kdbench.cli.train_teacher", *teacher.overrides, "resume=true", "progress=false")
+    file = stored(teacher.label_space, teacher.name)
+    log = home() / "runs" / "logs" / f"{teacher.label_space}-{file.stem}.txt"
+    claims = (file.with_suffix(".lock"),)
+    return Job(teacher.title, words, log, claims=claims, needed=lambda: not teacher.is_there)

@@ -1,0 +1,1 @@
+"""Stored teacher answers, written once and read by every later run."""

@@ -1,0 +1,113 @@
+"""The teacher store: trained networks by label space and name, each with a card that says how it came about."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kdbench.core.errors import RunError
+from kdbench.models.checkpoints import save_weights
+from kdbench.training.run_folder import finished_run
+from kdbench.utils.atomic_io import write_atomically
+from kdbench.utils.paths import home
+
+SHIPPED = Path(__file__).parent / "shipped"
+
+WEIGHTS = "student.safetensors"
+"""The network of a run's last epoch, in its folder."""
+
+
+def stored(label_space: str, name: str) -> Path:
+    """Where the store keeps (or would keep) a teacher's weights."""
+    return home() / "teachers" / label_space / f"{name.replace('/', '--')}.safetensors"
+
+
+def shipped(label_space: str, name: str) -> Path:
+    """Where the package has (or would have) a teacher's weights."""
+    return SHIPPED / label_space / f"{name}.safetensors"
+
+
+class MissingTeacherError(ValueError):
+    """The store has no teacher of that (full) name, and the command line names no other place."""
+
+    def __init__(self, name: str, label_space: str, message: str) -> None:
+        super().__init__(message)
+        self.name, self.label_space = name, label_space
+
+
+def locate(
+    name: str, label_space: str, checkpoint: str | None, command: str, key: str = "teacher.checkpoint"
+) -> Path:
+    """The file with the weights of the teacher of that (full) name: `checkpoint`, which is a file, a run's folder, or
+    `store` or `shipped` (the package's own); else the store's, else the package's.
+
+    Raises ValueError with the `command` that trains it, MissingTeacherError where that makes just what is missing."""
+    kept = {"store": stored(label_space, name), "shipped": shipped(label_space, name)}
+    candidates = [*kept.values()] if checkpoint is None else [kept.get(checkpoint) or Path(checkpoint)]
+    if candidates[0].is_dir():
+        return finished_run(candidates[0])[0] / WEIGHTS
+    for path in candidates:
+        if path.is_file():
+            return path
+    if checkpoint is not None and checkpoint not in kept:
+        raise ValueError(f"{key}={checkpoint}: there is no such file or folder")
+    looked = " and ".join(str(path) for path in candidates)
+    message = (
+        f"no teacher {name} for {label_space}: looked for {looked}. Train it with\n"
+        f"  {command}\n"
+        f"or give a checkpoint of your own: {key}=FILE, or store it: kdbench evaluate checkpoint=FILE store={name} ..."
+    )
+    if checkpoint in (None, "store") and "..." not in command:
+        raise MissingTeacherError(name, label_space, message)
+    raise ValueError(message)
+
+
+def check_free(label_space: str, name: str, hashes: dict[str, str] | None) -> None:
+    """ValueError where the store keeps a teacher of that name which another run made."""
+    card = stored(label_space, name).with_suffix(".json")
+    if card.is_file() and json.loads(card.read_text()).get("hashes") != hashes:
+        raise ValueError(
+            f"the store has another {name} for {label_space} ({card}); overwrite=true replaces it, "
+            f"or name another store in KDBENCH_HOME"
+        )
+
+
+def put(model: nn.Module, label_space: str, name: str, card: dict[str, Any], replace: bool = False) -> Path:
+    """Store a trained teacher: its weights, and the card beside them. ValueError where that would replace another's,
+    which may have come while this one was trained, unless that is wanted."""
+    path = stored(label_space, name)
+    with _alone(path.parent):
+        if not replace:
+            check_free(label_space, name, card.get("hashes"))
+        save_weights(model, path, card)
+        write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
+    return path
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process puts a teacher into this folder meanwhile."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise RunError(f"cannot write to the teacher store {folder}: {error.strerror}") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def card_of(weights: Path) -> dict[str, Any]:
+    """What the card beside the weights of a teacher says; nothing where there is none."""
+    file = weights.with_suffix(".json")
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def cards() -> list[dict[str, Any]]:
+    """The cards of all teachers at hand, the store's before the shipped ones."""
+    files = [file for root in (home() / "teachers", SHIPPED) for file in sorted(root.glob("*/*.json"))]
+    return [{**json.loads(file.read_text()), "file": str(file.with_suffix(".safetensors"))} for file in files]

@@ -1,0 +1,1 @@
+"""Lightning modules, the training step, schedules, evaluation, and run folders."""

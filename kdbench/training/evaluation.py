@@ -1,0 +1,144 @@
+"""Score networks on the splits of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.core.types import Batch
+from kdbench.distributed.collectives import summed
+from kdbench.models.features import answer_batch
+
+if TYPE_CHECKING:
+    from kdbench.data.base import TaskData
+    from kdbench.data.images.image_data import ImageData
+import itertools
+
+from kdbench.data.base import TaskData
+from kdbench.data.positions import EvalChunk
+from kdbench.metrics.base import Meter
+from kdbench.metrics.conditional_mutual_information import ConditionalMutualInformation
+from kdbench.teachers.live import LiveTeacher
+from kdbench.training.student import Student
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, data: TaskData, split: str, bf16: bool = False, view: str | None = None
+) -> dict[str, float]:
+    """The scores of a network on a split, with those of the data's groups; it is left in eval mode.
+
+    view: what it is shown of texts, where that is not the first of the task's.
+    """
+    model.eval()
+    meter = data.meter(split).to(data.device)
+    for chunk in data.eval_chunks(split):
+        batch = data.eval_batch(chunk.split, chunk.start, chunk.stop)
+        if view is not None:
+            batch = replace(batch, texts={view: batch.texts[view]})
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=bf16):
+            logits = answer_batch(model, batch).logits
+        meter.look(model, batch, logits.float())
+    return meter.compute()
+
+
+@torch.no_grad()
+def class_spread(
+    model: nn.Module, data: ImageData, split: str, bf16: bool = False, fixed: Tensor | None = None
+) -> dict[str, float]:
+    """nll (the cross-entropy) and cmi (conditional mutual information) of a network on a split, in nats; it is left in
+    eval mode.
+
+    fixed: centroids [C, C]; with them also `cmi_fixed`, the CMI against them.
+    """
+    model.eval()
+    spread, cross_entropy = ConditionalMutualInformation(data.num_classes).to(data.device), 0.0
+    for chunk in data.eval_chunks(split):
+        batch = data.eval_batch(chunk.split, chunk.start, chunk.stop)
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(batch.inputs).float()
+        spread.update(logits, batch.target)
+        cross_entropy += F.cross_entropy(logits, batch.target, reduction="sum").item()
+    total = summed(torch.tensor(cross_entropy, dtype=torch.float64, device=data.device)).item()
+    scores = {"nll": total / data.eval_size(split), "cmi": float(spread.compute())}
+    if fixed is not None:
+        with spread.sync_context():
+            scores["cmi_fixed"] = float(spread.against(fixed))
+    return scores
+
+
+class Scoring(nn.Module):
+    """A meter for every student on every split that is scored. The teacher is asked once about images, as its answers
+    never change; about texts once for all students that look at the same, as those answers are too many to be kept."""
+
+    def __init__(
+        self, students: Sequence[Student], teacher: LiveTeacher | None, data: TaskData, bf16: bool
+    ) -> None:
+        super().__init__()
+        self.data, self.bf16 = data, bf16
+        self._teacher = [teacher]  # not a submodule: it is the training module's
+        places = list(itertools.product(students, (*data.eval_splits, *data.final_splits)))
+        self.meters = nn.ModuleList(data.meter(split) for _, split in places)
+        self._place = {key: number for number, key in enumerate(places)}
+        self._remembered: dict[tuple[object, ...], Tensor] = {}
+
+    def meter(self, student: Student, split: str) -> Meter:
+        """What gathers the scores of a student on a split."""
+        meter = self.meters[self._place[student, split]]
+        assert isinstance(meter, Meter)
+        return meter
+
+    def look(self, students: Sequence[Student], chunk: EvalChunk) -> None:
+        """Score students on a chunk of a split."""
+        batch = self.data.eval_batch(chunk.split, chunk.start, chunk.stop)
+        for student in students:
+            if not student.loss.needs_student:
+                continue
+            seen = student.seen(batch, scored=True)
+            with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.bf16):
+                answer = answer_batch(student.model, seen, student.loss.student_taps)
+            logits, teacher = student.loss.predict(answer), self._teacher_logits(chunk, seen)
+            self.meter(student, chunk.split).look(student.model, student.seen(batch), logits, teacher)
+        if batch.texts:
+            self.forget()
+
+    @torch.no_grad()
+    def finally_on(self, student: Student, split: str) -> dict[str, float]:
+        """The scores of a student, as it is, on a whole split."""
+        student.eval()
+        for chunk in self.data.eval_chunks(split):
+            self.look([student], chunk)
+        return self.meter(student, split).compute()
+
+    @torch.no_grad()
+    def of_teacher(self, split: str) -> dict[str, float]:
+        """The teacher's own scores on a split."""
+        (teacher,) = self._teacher
+        if teacher is None:
+            return {}
+        meter = self.data.meter(split).to(self.data.device)
+        for chunk in self.data.eval_chunks(split):
+            batch = self.data.eval_batch(chunk.split, chunk.start, chunk.stop)
+            logits = self._teacher_logits(chunk, batch)
+            if logits is not None:
+                meter.look(teacher.model, batch, logits)
+        return meter.compute()
+
+    def forget(self) -> None:
+        """Let the teacher's answers go."""
+        self._remembered.clear()
+
+    def _teacher_logits(self, chunk: EvalChunk, batch: Batch) -> Tensor | None:
+        """The teacher's logits [N, C] on a chunk of a split."""
+        (teacher,) = self._teacher
+        if teacher is None:
+            return None
+        key = chunk.split, chunk.start, *batch.texts
+        if key not in self._remembered:
+            self._remembered[key] = teacher(batch).logits.float()
+        return self._remembered[key]

@@ -1,0 +1,65 @@
+"""What a student answers to training images beside its batches, for objectives that ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kdbench.core.objective import Survey
+from kdbench.core.types import Batch
+from kdbench.data.base import TaskData
+from kdbench.data.images.image_data import ImageData
+from kdbench.data.protocols.class_balanced import ClassBalanced
+from kdbench.distributed.collectives import rank, share_statistics
+from kdbench.training.student import Student
+from kdbench.utils.seeding import begin_draws, derive
+
+
+class Surveys:
+    """Holds the surveys that the objectives of a student want before a step."""
+
+    def __init__(self, data: TaskData, seed: int, bf16: bool) -> None:
+        self.data, self.seed, self.bf16 = data, seed, bf16
+
+    def before(self, student: Student, epoch: int, step: int) -> None:
+        """Ask the student what each of its objectives wants to know before this step."""
+        for term in student.loss.terms.values():
+            if (wanted := term.survey(epoch)) is not None:
+                term.take_survey(epoch, self._answers(student, wanted, epoch, step))
+
+    @cached_property
+    def _balanced(self) -> ClassBalanced:
+        assert isinstance(self.data, ImageData)  # objectives that survey are for images
+        return ClassBalanced(self.data)
+
+    def _batches(self, wanted: Survey, epoch: int, step: int) -> Iterator[Batch]:
+        if wanted.per_class is not None:
+            drawn = self._balanced.batch(wanted.per_class, self.seed, epoch, step)
+            if len(drawn.target):
+                yield drawn
+            return
+        for number in range(self.data.steps_per_epoch):
+            if self.data.rows(epoch, number, number + 1):
+                batch = self.data.train_batch(epoch, number)
+                if not batch.shares or batch.shares[rank()]:
+                    yield batch
+
+    @torch.no_grad()
+    def _answers(
+        self, student: Student, wanted: Survey, epoch: int, step: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        model, was_training = student.model, student.model.training
+        begin_draws(derive(self.seed, "survey", epoch, step), self.data.device)
+        model.train(wanted.train_mode)
+        try:
+            if not wanted.train_mode:
+                share_statistics(model)
+            for batch in self._batches(wanted, epoch, step):
+                with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
+                    logits = model(batch.inputs)
+                yield logits.float(), batch.target
+        finally:
+            model.train(was_training)

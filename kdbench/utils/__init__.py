@@ -1,0 +1,1 @@
+"""Helpers that know nothing of distillation: paths, hashing, files, formatting, hardware, seeding."""

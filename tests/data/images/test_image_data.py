@@ -1,0 +1,250 @@
+import dataclasses
+import warnings
+
+import lightning
+import pytest
+import torch
+from torch import nn
+
+from kdbench.data.images.image_io import ImageSet, Splits, fingerprint
+from kdbench.data.positions import Chunk, EvalChunk
+from kdbench.data.sources.synthetic import fake, load_fake
+
+IDENTITY = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+
+
+def ready(**changes):
+    data = fake(**{"seed": 3, "batch_size": 10, "size": 8, "padding": 2, **IDENTITY, **changes})
+    data.setup()
+    return data
+
+
+def as_bytes(inputs):
+    return (inputs * 255).round().to(torch.uint8)
+
+
+def test_attributes_after_setup():
+    data = ready(validation=8)
+    assert (data.name, data.label_space, data.num_classes) == ("fake", "fake4", 4)
+    assert (data.train_size, data.steps_per_epoch) == (56, 6)
+    assert data.eval_splits == ("validation", "test")
+    assert (data.eval_size("validation"), data.eval_size("test")) == (8, 32)
+    assert data.classes == ("class0", "class1", "class2", "class3")
+    assert ready().eval_splits == ("test",)
+
+
+def test_facts_cover_every_index_also_with_a_validation_part():
+    data = ready(validation=8)
+    largest = max(int(data.train_batch(1, step).index.max()) for step in range(data.steps_per_epoch))
+    facts = data.facts
+    assert (facts.train_size, facts.num_classes) == (64, 4)
+    assert torch.equal(facts.labels[:8], load_fake().train.labels[:8])
+    assert torch.equal(
+        torch.cat([facts.trained, data.eval_batch("validation", 0, 8).index]).sort().values, torch.arange(64)
+    )
+    assert largest >= data.train_size
+
+
+def test_nothing_is_loaded_before_setup_and_only_once_in_it():
+    data = fake(seed=0, batch_size=4)
+    splits, calls = load_fake(), []
+    data._load = lambda: calls.append(1) or splits
+    assert calls == []
+    data.setup("fit")
+    data.setup("test")
+    assert calls == [1]
+
+
+def test_an_epoch_shows_every_training_image_once_and_no_other():
+    data = ready(validation=8)
+    batches = [data.train_batch(2, step) for step in range(data.steps_per_epoch)]
+    held_out = data.eval_batch("validation", 0, 8).index
+    assert [len(batch.index) for batch in batches] == [10] * 5 + [6]
+    shown = torch.cat([batch.index for batch in batches])
+    assert torch.cat([shown, held_out]).sort().values.tolist() == list(range(64))
+
+
+def test_a_batch_is_its_images_in_its_views():
+    data, images = ready(), load_fake(size=8).train
+    batch = data.train_batch(1, 3)
+    assert (batch.epoch, batch.step) == (1, 3)
+    assert torch.equal(batch.target, images.labels[batch.index])
+    padded = nn.functional.pad(images.images, [2] * 4)
+    for row, index in enumerate(batch.index):
+        dy, dx = int(batch.view.dy[row]), int(batch.view.dx[row])
+        crop = padded[index, :, dy : dy + 8, dx : dx + 8]
+        expected = crop.flip(2) if batch.view.flip[row] else crop
+        assert torch.equal(as_bytes(batch.inputs[row]), expected)
+
+
+def test_batches_are_a_function_of_seed_epoch_and_step():
+    straight, jumping, other = ready(), ready(), ready(seed=4)
+    straight.train_batch(1, 0)
+    one, same = straight.train_batch(2, 5), jumping.train_batch(2, 5)
+    assert torch.equal(one.inputs, same.inputs)
+    assert torch.equal(one.index, same.index)
+    assert not torch.equal(one.index, straight.train_batch(3, 5).index)
+    assert not torch.equal(one.index, other.train_batch(2, 5).index)
+
+
+def test_the_view_of_an_image_does_not_depend_on_the_batch_it_falls_into():
+    def views(batch_size):
+        data = ready(batch_size=batch_size)
+        batches = [data.train_batch(1, step) for step in range(data.steps_per_epoch)]
+        return torch.cat([b.view.dy * 100 + b.view.dx * 10 + b.view.flip for b in batches])
+
+    assert torch.equal(views(7), views(64))
+
+
+def test_the_validation_part_does_not_depend_on_the_training_seed():
+    parts = [ready(validation=8, **keys).eval_batch("validation", 0, 8).index for keys in ({}, {"seed": 9})]
+    assert torch.equal(*parts)
+    assert not torch.equal(
+        parts[0], ready(validation=8, validation_seed=1).eval_batch("validation", 0, 8).index
+    )
+
+
+def test_evaluation_shows_images_as_they_are():
+    data, splits = ready(validation=8), load_fake(size=8)
+    test = data.eval_batch("test", 30, 40)
+    assert test.view is None
+    assert torch.equal(as_bytes(test.inputs), splits.test.images[30:])
+    assert test.target.tolist() == splits.test.labels[30:].tolist()
+    assert test.index.tolist() == [30, 31]
+    held_out = data.eval_batch("validation", 2, 5)
+    assert torch.equal(as_bytes(held_out.inputs), splits.train.images[held_out.index])
+    assert torch.equal(held_out.target, splits.train.labels[held_out.index])
+    assert torch.equal(as_bytes(ready().probe(3)), splits.train.images[:3])
+
+
+def test_what_is_trained_on_can_be_shown_as_it_is():
+    data, splits = ready(validation=8), load_fake(size=8)
+    assert data.splits == ("validation", "test", "train")
+    assert data.eval_size("train") == 56
+    train = torch.cat([data.eval_batch("train", start, start + 20).index for start in (0, 20, 40)])
+    held_out = data.eval_batch("validation", 0, 8).index
+    assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(64))
+    some = data.eval_batch("train", 40, 100)
+    assert torch.equal(as_bytes(some.inputs), splits.train.images[some.index])
+    assert torch.equal(some.target, splits.train.labels[some.index])
+
+
+def test_an_unknown_split_or_step_is_refused():
+    with pytest.raises(ValueError, match="there is no split 'validation'; possible are test"):
+        ready().eval_size("validation")
+    with pytest.raises(ValueError, match="no split 'tset'; possible are validation, test, train"):
+        ready(validation=8).eval_batch("tset", 0, 4)
+    for epoch, step in ((1, 7), (1, -1), (0, 0)):
+        with pytest.raises(ValueError, match=f"steps from 0 to 6, got {epoch} and {step}"):
+            ready().train_batch(epoch, step)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"eval_batch_size": 0}, "eval_batch_size must be at least 1, got 0"),
+        ({"validation": -1}, "validation must be at least 0, got -1"),
+        ({"padding": -1}, "padding must be at least 0, got -1"),
+        ({"std": [0.5, 0.5]}, "mean and std need 3 numbers"),
+        ({"std": [0.5, 0.5, 0.0]}, "mean and std need 3 numbers"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_once(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        fake(**{"seed": 0, "batch_size": 4, **wrong})
+
+
+def test_an_impossible_validation_part_is_refused():
+    with pytest.raises(ValueError, match="got 64"):
+        ready(validation=64)
+
+
+def test_the_fingerprint_changes_with_a_pixel_a_label_and_nothing_else():
+    splits = load_fake(size=8)
+    assert fingerprint(splits) == fingerprint(load_fake(size=8)) == ready(validation=8, seed=5).fingerprint
+    pixels, labels = splits.test.images.clone(), splits.train.labels.clone()
+    pixels[3, 1, 2, 2] ^= 1
+    labels[0] += 1
+    one_pixel = dataclasses.replace(splits, test=dataclasses.replace(splits.test, images=pixels))
+    one_label = dataclasses.replace(splits, train=dataclasses.replace(splits.train, labels=labels))
+    assert len({fingerprint(part) for part in (splits, one_pixel, one_label)}) == 3
+
+
+def test_images_need_not_be_square():
+    part = ImageSet(torch.randint(0, 256, (4, 3, 6, 9)).to(torch.uint8), torch.arange(4) % 2, ("a", "b"))
+    data = fake(seed=0, batch_size=4, padding=1)
+    data._load = lambda: Splits(part, part)
+    data.setup()
+    assert data.train_batch(1, 0).inputs.shape == (4, 3, 6, 9)
+
+
+def test_chunks_cover_the_epoch_from_the_position_on():
+    data = ready()
+    data.steps_per_chunk = 3
+    loader = data.train_dataloader()
+    assert list(loader) == [Chunk(1, 0, 3), Chunk(1, 3, 6), Chunk(1, 6, 7)]
+    data.position = (4, 5)
+    assert list(loader) == [Chunk(4, 5, 6), Chunk(4, 6, 7)]
+
+
+def test_evaluation_chunks_cover_each_split():
+    validation, test = ready(validation=8, eval_batch_size=20).val_dataloader()
+    assert list(validation) == [EvalChunk("validation", 0, 8)]
+    assert list(test) == [EvalChunk("test", 0, 20), EvalChunk("test", 20, 32)]
+
+
+class Recorder(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.automatic_optimization = False
+        self.seen = []
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def on_train_epoch_end(self):
+        self.trainer.datamodule.position = (self.current_epoch + 2, 0)
+
+    def training_step(self, chunk, number):
+        self.seen.append(chunk)
+
+    def validation_step(self, chunk, number, dataloader_idx=0):
+        self.seen.append(chunk)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+def test_lightning_passes_the_chunks_on_without_a_warning(monkeypatch):
+    """Also on a machine with many cores, where it warns of loaders without workers, and also when resumed."""
+    connector = "lightning.pytorch.trainer.connectors.data_connector.suggested_max_num_workers"
+    monkeypatch.setattr(connector, lambda devices: 16)
+    data, module = ready(validation=8, batch_size=14), Recorder()
+    data.steps_per_chunk, data.position = 2, (1, 3)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", num_sanity_val_steps=0, enable_model_summary=False, **options
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        trainer.fit(module, datamodule=data)
+    assert [str(w.message) for w in caught if "LeafSpec" not in str(w.message)] == []
+    evaluation = [EvalChunk("validation", 0, 8), EvalChunk("test", 0, 32)]
+    assert module.seen == [Chunk(1, 3, 4), *evaluation, Chunk(2, 0, 2), Chunk(2, 2, 4), *evaluation]
+
+
+def test_moving_keeps_the_batches():
+    data = ready(validation=8)
+    before = data.train_batch(1, 2)
+    assert data.to("cpu") is data
+    assert torch.equal(data.train_batch(1, 2).inputs, before.inputs)
+    assert data.to("meta").train_batch(1, 2).inputs.device.type == "meta"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_shows_the_same_batches():
+    data = ready()
+    on_cpu = data.train_batch(1, 2)
+    on_gpu = data.to("cuda").train_batch(1, 2)
+    assert on_gpu.inputs.device.type == "cuda"
+    assert torch.equal(on_gpu.index.cpu(), on_cpu.index)
+    torch.testing.assert_close(on_gpu.inputs.cpu(), on_cpu.inputs)

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from kdbench.data.images.image_io import DataError
+from kdbench.data.text import rationale_files as sources
+from kdbench.data.text.rationale_files import Row, read_split
+
+
+def test_svamp_is_shipped(monkeypatch):
+    monkeypatch.delenv("KDBENCH_DATA", raising=False)
+    train, test = (read_split("svamp", split, None) for split in ("train", "test"))
+    assert (len(train), len(test)) == (800, 200)
+    assert train[0].label == "( 84.0 / 2.0 )"
+    assert sum(row.is_blank for row in train) == 13
+    assert read_split("svamp", "valid", None) is None
+
+
+def official(folder, name="cqa", completions=2):
+    (folder / name / "llm").mkdir(parents=True)
+    record = {"question": "Where?", "choices": list("vwxyz"), "answer": "x", "id": 0}
+    (folder / name / f"{name}_test.json").write_text(f"{json.dumps(record)}\n" * 12)
+    for chunk in range(completions):  # two digits: numbers are ordered as numbers
+        texts = [f"Reason {chunk}. So the answer is (c) x.\n\nQ: y"] * (12 // completions)
+        (folder / name / "llm" / f"test_CoT_{chunk}.json").write_text(json.dumps(texts))
+    return str(folder)
+
+
+def test_the_official_layout(tmp_path, monkeypatch):
+    monkeypatch.setitem(sources.ROWS, "cqa", {"test": 12})
+    rows = read_split("cqa", "test", official(tmp_path, completions=12))
+    text = "Where?\nAnswer Choices:\n(a) v\n(b) w\n(c) x\n(d) y\n(e) z"
+    assert rows == [Row(text, "x", f"Reason {chunk}.", "x") for chunk in range(12)]
+    (tmp_path / "cqa" / "llm" / "test_CoT_3.json").unlink()
+    with pytest.raises(DataError, match="12 rows, but 11 completions in 11 files"):
+        read_split("cqa", "test", str(tmp_path))
+
+
+def test_missing_rows_and_missing_files_are_said(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="cqa has 1221 rows, found 12"):
+        read_split("cqa", "test", official(tmp_path))
+    monkeypatch.delenv("KDBENCH_DATA", raising=False)
+    with pytest.raises(DataError, match=r"no data set cqa: looked for .*KDBENCH_DATA"):
+        read_split("cqa", "test", None)
+
+
+def test_nli_inputs_are_joined_by_the_end_of_a_text(big_data):
+    if not (big_data / "dss" / "esnli").is_dir():
+        pytest.skip("no esnli")
+    rows = read_split("esnli", "test", str(big_data / "dss"))
+    assert rows[0].input.count("</s>") == 1
+    assert {row.label for row in rows} == set(sources.NLI)

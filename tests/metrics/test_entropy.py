@@ -1,0 +1,88 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.objectives.cases import STUDENT, TEACHER, gammas, normal, pairs
+
+from kdbench.metrics.entropy import predictive_kl, renyi_entropy, shannon_entropy, ttm_identity
+
+seeds, orders = st.integers(0, 2**31), st.floats(0.05, 5.0)
+
+
+def softmax(logits, gamma=1.0):
+    powers = np.exp(gamma * (logits.numpy() - logits.numpy().max(axis=1, keepdims=True)))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@given(pairs(), orders)
+def test_entropies_are_the_formulas(sides, order):
+    logits, _ = sides
+    p = softmax(logits)
+    np.testing.assert_allclose(shannon_entropy(logits), -(p * np.log(p)).sum(axis=1), atol=1e-10)
+    if abs(order - 1) > 1e-3:
+        formula = np.log((p**order).sum(axis=1)) / (1 - order)
+        np.testing.assert_allclose(renyi_entropy(logits, order), formula, rtol=1e-9, atol=1e-9)
+
+
+@given(pairs(), orders, orders)
+def test_entropy_falls_with_its_order_between_0_and_that_of_the_uniform(sides, one, other):
+    logits, _ = sides
+    low, high = sorted((one, other))
+    more, less = renyi_entropy(logits, low), renyi_entropy(logits, high)
+    assert bool((more >= less - 1e-9).all())
+    assert bool((less >= -1e-12).all())
+    assert bool((more <= math.log(logits.shape[1]) + 1e-12).all())
+
+
+@given(pairs())
+def test_shannons_is_the_limit_at_order_1(sides):
+    logits, _ = sides
+    assert torch.equal(renyi_entropy(logits, 1.0), shannon_entropy(logits))
+    torch.testing.assert_close(renyi_entropy(logits, 1 + 1e-7), shannon_entropy(logits), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("order", [0.25, 1.0, 2.0])
+def test_uniform_and_certain_outputs(order):
+    logits = torch.tensor([[3.0] * 5, [1e4, 0, 0, 0, -1e4]], dtype=torch.float64)
+    assert renyi_entropy(logits, order).tolist() == pytest.approx([math.log(5), 0], abs=1e-12)
+
+
+@given(pairs(), gammas)
+def test_the_divergence_is_the_sum_of_its_terms(sides, gamma):
+    """KL(p_T, q) = T KL(p_T, q_T) - (T - 1) H_gamma(q) + (T - 1) H(p_T), each by its own formula in numpy."""
+    subject, reference = sides
+    t = 1 / gamma
+    found = ttm_identity(reference, subject, gamma)
+    p_t, q, q_t = softmax(reference, gamma), softmax(subject), softmax(subject, gamma)
+
+    def mean(rows):
+        return rows.sum(axis=1).mean()
+
+    assert found["transformed_kl"] == pytest.approx(mean(p_t * np.log(p_t / q)), rel=1e-8, abs=1e-9)
+    assert found["distillation"] == pytest.approx(t * mean(p_t * np.log(p_t / q_t)), rel=1e-8, abs=1e-8)
+    assert found["teacher_entropy"] == pytest.approx(-(t - 1) * mean(p_t * np.log(p_t)), rel=1e-8, abs=1e-9)
+    if t != 1:
+        renyi = np.log((q**gamma).sum(axis=1)).mean() / (1 - gamma)
+        assert found["student_entropy"] == pytest.approx((t - 1) * renyi, rel=1e-8, abs=1e-8)
+    assert abs(found["residual"]) <= 1e-12 * max(1, t) * 100
+
+
+def test_the_worked_values():
+    """X1 is KL at temperature 1; at gamma = 1 nothing is transformed and the other two terms vanish."""
+    assert predictive_kl(TEACHER, STUDENT) == pytest.approx(0.193638788135, abs=1e-9)
+    found = ttm_identity(TEACHER, STUDENT, 1.0)
+    assert found["transformed_kl"] == pytest.approx(0.193638788135, abs=1e-9)
+    assert (found["student_entropy"], found["teacher_entropy"]) == pytest.approx((0, 0), abs=1e-12)
+
+
+@given(seeds)
+def test_a_constant_per_row_changes_nothing(seed):
+    reference, subject, shift = normal(seed, 6, 5), normal(seed + 1, 6, 5), normal(seed + 2, 6, 1, 50)
+    assert predictive_kl(reference + shift, subject - shift) == pytest.approx(
+        predictive_kl(reference, subject)
+    )
+    moved, still = ttm_identity(reference + shift, subject, 0.3), ttm_identity(reference, subject, 0.3)
+    assert moved == pytest.approx(still, abs=1e-12)

@@ -1,0 +1,288 @@
+"""Networks with weights and a tokenizer of their own, from a folder: GPT-2 and other causal ones, and T5."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from kdbench.cli.evaluate import main as evaluate
+from kdbench.config.compose import compose_checked
+from kdbench.core.logits import Hidden
+from kdbench.core.types import Batch, Tokens
+from kdbench.data.text.rationale_lm import LanguageData
+from kdbench.models.checkpoints import load_weights, weights_hash
+from kdbench.models.features import answer_batch
+from kdbench.models.language.causal_lm import causal_lm
+from kdbench.models.language.generation import prompts_of, write
+from kdbench.models.language.t5 import t5
+from kdbench.runs.hydra_setup import register
+from kdbench.runs.plan import plan, recipe_hash
+from kdbench.runs.run import run
+from kdbench.training.run_folder import records
+from tests.helpers.model_folders import END, save_gpt2, save_llama, save_t5, save_tokenizer
+
+transformers = pytest.importorskip("transformers", reason="the extra `text` is not installed")
+register()
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+def data_of(folder, **more) -> LanguageData:
+    made = LanguageData(
+        name="svamp", seed=0, batch_size=4, tokenizer=str(folder), max_prompt=40, max_response=20, **more
+    )
+    made.setup()
+    return made
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@torch.no_grad()
+def test_it_answers_as_transformers_does_row_by_row(family, request):
+    folder = request.getfixturevalue(family)
+    data = data_of(folder)
+    network = data.network("causal", {"pretrained": str(folder)}).eval()
+    whole = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    batch = data.eval_batch("test", 0, 4)
+    tokens = batch.texts["text"]
+    answer = answer_batch(network, batch)
+    assert isinstance(answer, Hidden)
+    expected = whole(input_ids=tokens.ids, attention_mask=tokens.mask).logits[tokens.valid]
+    assert answer.logits.shape == (len(batch.target), data.num_classes)
+    torch.testing.assert_close(answer.logits, expected[:, : data.num_classes], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_it_writes_what_transformers_would_write(family, request):
+    folder = request.getfixturevalue(family)
+    data = data_of(folder)
+    network = data.network("causal", {"pretrained": str(folder)})
+    whole = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    given = prompts_of(data.eval_batch("test", 0, 3).texts["text"])
+    said = write([network], given, data.mark, torch.zeros(3, 12, 1), temperature=0.0)
+    for prompt, words in zip(given, said, strict=True):
+        asked = torch.tensor([prompt])
+        settings = {
+            "max_new_tokens": 12,
+            "do_sample": False,
+            "pad_token_id": data.mark,
+            "eos_token_id": data.mark,
+        }
+        settings["suppress_tokens"] = list(range(data.num_classes, whole.config.vocab_size)) or None
+        expected = whole.generate(asked, attention_mask=torch.ones_like(asked), **settings)[0, len(prompt) :]
+        assert words == expected.tolist()
+
+
+def test_the_end_of_a_text_is_the_tokenizers_and_pads(gpt2):
+    data = data_of(gpt2)
+    assert data.tokenizer.id_to_token(data.mark) == END
+    assert data.pad_id == data.mark
+    tokens = data.eval_batch("test", 0, 4).texts["text"]
+    assert all(row[0] == data.mark for row in tokens.ids.tolist())
+    assert data.num_classes == data.tokenizer.get_vocab_size()
+
+
+def test_a_family_whose_answers_are_scaled_is_refused(tmp_path):
+    from transformers import CohereConfig, CohereForCausalLM
+
+    words = save_tokenizer(tmp_path)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CohereConfig(vocab_size=words, logit_scale=0.5, max_position_embeddings=128, **sizes)
+    CohereForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="not its last layer's"):
+        causal_lm("causal", words, {"pretrained": str(tmp_path)})
+
+
+def test_what_does_not_fit_is_refused(gpt2, tmp_path):
+    data = data_of(gpt2)
+    long = LanguageData(
+        name="svamp", seed=0, batch_size=4, tokenizer=str(gpt2), max_prompt=200, max_response=99
+    )
+    long.setup()
+    with pytest.raises(ValueError, match="a network sees 256"):
+        long.network("causal", {"pretrained": str(gpt2)})
+    with pytest.raises(ValueError, match=r"knows 500 words.*has 501"):
+        causal_lm("causal", 501, {"pretrained": str(gpt2)})
+    with pytest.raises(ValueError, match=r"gives other tokens than"):
+        data.network("causal", {"pretrained": str(save_gpt2(tmp_path, vocabulary=450))})
+    with pytest.raises(ValueError, match=r"nowhere cannot be loaded.*student=lm_tiny needs none"):
+        causal_lm("gpt2", 500, {"pretrained": str(tmp_path / "nowhere")})
+    with pytest.raises(ValueError, match=r"options.pretrained says which folder"):
+        causal_lm("gpt2", 500)
+    with pytest.raises(ValueError, match=r"it is student=causal"):
+        causal_lm("lm_tiny", 500, {"pretrained": str(gpt2)})
+
+
+def words(folder, *more) -> list[str]:
+    tiny = [
+        "dataset=svamp_lm",
+        "student=gpt2",
+        f"student.options.pretrained={folder}",
+        "dataset.max_response=20",
+    ]
+    tiny += [
+        "dataset.epoch_steps=3",
+        "schedule.batch_size=4",
+        "schedule.epochs=2",
+        "trainer=cpu",
+        "threads=1",
+    ]
+    return [*tiny, "dataset.max_prompt=40", "progress=false", "teacher=none", "loss=ce", *more]
+
+
+def planned(*overrides):
+    return plan(compose_checked("train", list(overrides)), dict(one.split("=", 1) for one in overrides))
+
+
+def test_where_the_weights_lie_says_nothing_of_the_recipe(gpt2, tmp_path):
+    assert recipe_hash(planned(*words(gpt2))) == recipe_hash(planned(*words(save_gpt2(tmp_path))))
+
+
+def test_a_student_starts_from_the_folders_weights_and_its_run_says_so(gpt2, tmp_path):
+    run(planned(*words(gpt2, "schedule.lr=1e-12", f"output={tmp_path}")))
+    ((folder, record),) = list(records(tmp_path))
+    assert record["state"] == "done"
+    trained = torch.load(folder / "state.pt", weights_only=True)["model"]
+    start = transformers.AutoModelForCausalLM.from_pretrained(gpt2).transformer.state_dict()
+    torch.testing.assert_close({k.removeprefix("transformer."): v for k, v in trained.items()}, start)
+    assert len(record["hashes"]["init"]) > 8
+
+
+def test_a_small_student_learns_in_the_words_of_a_pretrained_teacher(gpt2, tmp_path):
+    common = [
+        one for one in words(gpt2, f"output={tmp_path}") if not one.startswith(("student", "teacher", "loss"))
+    ]
+    teaching = ["teacher=gpt2", f"teacher.options.pretrained={gpt2}"]
+    lacking = planned(*common, *teaching, "student=lm_tiny", "loss=fkl")
+    with pytest.raises(
+        ValueError, match=r"kdbench train-teacher .*teacher=gpt2 .*options.pretrained="
+    ) as caught:
+        run(lacking)
+    command = next(line for line in str(caught.value).splitlines() if "kdbench train-teacher" in line)
+    given = [one for one in command.split("train-teacher ")[1].split() if "=" in one]
+    keys = {one.partition("=")[0] for one in given}
+    given += [one for one in common if one.partition("=")[0] not in keys]
+    run(plan(compose_checked("train_teacher", given), dict(one.split("=", 1) for one in given)))
+    run(planned(*common, *teaching, "student=lm_tiny", "loss=fkl"))
+    found = {record["names"].get("student"): record for _, record in records(tmp_path)}
+    assert found["lm_tiny"]["state"] == "done"
+    assert "agreement" in found["lm_tiny"]["results"]["last"]
+
+
+@pytest.mark.parametrize("loss", ["ce", "fkl"])
+def test_dropout_is_as_the_files_say_whatever_the_loss(loss, gpt2, tmp_path, monkeypatch):
+    """transformers gives a network in eval mode; what was ever drawn in training shows."""
+    dropped = []
+    drop = torch.nn.functional.dropout
+
+    def seen(inputs, p=0.5, training=True, inplace=False):
+        dropped.append(bool(p) and training)
+        return drop(inputs, p, training, inplace)
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", seen)
+    common = words(gpt2, f"output={tmp_path}", f"loss={loss}")
+    if loss != "ce":
+        store_teacher(gpt2)
+        common = [*common, "teacher=gpt2", f"teacher.options.pretrained={gpt2}"]
+    run(planned(*common, "schedule.epochs=1"))
+    assert any(dropped)
+
+
+def store_teacher(folder, name: str = "gpt2") -> int:
+    """The network of a folder as a teacher, as it is."""
+    given = [
+        "dataset=svamp_lm",
+        "dataset.max_prompt=40",
+        "dataset.max_response=20",
+        f"model={name.partition('/')[0]}",
+    ]
+    given += [f"model.options.pretrained={folder}", "checkpoint=hub", f"store={name}", "--json"]
+    return evaluate([*given, f"model.name={name}", "dataset.eval_batch_size=64"])
+
+
+def test_a_network_that_is_tuned_already_can_teach_as_it_is(gpt2, tmp_path, capsys):
+    assert store_teacher(gpt2, "causal/mine") == 0
+    assert json.loads(capsys.readouterr().out)["token_accuracy"] >= 0
+    common = [
+        one for one in words(gpt2, f"output={tmp_path}") if not one.startswith(("student", "teacher", "loss"))
+    ]
+    common += ["teacher=causal", "teacher.name=causal/mine", "student=lm_tiny", "loss=fkl"]
+    run(planned(*common, f"teacher.options.pretrained={gpt2}"))
+    ((_, record),) = list(records(tmp_path))
+    assert record["names"]["teacher"] == "causal/mine"
+    config = json.loads((gpt2 / "config.json").read_text())
+    other = tmp_path / "other"
+    shutil.copytree(gpt2, other)
+    (other / "config.json").write_text(json.dumps({**config, "n_head": 4}))
+    with pytest.raises(ValueError, match="was trained as another causal/mine"):
+        run(planned(*common, f"teacher.options.pretrained={other}"))
+
+
+def test_random_weights_are_nobodys_teacher(capsys):
+    given = ["dataset=svamp_lm", "model=lm_tiny", "checkpoint=hub", "store=lm_tiny"]
+    assert evaluate(given) == 2
+    assert "lm_tiny has no weights but random ones" in capsys.readouterr().err
+
+
+def test_what_the_files_say_beside_the_weights_makes_another_run(gpt2, tmp_path):
+    config = json.loads((gpt2 / "config.json").read_text())
+    other = tmp_path / "other"
+    shutil.copytree(gpt2, other)
+    (other / "config.json").write_text(json.dumps({**config, "n_head": 4}))
+    hashes = [weights_hash(causal_lm("gpt2", 500, {"pretrained": str(one)})) for one in (gpt2, other)]
+    assert hashes[0] != hashes[1]
+    (other / "config.json").write_text(json.dumps({**config, "transformers_version": "9"}))
+    assert weights_hash(causal_lm("gpt2", 500, {"pretrained": str(other)})) == hashes[0]
+
+
+def test_another_end_of_a_text_is_another_vocabulary(gpt2, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(gpt2, other)
+    said = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**said, "eos_token": "!"}))
+    first, second = data_of(gpt2), data_of(other)
+    assert first.fingerprint != second.fingerprint
+    assert second.eval_batch("test", 0, 1).target[-1] == second.mark != first.mark
+    with pytest.raises(ValueError, match="gives other tokens"):
+        first.network("gpt2", {"pretrained": str(other)})
+
+
+def test_a_network_without_a_memory_is_refused_before_it_is_trained(tmp_path):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    vocabulary = save_tokenizer(tmp_path)
+    MambaForCausalLM(
+        MambaConfig(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=1, state_size=4)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no memory of what it has read"):
+        causal_lm("causal", vocabulary, {"pretrained": str(tmp_path)})
+
+
+# ---- T5
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_t5_of_a_folder_answers_writes_and_is_kept_as_it_is(tied, tmp_path):
+    folder = save_t5(tmp_path / "t5", tied)
+    few = ["schedule.epochs=1", "dataset.epoch_steps=2", "schedule.batch_size=4", "schedule.lr=1e-12"]
+    few += ["trainer=cpu", "threads=1", "progress=false", "dataset.max_answer=4", "dataset.quality_samples=2"]
+    few += ["dataset=svamp", "teacher=none", "loss=dss", f"output={tmp_path / 'runs'}"]
+    run(planned(*few, "student=t5_small", f"student.options.pretrained={folder}", "dataset.max_target=12"))
+    ((made, record),) = list(records(tmp_path / "runs"))
+    assert record["state"] == "done"
+    own = t5("t5_small", options={"pretrained": str(folder)})
+    load_weights(own, made / "student.safetensors")
+    whole = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
+    own.eval()
+    torch.testing.assert_close(own.network.lm_head.weight, whole.lm_head.weight)
+    ids = torch.tensor([[5, 6, 7, 1], [8, 9, 1, 0]])
+    tokens = Tokens(ids, ids != 0, torch.tensor([[4, 5, 1], [6, 1, -100]]))
+    batch = Batch(ids, tokens.labels[tokens.valid], torch.zeros(5), texts={"predict": tokens})
+    with torch.no_grad():
+        expected = whole(input_ids=ids, attention_mask=ids != 0, labels=tokens.labels).logits
+        torch.testing.assert_close(answer_batch(own, batch).logits, expected[tokens.valid])
+    written = whole.generate(input_ids=ids, attention_mask=ids != 0, max_new_tokens=6, do_sample=False)[:, 1:]
+    assert own.generate(tokens, 6).ids.tolist() == written.tolist()

@@ -1,0 +1,95 @@
+"""Which rows are compared within seeds, and what is corrected together."""
+
+import pytest
+
+from kdbench.reports.aggregate import gather
+from kdbench.reports.paired_tests import comparisons
+from kdbench.reports.read import Run
+from kdbench.reports.statistics import holm
+from tests.reports.records import record
+
+
+def compare(*records: dict, **options: str) -> list:
+    return comparisons(gather([Run(one, f"run {place}") for place, one in enumerate(records)])[0], **options)
+
+
+def grid(*losses: str, teachers=("resnet56",), **changes) -> list[dict]:
+    """Accuracies that differ by a tenth of a point for each loss and half a one for each teacher, with a wobble."""
+    return [
+        record(
+            loss,
+            seed,
+            70 + 0.1 * place + 0.5 * rank + 0.013 * seed * (place + rank),
+            teacher=teacher,
+            **changes,
+        )
+        for rank, teacher in enumerate(teachers)
+        for place, loss in enumerate(losses)
+        for seed in range(3)
+    ]
+
+
+def test_losses_are_compared_with_ce_unless_told():
+    assert [(one.first, one.second) for one in compare(*grid("ce", "kd", "wttm"))] == [
+        ("ce", "kd"),
+        ("ce", "wttm"),
+    ]
+    found = compare(*grid("ce", "kd", "wttm"), against="kd")
+    assert [(one.first, one.second) for one in found] == [("kd", "ce"), ("kd", "wttm")]
+    assert len(compare(*grid("ce", "kd", "wttm"), against="all")) == 3
+    (one,) = compare(*grid("kd", "wttm"))
+    assert (one.first, one.second, one.family) == ("kd", "wttm", "resnet56 -> resnet20, cifar100, 240 epochs")
+    assert (one.result.n, one.result.mean) == (3, pytest.approx(0.1 + 0.013))
+
+
+def test_teachers_are_compared_with_each_other_under_one_loss():
+    teachers = ("resnet56", "resnet56@mcmi-0", "resnet56@mcmi-0.15")
+    found = compare(*grid("kd", teachers=teachers))
+    assert [(one.first, one.second) for one in found] == [
+        (teachers[0], teachers[1]),
+        (teachers[0], teachers[2]),
+        (teachers[1], teachers[2]),
+    ]
+    assert {one.family for one in found} == {"kd, student resnet20, cifar100, 240 epochs"}
+    assert [one.t_holm for one in found] == holm([one.result.t for one in found])
+    assert found[0].t_holm > found[0].result.t
+
+
+def test_the_same_weights_under_two_names_of_a_teacher_are_no_comparison():
+    assert compare(*grid("ce", teachers=("resnet56", "resnet110"))) == []
+
+
+def test_settings_are_never_compared_with_each_other():
+    assert compare(*grid("ce"), *grid("kd", epochs=30)) == []
+    assert compare(*grid("ce"), *grid("kd", protocol="first 5 %")) == []
+    assert compare(*grid("ce"), *grid("kd", lr=0.1)) == []
+    assert compare(*grid("ce"), *grid("kd", student="resnet32")) == []
+
+
+def test_weights_of_a_loss_are_told_apart():
+    found = compare(*grid("ce", "kd"), *grid("kd", weights={"ce": 0.1, "kd": 2.0}))
+    assert [one.second for one in found] == ["kd (loss.weights.kd=0.9)", "kd (loss.weights.kd=2.0)"]
+
+
+def test_the_recall_of_omitted_classes_is_a_family_of_its_own():
+    records = [
+        record(
+            "kd",
+            seed,
+            60.0,
+            teacher=teacher,
+            protocol="without class 9",
+            scores={"omitted": rank + 0.1 * seed},
+        )
+        for rank, teacher in enumerate(("resnet56", "resnet56@mcmi-0.15"))
+        for seed in range(3)
+    ]
+    top1, omitted = compare(*records)
+    assert (top1.measure, omitted.measure) == ("last top-1", "recall of omitted classes")
+    assert omitted.result.mean == pytest.approx(1.0)
+    assert top1.result.mean == 0.0
+
+
+def test_only_seeds_that_both_have():
+    (one,) = compare(*grid("ce"), *grid("kd")[:2])
+    assert one.result.n == 2

@@ -1,0 +1,126 @@
+"""Runs found anywhere: each counted once, and nothing dropped without a word."""
+
+import json
+import math
+
+import pytest
+
+from kdbench.reports.read import read
+from tests.reports.records import record, write
+
+
+def reasons(left) -> dict[str, str]:
+    return {one.where.rpartition("/")[2]: one.reason for one in left}
+
+
+def test_folders_of_several_machines(tmp_path):
+    first, second = write(tmp_path / "a", record("ce")), write(tmp_path / "b" / "deep", record("kd"))
+    runs, left = read([first, second.parent])
+    assert [run.title for run in runs] == [
+        "ce, resnet56 -> resnet20, seed 0",
+        "kd, resnet56 -> resnet20, seed 0",
+    ]
+    assert left == []
+
+
+def test_a_copied_run_is_counted_once_and_the_first_given_is_kept(tmp_path):
+    here, there = write(tmp_path / "here", record(top1=70.0)), write(tmp_path / "there", record(top1=70.5))
+    ((run,), left) = read([here, there])
+    assert run.record["results"]["last"]["top1"] == 70.0
+    assert left[0].where == str(there / "kd-0-0")
+    assert left[0].reason == (
+        f"the same run as {here / 'kd-0-0'}, which is counted; top-1 is 70.50 % here and 70.00 % there"
+    )
+    ((run,), _) = read([there, here])
+    assert run.record["results"]["last"]["top1"] == 70.5
+
+
+def test_a_file_within_another_place_is_no_copy(tmp_path):
+    write(tmp_path / "runs", record())
+    runs, left = read([tmp_path, tmp_path / "runs", tmp_path / "runs"])
+    assert (len(runs), left) == (1, [])
+
+
+def test_ce_beside_two_teachers_is_two_runs(tmp_path):
+    """The weights are the same; the rows that it stands in are not."""
+    made = [record("ce", teacher=teacher) for teacher in ("resnet56", "resnet110")]
+    assert len(read([write(tmp_path, *made)])[0]) == 2
+
+
+def test_committed_results_and_the_folders_they_are_of(tmp_path):
+    """A table's own summary of its folders is no copy to speak of; that of another table is."""
+    runs = write(tmp_path / "table" / "runs", record("ce"), record("kd"))
+    lines = [json.dumps({"command": "kdbench table t"}), json.dumps(record("ce")), json.dumps(record("kd"))]
+    (tmp_path / "table" / "results.jsonl").write_text("\n".join(lines) + "\n")
+    found, left = read([tmp_path / "table"])
+    assert ([run.where for run in found], left) == ([str(runs / "ce-0-0"), str(runs / "kd-0-1")], [])
+    copy = tmp_path / "copy" / "results.jsonl"
+    copy.parent.mkdir()
+    copy.write_text("\n".join([*lines, json.dumps(record("kd", 1))]))
+    found, left = read([copy, tmp_path / "table"])
+    assert [run.seed for run in found] == [0, 0, 1]
+    assert reasons(left) == {"results.jsonl": "2 of its lines are runs counted from elsewhere"}
+
+
+def test_a_record_of_results_may_be_without_schema_and_configuration(tmp_path):
+    bare = record()
+    del bare["schema"], bare["config"]
+    (tmp_path / "results.jsonl").write_text(json.dumps({"command": "c"}) + "\n" + json.dumps(bare))
+    assert len(read([tmp_path])[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "empty"),
+        ('{"schema": 1, "na', "half-written or damaged"),
+        ("[1]", "is not a record"),
+        (b"\xff\xfe", "cannot be read"),
+        (record(schema=0), "schema 0; this kdbench reads 1"),
+        (record(is_stage=True), "the first stage of other runs"),
+        (record(names={"dataset": "d", "teacher": "t"}), "trained a teacher"),
+        (record(names={"student": "s"}), "lacks names"),
+        (record(hashes=None), "lacks hashes"),
+        (record(state="failed", reason="the loss became nan"), "failed: the loss became nan"),
+        (record(state="interrupted", reason="Interrupted"), "interrupted: Interrupted"),
+        (record(state="running"), "unfinished, or at work now"),
+        (record(results={}), "lacks results.last"),
+        (record(top1=math.nan), "results.last.top1 is nan"),
+        (record(seconds=None), "lacks seconds"),
+    ],
+    ids=str,
+)
+def test_what_is_not_counted_is_said(tmp_path, content, words):
+    (tmp_path / "run").mkdir()
+    text = json.dumps(content) if isinstance(content, dict) else content
+    (tmp_path / "run" / "record.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    runs, (one,) = read([tmp_path])
+    assert runs == []
+    assert one.where == str(tmp_path / "run") or "cannot be read" in words
+    assert words in one.reason
+
+
+def test_a_folder_of_a_run_without_a_record(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state.pt").write_bytes(b"")
+    assert reasons(read([tmp_path])[1]) == {"run": "begun, and there is no record.json"}
+
+
+def test_a_failed_run_that_is_done_elsewhere_says_so(tmp_path):
+    failed = write(tmp_path / "a", record(state="failed", reason="killed"))
+    done = write(tmp_path / "b", record())
+    (_, (one,)) = read([failed, done])
+    assert one.reason == f"failed: killed; the same run is done in {done / 'kd-0-0'}, and counted"
+
+
+def test_a_half_written_line_costs_no_other(tmp_path):
+    lines = [json.dumps({"command": "c"}), json.dumps(record("ce")), json.dumps(record("kd"))[:50]]
+    (tmp_path / "results.jsonl").write_text("\n".join(lines))
+    runs, left = read([tmp_path])
+    assert len(runs) == 1
+    assert left[0].where.endswith("results.jsonl:3")
+
+
+def test_a_place_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no .*nowhere"):
+        read([tmp_path / "nowhere"])

@@ -1,0 +1,68 @@
+"""benchmarks/gpu.py asks for runs that there are."""
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdbench.config.compose import command_line_jobs, compose_checked
+from kdbench.runs.hydra_setup import register
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+register()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("kdbench_gpu", BENCHMARKS / "gpu.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.modules.pop("reference", None)
+
+
+@pytest.fixture
+def session(gpu, tmp_path, monkeypatch):
+    file = tmp_path / "gpu-cpu.json"
+    options = {
+        "device": "cpu",
+        "dataset": ["dataset=cifar100_mini"],
+        "steps": 2,
+        "minutes": 1.0,
+        "json": file,
+    }
+    made = gpu.Session(argparse.Namespace(**options, output=tmp_path))
+    monkeypatch.setattr(made, "_untrained", lambda: tmp_path / "teacher.safetensors")
+    return made
+
+
+def test_every_part_is_a_command_that_can_be_run(gpu, session, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(session, "_call", lambda words: asked.setdefault(name, words) is None)
+    for name in gpu.PARTS:
+        if name != "reference":
+            assert not session.measure(name), "nothing was run"
+    for name, (command, *words) in asked.items():
+        jobs = command_line_jobs(words)
+        for job in jobs:
+            compose_checked(command.replace("-", "_"), job)
+        assert len(jobs) == {"cohort-4": 4, "cohort-8": 8}.get(name, 1)
+    assert set(asked) == set(gpu.PARTS) - {"reference"}
+
+
+def test_a_file_of_another_device_is_not_added_to(gpu, session, tmp_path):
+    session.file.write_text(json.dumps({"device": "A card", "parts": {}}))
+    with pytest.raises(SystemExit, match="A card"):
+        gpu.Session(session.options)
+
+
+def test_a_part_that_is_there_is_not_measured_again(gpu, session, monkeypatch):
+    monkeypatch.setattr(session, "_run", lambda name: {"images_per_second": 1.0})
+    assert session.measure("graph")
+    assert json.loads(session.file.read_text())["parts"]["graph"]["images_per_second"] == 1.0
+    monkeypatch.setattr(session, "_run", lambda name: pytest.fail("measured again"))
+    assert session.measure("graph")

@@ -1,0 +1,118 @@
+"""The reference loop trains the same networks on the same views with the same loss as kdbench does."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from kdbench.benchmark.settings import reference_module
+from kdbench.config.compose import compose_checked
+from kdbench.core.types import Batch, Outputs, View
+from kdbench.data.images.crop_flip import view_count, view_of
+from kdbench.data.sources.cifar import CIFAR100
+from kdbench.models.features import answer
+from kdbench.models.registry import create_model
+from kdbench.runs.hydra_setup import register
+from kdbench.runs.plan import plan
+from kdbench.utils.seeding import drawn_from
+
+register()
+reference = reference_module()
+FEATURES = ("stem", "stage1", "stage2", "stage3", "pooled")
+
+
+def twins(name: str, classes: int = 10) -> list[torch.nn.Module]:
+    """The reference's network and kdbench's, with the same weights."""
+    theirs, ours = reference.NETWORKS[name](classes=classes), create_model(name, classes)
+    theirs.load_state_dict(ours.state_dict())
+    return [theirs, ours]
+
+
+@pytest.mark.parametrize("name", reference.NETWORKS)
+def test_the_networks_are_those_of_kdbench(name):
+    with drawn_from(0, "twins"):
+        theirs, ours = twins(name)
+        images = torch.randn(2, 3, 32, 32)
+    features, logits = theirs(images)
+    expected = answer(ours, images, FEATURES)
+    torch.testing.assert_close(logits, expected.logits, rtol=1e-4, atol=1e-4)
+    for feature, tap in zip(features, FEATURES, strict=True):
+        torch.testing.assert_close(feature, expected.taps[tap], rtol=1e-4, atol=1e-4)
+
+
+def test_two_steps_have_the_loss_and_leave_the_weights_of_kdbench():
+    made = plan(compose_checked("train", ["dataset=fake", "loss=kd"]), {})
+    with drawn_from(0, "steps"):
+        (their_teacher, teacher), (their_student, student) = twins("resnet20"), twins("resnet8")
+        batches = [(torch.randn(16, 3, 32, 32), torch.randint(10, (16,)), torch.arange(16)) for _ in range(2)]
+    loop = reference.train(batches, their_teacher, their_student, lr=made.schedule.lr)
+    optimizer = made.schedule.optimizer(student)
+    teacher.eval()
+    for number, (inputs, target, index) in enumerate(batches):
+        with torch.no_grad():
+            theirs = Outputs(teacher(inputs))
+        total, _ = made.loss(Outputs(student(inputs)), theirs, Batch(inputs, target, index))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        rows, loss = next(loop)
+        assert rows == 16
+        assert loss == pytest.approx(total.item(), rel=1e-4), number
+    next(loop)
+    for name, value in their_student.named_parameters():
+        assert value.grad is not None, name
+
+
+def test_one_step_moves_the_weights_as_kdbench_does():
+    schedule = plan(compose_checked("train", ["dataset=fake", "loss=ce", "teacher=none"]), {}).schedule
+    with drawn_from(0, "step"):
+        theirs, ours = twins("resnet8")
+        batch = torch.randn(8, 3, 32, 32), torch.randint(10, (8,)), torch.arange(8)
+    next(
+        reference.train(
+            [batch], reference.NETWORKS["resnet8"](classes=10), theirs, weights=(1.0, 0.0), lr=schedule.lr
+        )
+    )
+    optimizer = schedule.optimizer(ours)
+    ours.train()
+    torch.nn.functional.cross_entropy(ours(batch[0]), batch[1]).backward()
+    optimizer.step()
+    for name, value in ours.named_parameters():
+        torch.testing.assert_close(theirs.get_parameter(name), value, rtol=1e-3, atol=1e-5)
+
+
+def test_what_the_loader_shows_is_one_of_the_views():
+    data = plan(compose_checked("train", ["dataset=cifar100_mini", "schedule.batch_size=8"]), {}).data
+    data.setup("fit")
+    images = np.ascontiguousarray(data.train_images.permute(0, 2, 3, 1).numpy())
+    loader = reference.make_loader(
+        images, data.facts.labels.tolist(), CIFAR100.mean, CIFAR100.std, batch_size=8
+    )
+    inputs, target, index = next(iter(loader))
+    assert torch.equal(data.facts.labels[index], target)
+    numbers = torch.arange(view_count(data.padding))
+    met = set()
+    for row, image in zip(inputs, index, strict=True):
+        view: View = view_of(numbers, data.padding)
+        views = data.train_inputs(image.expand(len(numbers)), view)
+        (same,) = ((views - row).abs().amax(dim=(1, 2, 3)) < 1e-5).nonzero(as_tuple=True)
+        assert len(same), "not a crop of this image, flipped or not"
+        met.add(same[0].item())
+    assert len(met) > 1, "it draws"
+
+
+def test_accuracies_and_their_mean_by_hand():
+    logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [2.0, 3.0, 1.0], [1.0, 3.0, 2.0]])
+    top1, top2 = reference.accuracy(logits, torch.tensor([0, 0, 0, 1]), ks=(1, 2))
+    assert (top1.item(), top2.item()) == (50.0, 75.0)
+    meter = reference.AverageMeter()
+    meter.update(50.0, 4)
+    meter.update(100.0, 1)
+    assert (meter.value, meter.average) == (100.0, 60.0)
+
+
+def test_kd_of_two_classes_by_hand():
+    teacher = torch.tensor([[2 * math.log(3.0), 0.0]])
+    by_hand = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert reference.kd_loss(torch.zeros(1, 2), teacher, 2.0).item() == pytest.approx(by_hand, rel=1e-6)

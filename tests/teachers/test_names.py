@@ -1,0 +1,44 @@
+import pytest
+
+from kdbench.config.compose import compose_checked
+from kdbench.runs.hydra_setup import register
+from kdbench.teachers.names import chosen_by, full_name, known_as, network_of, trained_by
+
+register()
+
+NAMES = [
+    "resnet56",
+    "resnet56@mcmi-0.25",
+    "resnet56@run-1a2b3c4d",
+    "resnet56+wrn_40_2",
+    "vgg13@a+vgg8@b+vgg8",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_chooses_the_teacher_that_is_known_by_it(name):
+    cfg = compose_checked("train", [*chosen_by(name), "loss=kd"])
+    assert known_as(cfg.teacher) == name
+
+
+def test_names():
+    assert full_name("resnet56", None) == full_name("resnet56", "") == "resnet56"
+    assert network_of(full_name("resnet56", "mcmi-0.25")) == "resnet56"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vgg13", "teacher=vgg13 schedule=cifar240"),
+        ("timm/resnet18", "teacher=timm teacher.name=timm/resnet18 schedule=cifar240"),
+        (
+            "vgg13@mcmi-0.25",
+            "teacher=vgg13 teacher_loss=mcmi teacher_loss.weight=0.25 teacher.init=store schedule=mcmi20",
+        ),
+        ("vgg13@mcmi-1e-05", "teacher_loss.weight=1e-05"),
+        ("vgg13@mcmi-ema", "teacher=vgg13 teacher.variant=mcmi-ema ..."),
+        ("vgg13@of-mine", "teacher=vgg13 teacher.variant=of-mine ..."),
+    ],
+)
+def test_the_command_that_trains_one(name, words):
+    assert words in " ".join(trained_by(name, "store"))

@@ -1,0 +1,280 @@
+"""Recorded steps: the same weights as steps that are run, nothing that a CUDA graph would miss, and what is refused."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from kdbench.config.build import build
+from kdbench.config.compose import compose_checked
+from kdbench.core.task import tasks_of
+from kdbench.data.images.image_data import _RESIDENT, ImageData, _Epoch
+from kdbench.models.registry import create_model
+from kdbench.runs.cohort import cohorts
+from kdbench.runs.hydra_setup import register
+from kdbench.runs.plan import Plan, plan
+from kdbench.runs.run import run_cohort
+from kdbench.teachers.live import live_teacher
+from kdbench.training.cuda_graph import WARM_UP, hindrance, of_epoch
+from kdbench.training.run_folder import RunFolder
+from kdbench.training.step import Steps
+from kdbench.training.student import Student
+from kdbench.utils.paths import CONF_DIR
+from tests.helpers.random_teacher import random_teacher
+from tests.helpers.recording_tape import HostReadError, Tape
+
+register()
+
+BATCH, STEPS = 6, WARM_UP + 4
+TINY = ["dataset=fake", f"dataset.train={BATCH * (STEPS - 1) + 2}", "dataset.size=8", "progress=false"]
+TINY += ["schedule=quick", f"schedule.batch_size={BATCH}", "schedule.epochs=2", "schedule.plan=constant"]
+TINY += ["schedule.lr=0.0078125"]  # which float32 holds exactly, as a graph's learning rate must be
+TINY += ["student=resnet8", "teacher=resnet14", "trainer=cpu", "threads=1", "log_every=4", "evaluate_every=2"]
+DROPOUT = [
+    "student=timm",
+    "student.name=timm/test_resnet",
+    "+student.options.drop_rate=0.5",
+    "dataset.size=32",
+]
+
+
+def recipes() -> dict[str, str | None]:
+    """Those for images, with why they cannot be recorded."""
+    found = {}
+    for name in sorted({file.stem for file in (CONF_DIR / "loss").glob("*.yaml")} - {"sum"}):
+        loss = build(compose_checked("train", [f"loss={name}"]).loss)
+        for_images = all("images" in tasks_of(term) for term in loss.terms.values())
+        if for_images and loss.input is None and loss.policy is None and loss.needs_student:
+            found[name] = hindrance(loss)
+    return found
+
+
+RECIPES = recipes()
+RECORDED = [name for name, reason in RECIPES.items() if reason is None]
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory) -> list[str]:
+    return [*TINY, random_teacher(tmp_path_factory.mktemp("teacher"), "resnet14")]
+
+
+def planned(*overrides: str) -> Plan:
+    return plan(compose_checked("train", list(overrides)), dict(item.split("=", 1) for item in overrides))
+
+
+def trained(monkeypatch, output: Path, runs: list[list[str]], record: bool) -> dict[str, dict]:
+    """Train a cohort, with its steps recorded or as they are: the weights of each run."""
+    plans = [planned(*overrides, f"output={output}") for overrides in runs]
+    for one in plans:
+        one.cfg.cuda_graph = record
+    monkeypatch.setattr("kdbench.runs.fit.CudaGraph", Tape)
+    (group,) = cohorts(plans)
+    before = Tape.replays
+    for member in run_cohort(group):
+        assert member.error is None
+    # all but the first steps and each epoch's smaller last batch: of the shared part, and of each student
+    assert (
+        (Tape.replays - before >= (STEPS - 1 - WARM_UP) * (1 + len(runs)))
+        if record
+        else Tape.replays == before
+    )
+    folders = [
+        path.parent
+        for path in output.glob("*/record.json")
+        if not RunFolder(path.parent).record()["is_stage"]
+    ]
+    return {folder.name: load_file(folder / "student.safetensors") for folder in folders}
+
+
+def stage(recipe: str) -> list[str]:
+    return ["loss.stage.epochs=1"] if "\nstage:" in (CONF_DIR / "loss" / f"{recipe}.yaml").read_text() else []
+
+
+def assert_same(ours: dict[str, dict], theirs: dict[str, dict], rounding: float = 0.0) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, weights in ours.items():
+        for key, value in weights.items():
+            torch.testing.assert_close(value, theirs[name][key], rtol=0, atol=rounding)
+
+
+QUICK = ("ce", "kd", "dkd", "ctkd", "reviewkd", "simkd", "srrl", "fsp")
+"""A ramp, the epoch's number, taps, learned parts, a head, a first stage; the others are slow."""
+
+
+@pytest.mark.parametrize(
+    "recipe", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECORDED]
+)
+def test_recorded_steps_leave_the_weights_of_steps_that_are_run(tmp_path, monkeypatch, common, recipe):
+    # the gradient of reviewkd's convolution of a 1x1 map is rounded otherwise where torch dispatches through a mode,
+    # and what is rounded otherwise grows from step to step
+    rounding = 1e-3 if recipe == "reviewkd" else 0.0
+    loss = build(compose_checked("train", [f"loss={recipe}"]).loss)
+    twice = of_epoch(loss, 1) != of_epoch(loss, 2) and not rounding
+    one = [*common, f"loss={recipe}", *stage(recipe), f"schedule.epochs={2 if twice else 1}"]
+    as_they_are = trained(monkeypatch, tmp_path / "eager", [one], record=False)
+    replayed = trained(monkeypatch, tmp_path / "graph", [one], record=True)
+    assert_same(replayed, as_they_are, rounding)
+
+
+class KillError(Exception):
+    """Stands for a kill."""
+
+
+COHORT = [["loss=kd"], ["loss=dist", *DROPOUT], ["loss=dkd"]]
+
+
+def test_a_recorded_cohort_leaves_what_each_student_leaves_alone(tmp_path, monkeypatch, common):
+    """Also the student that draws, with others before it."""
+    runs = [[*common, "dataset.size=32", *one] for one in COHORT]
+    together = trained(monkeypatch, tmp_path / "together", runs, record=True)
+    alone = {}
+    for one in runs:
+        alone |= trained(monkeypatch, tmp_path / "alone", [one], record=False)
+    assert len(together) == 3
+    assert_same(together, alone)
+
+
+def test_a_recorded_run_resumes_to_the_bit(tmp_path, monkeypatch, common):
+    one = [*common, "loss=kd"]
+    whole = trained(monkeypatch, tmp_path / "whole", [one], record=True)
+    begin, stopped = Steps.begin, [STEPS + WARM_UP + 2]
+
+    def interrupted(self, epoch, step, students):
+        stopped[0] -= 1
+        if stopped[0] == 0:
+            raise KillError
+        return begin(self, epoch, step, students)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "begin", interrupted)
+        with pytest.raises(KillError):
+            trained(monkeypatch, tmp_path / "broken", [one], record=True)
+    resumed = trained(monkeypatch, tmp_path / "broken", [[*one, "resume=true"]], record=True)
+    assert_same(resumed, whole)
+
+
+def test_a_student_that_fails_leaves_the_others_recorded(tmp_path, monkeypatch, common):
+    """The recording of three is of no use to two."""
+    alone = trained(monkeypatch, tmp_path / "alone", [[*common, "loss=kd"]], record=False)
+    plans = [planned(*common, "loss=kd", f"output={tmp_path / 'both'}")]
+    plans += [planned(*common, "loss=mse", "loss.weights.mse=1e30", f"output={tmp_path / 'both'}")]
+    for one in plans:
+        one.cfg.cuda_graph = True
+    monkeypatch.setattr("kdbench.runs.fit.CudaGraph", Tape)
+    fine, failed = run_cohort(plans)
+    assert fine.error is None
+    assert "not finite" in str(failed.error)
+    ours = {fine.folder.path.name: load_file(fine.folder.path / "student.safetensors")}
+    assert_same(ours, alone)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["loss=kd"], "the run is on a CPU"),
+        (["loss=crd"], "crd draws by the number of the step"),
+        (["loss=mlkd"], "strong views"),
+        (["loss=kd", "schedule.algorithm=adamw"], "is not recorded, sgd is"),
+        (["dataset=cqa_lm", "teacher=lm_small", "student=lm_tiny", "loss=fkl"], "cqa_lm is not kept"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_before_anything_begins(words, reason):
+    with pytest.raises(ValueError, match=reason) as refused:
+        planned("cuda_graph=true", "trainer=cpu", *words)
+    assert "cuda_graph=false" in str(refused.value)
+
+
+def test_steps_are_recorded_anew_while_a_weight_rises_and_not_after():
+    loss = build(compose_checked("train", ["loss=dkd"]).loss)
+    ramp = loss.ramps["dkd"]
+    assert of_epoch(loss, ramp - 1) != of_epoch(loss, ramp) == of_epoch(loss, ramp + 1)
+
+
+def test_a_recording_that_reads_a_number_is_found_out():
+    def peek() -> torch.Tensor:
+        numbers = torch.arange(4.0)
+        return numbers[numbers > 1] * float(numbers.sum())
+
+    with pytest.raises(HostReadError):
+        Tape().record(peek)
+
+
+# ---- on a device that is only pretended: what would wait for the host, or come from it, on a real one
+
+
+DEVICE = "meta"
+"""Has shapes alone. Autograd serves it without streams, and whoever wants to see a number there fails."""
+
+
+class HostTensorError(Exception):
+    """A tensor of the host takes part in the work of the device, which a recording would read once."""
+
+
+class Strict(TorchDispatchMode):
+    """Refuses numbers of the host, but for scalars, among those of the device."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        devices = {
+            leaf.device.type
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, torch.Tensor) and leaf.dim()
+        }
+        outputs = function(*args, **kwargs or {})
+        devices |= {
+            leaf.device.type for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor) and leaf.dim()
+        }
+        if len(devices) > 1:
+            raise HostTensorError(str(function))
+        return outputs
+
+
+class NoNewTensors(TorchFunctionMode):
+    """Refuses what copies numbers of Python to the device."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        makes = function in (torch.tensor, torch.as_tensor, torch.from_numpy)
+        if makes and not isinstance(args[0], torch.Tensor):
+            raise HostTensorError(function.__name__)
+        return function(*args, **kwargs or {})
+
+
+class Rerun:
+    """Runs what would be recorded."""
+
+    def warm_up(self, work):
+        with NoNewTensors(), Strict():
+            return work()
+
+
+@pytest.mark.parametrize("recipe", RECORDED)
+def test_a_recorded_step_is_nothing_but_work_of_the_device(tmp_path, monkeypatch, common, recipe):
+    one = planned(*common, f"loss={recipe}")
+    data, loss = one.data, one.loss
+    assert isinstance(data, ImageData)
+    data.setup("fit")
+    teacher = live_teacher("resnet14", 4, one.cfg.teacher.checkpoint)
+    student = Student(create_model("resnet8", 4), loss, one.schedule, RunFolder(tmp_path), {})
+    student.bind(teacher, data.probe_batch(), data.facts, seed=0)
+    data.drawn(1, 0)
+    drawn = data._epoch
+    assert drawn is not None
+    for module in (student, teacher):
+        module.to(DEVICE)
+    for name in _RESIDENT:
+        setattr(data, name, torch.empty_like(getattr(data, name), device=DEVICE))
+    data._epoch = _Epoch(1, torch.empty_like(drawn.rows, device=DEVICE), drawn.starts)
+    optimizer = torch.optim.SGD(
+        student.parameters(), lr=0.1, momentum=0.9, foreach=True
+    )  # fused is refused there
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    steps = Steps(data, teacher, 0, False, torch.Tensor.backward, Rerun)
+    steps.ready(student, optimizer)
+    optimizer.param_groups[0]["lr"] = 0.1
+    for step in range(2):
+        values = steps.take(student, optimizer, steps.begin(1, step, [student]))
+    assert values["total"].device.type == DEVICE
