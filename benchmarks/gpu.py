@@ -97,7 +97,7 @@ class Session:
         """The loop as the literature runs it: worker processes, float32, three numbers read after every step."""
         data = self._data()
         images = np.ascontiguousarray(data.train_images.permute(0, 2, 3, 1).numpy())
-        labels, device = data.facts.labels.tolist(), torch.device(self.options.device)
+        labels, device = data.dataset_info.labels.tolist(), torch.device(self.options.device)
         workers = min(8, os.cpu_count() or 1)
         mean, std = (data.augmentation[key] for key in ("mean", "std"))
         loader = reference.make_loader(images, labels, mean, std, BATCH, workers)

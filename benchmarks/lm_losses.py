@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from kdbench import objectives
-from kdbench.core.logits import Hidden
+from kdbench.core.logits import ProjectedLogits
 from kdbench.core.types import Batch, Outputs
 from kdbench.losses.chunked import NUMBERS_AT_ONCE
 from kdbench.losses.composite import Loss
@@ -46,26 +46,28 @@ COPIES = 12
 """Float32 copies of [N, V] that a plain loss may hold; whether to try."""
 
 
-def sides(tokens: int, words: int) -> tuple[Hidden, Hidden, Batch]:
+def sides(tokens: int, words: int) -> tuple[ProjectedLogits, ProjectedLogits, Batch]:
     """Student, teacher and labels, drawn anew."""
     torch.manual_seed(0)
     made = [(torch.randn(tokens, WIDTH), torch.randn(words, WIDTH) / WIDTH**0.5) for _ in range(2)]
-    student, teacher = (Hidden(features, weight) for features, weight in made)
+    student, teacher = (ProjectedLogits(features, weight) for features, weight in made)
     target = torch.randint(words, (tokens,))
     return student, teacher, Batch(target, target, torch.arange(tokens))
 
 
-def step(loss: Loss, case: tuple[Hidden, Hidden, Batch], whole: bool) -> tuple[float, list[Tensor]]:
+def step(
+    loss: Loss, case: tuple[ProjectedLogits, ProjectedLogits, Batch], whole: bool
+) -> tuple[float, list[Tensor]]:
     """The value and the gradients by the student's features and last layer."""
     student, teacher, batch = case
-    leaves = [student.features.clone().requires_grad_(), student.weight.clone().requires_grad_()]
-    answer = Hidden(*leaves)
+    leaves = [student.hidden.clone().requires_grad_(), student.weight.clone().requires_grad_()]
+    answer = ProjectedLogits(*leaves)
     if whole:
         with torch.no_grad():
-            theirs = Outputs(teacher.logits)
-        total, _ = loss._evaluate(Outputs(answer.logits), theirs, batch, [len(batch.target)])
+            theirs = Outputs(teacher.dense())
+        total, _ = loss._evaluate(Outputs(answer.dense()), theirs, batch, [len(batch.target)])
     else:
-        total, _ = loss(answer, teacher, batch)
+        total, _ = loss(Outputs(answer), Outputs(teacher), batch)
     return total.item(), list(torch.autograd.grad(total, leaves))
 
 
@@ -107,13 +109,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in names:
             rows.append(row(name, tokens, words))
             print(json.dumps(rows[-1]), flush=True)
-    facts = provenance()
+    dataset_info = provenance()
     about = (
-        f"Once each, with one thread on {facts['machine']['processor']}, torch {torch.__version__}, D = {WIDTH}, "
+        f"Once each, with one thread on {dataset_info['machine']['processor']}, torch {torch.__version__}, D = {WIDTH}, "
         f"float32, {NUMBERS_AT_ONCE:,} logits at once."
     )
     if options.out:
-        content = {"about": about, "width": WIDTH, "rows": rows, "provenance": facts}
+        content = {"about": about, "width": WIDTH, "rows": rows, "provenance": dataset_info}
         options.out.write_text(json.dumps(content, indent=1) + "\n")
 
 

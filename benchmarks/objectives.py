@@ -27,10 +27,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from kdbench import objectives
 from kdbench.config.build import load_yaml
-from kdbench.core.objective import Facts, Probes
+from kdbench.core.objective import DatasetInfo, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.losses.composite import Loss
-from kdbench.models.features import answer_batch, tap_names
+from kdbench.models.features import answer_batch, feature_names
 from kdbench.models.registry import create_model
 from kdbench.utils.paths import CONF_DIR
 from kdbench.utils.provenance import provenance
@@ -51,10 +51,10 @@ class Pair:
         target, index = torch.randint(classes, (BATCH,)), torch.randperm(TRAIN_SIZE)[:BATCH]
         images = [view.contiguous(memory_format=torch.channels_last) for view in views]
         self.batch = Batch(images[0], target, index, epoch=1, views={"strong": images[1]})
-        self.facts = Facts(classes, torch.arange(TRAIN_SIZE) % classes, torch.arange(TRAIN_SIZE))
+        self.dataset_info = DatasetInfo(classes, torch.arange(TRAIN_SIZE) % classes, torch.arange(TRAIN_SIZE))
         with torch.no_grad():
             self.answers = [
-                answer_batch(network, self.batch, tap_names(network))
+                answer_batch(network, self.batch, feature_names(network))
                 for network in (self.student, self.teacher)
             ]
 
@@ -72,11 +72,11 @@ class Pair:
         parameters = load_yaml(CONF_DIR / "objective" / f"{name}.yaml")
         parameters.pop("_target_")
         loss = Loss({"it": 1.0}, {"it": objectives.create(name, **parameters)})
-        loss.choose_taps(tap_names(self.student), tap_names(self.teacher))
+        loss.choose_taps(feature_names(self.student), feature_names(self.teacher))
         with torch.no_grad():
             probes = Probes(*(_rows(answer, 4) for answer in self.answers))
         with torch.enable_grad():
-            loss.bind(self.student, self.teacher, probes, self.facts, seed=0)
+            loss.setup(self.student, self.teacher, probes, self.dataset_info, seed=0)
         return loss.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def cost(self, loss: Loss) -> Callable[[], None]:
@@ -95,7 +95,7 @@ def _map(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
     return replace(
         outputs,
         logits=change(outputs.logits),
-        taps={name: change(tap) for name, tap in outputs.taps.items()},
+        features={name: change(record) for name, record in outputs.features.items()},
         parts={name: _map(part, change) for name, part in outputs.parts.items()},
     )
 
@@ -151,9 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             row = rows.setdefault(name, {"objective": name})
             row |= {f"{key}_{classes}": round(value, 2) for key, value in measure(name, pair).items()}
             print(json.dumps(row), flush=True)
-    facts = provenance()
+    dataset_info = provenance()
     about = (
-        f"Median of {REPEATS} with one thread on {facts['machine']['processor']}, torch {torch.__version__}, "
+        f"Median of {REPEATS} with one thread on {dataset_info['machine']['processor']}, torch {torch.__version__}, "
         f"batch {BATCH}, answers with the shapes of resnet32x4 -> resnet8x4 at 32 x 32, in float32; the share is of "
         f"that pair's training step, measured in turn. MiB are the most that the objective adds while it works."
     )
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "rows": sorted(rows.values(), key=lambda r: r["objective"]),
         }
         content["provenance"] = {
-            **facts,
+            **dataset_info,
             "python": platform.python_version(),
             "pid_cpus": len(os.sched_getaffinity(0)),
         }

@@ -22,13 +22,13 @@ class Answers:
 @torch.no_grad()
 def collect(side: Side, data: ImageData, split: str) -> Answers:
     """Ask a side for every row of a split as it is, in float32. ValueError where a logit is not finite."""
-    taps = tuple(tap for tap in ("pooled",) if tap in side.taps)
+    wanted = tuple(name for name in ("pooled",) if name in side.features)
     side.module.to(data.device)
     logits, features = [], []
     for chunk in data.eval_chunks(split):
-        outputs = side.answer(data.eval_batch(split, chunk.start, chunk.stop), taps)
+        outputs = side.answer(data.eval_batch(split, chunk.start, chunk.stop), wanted)
         logits.append(outputs.logits.cpu())
-        features += [outputs.taps[tap].flatten(1).cpu() for tap in taps]
+        features += [outputs.features[name].flatten(1).cpu() for name in wanted]
     answers = Answers(torch.cat(logits).double(), torch.cat(features) if features else None)
     if not bool(answers.logits.isfinite().all()):
         raise ValueError(

@@ -28,8 +28,8 @@ class _Mapped(nn.Module):
         self.layer = nn.Identity()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs = self.side.look(inputs, (MAP,))
-        self.layer(outputs.taps[MAP])
+        outputs = self.side.answer_images(inputs, (MAP,))
+        self.layer(outputs.features[MAP])
         return outputs.logits
 
 
@@ -42,7 +42,7 @@ def eigen_cam(side: Side, inputs: Tensor) -> Tensor:
     from pytorch_grad_cam import EigenCAM
     from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection_with_sign_correction
 
-    if MAP not in side.taps:
+    if MAP not in side.features:
         raise ValueError(f"{side.title} averages no map before its classifier: no Eigen-CAM")
 
     class SignedEigenCAM(EigenCAM):  # type: ignore[misc]

@@ -16,7 +16,7 @@ from kdbench.core.types import Batch, Outputs
 from kdbench.data.images.image_data import ImageData
 from kdbench.losses.composite import CROSS_ENTROPY, Loss
 from kdbench.models.checkpoints import weights_hash
-from kdbench.models.features import answer, tap_names
+from kdbench.models.features import answer, feature_names
 from kdbench.runs.checkpoint import STUDENT, Headed, finished, load_student
 from kdbench.runs.plan import Plan
 from kdbench.runs.weights import load_teacher, teacher_files
@@ -37,7 +37,7 @@ class Side:
     hash: str
     module: nn.Module
     answer: Callable[[Batch, tuple[str, ...]], Outputs]
-    taps: tuple[str, ...]
+    features: tuple[str, ...]
     """What `answer` may be asked for."""
 
     @property
@@ -45,10 +45,10 @@ class Side:
         """For tables and pictures."""
         return f"{self.role} {self.name}"
 
-    def look(self, inputs: Tensor, taps: tuple[str, ...] = ()) -> Outputs:
+    def answer_images(self, inputs: Tensor, features: tuple[str, ...] = ()) -> Outputs:
         """The answer to images [N, 3, H, W] alone."""
         nothing = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
-        return self.answer(Batch(inputs, nothing, nothing), taps)
+        return self.answer(Batch(inputs, nothing, nothing), features)
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ def subject_side(role: str, node: DictConfig, file: Path, data: ImageData) -> Si
     module, about = load_student(network, file, data)
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
-    def answered(batch: Batch, taps: tuple[str, ...]) -> Outputs:
+    def answered(batch: Batch, features: tuple[str, ...]) -> Outputs:
         if isinstance(module, Headed):
-            return module.answer(batch.inputs, taps)
-        return answer(module, batch.inputs, taps)
+            return module.answer(batch.inputs, features)
+        return answer(module, batch.inputs, features)
 
     name = str(about.get("teacher", node.name))  # a teacher is known with its variant
-    return Side(role, name, (file,), weights_hash(module), module, answered, tap_names(network))
+    return Side(role, name, (file,), weights_hash(module), module, answered, feature_names(network))
 
 
 def teacher_side(cfg: DictConfig, names: dict[str, str], data: ImageData) -> Side | None:
@@ -105,15 +105,15 @@ def teacher_side(cfg: DictConfig, names: dict[str, str], data: ImageData) -> Sid
         {"dataset": cfg.dataset, "teacher": cfg.teacher, "student": {}, "precision": "fp32"}
     )
     assert isinstance(node, DictConfig)
-    planned = Plan(node, names, data, Loss({CROSS_ENTROPY: 1.0}), Schedule(1, 1, 1.0, plan="constant"))
+    plan = Plan(node, names, data, Loss({CROSS_ENTROPY: 1.0}), Schedule(1, 1, 1.0, plan="constant"))
     try:
-        teacher = load_teacher(planned, teacher_files(planned))
+        teacher = load_teacher(plan, teacher_files(plan))
     except ValueError as error:
         raise ValueError(f"{error}\nteacher=none leaves it out") from error
     if teacher is None:
         return None
-    taps = tap_names(getattr(teacher, "model", teacher))
-    return Side("teacher", teacher.name, teacher.sources, teacher.hash, teacher, teacher, taps)
+    features = feature_names(getattr(teacher, "model", teacher))
+    return Side("teacher", teacher.name, teacher.sources, teacher.hash, teacher, teacher, features)
 
 
 def other_side(path: Path, node: DictConfig, data: ImageData) -> Side:

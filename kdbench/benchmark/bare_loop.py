@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.benchmark.interleave import Limit, Race
+from kdbench.benchmark.interleave import InterleavedTimer, Limit
 from kdbench.benchmark.pairs import CLOCKS
 from kdbench.benchmark.settings import SETTINGS, Setup, seal_zeros
 from kdbench.benchmark.stopwatch import Stopwatch, Turn
@@ -62,7 +62,9 @@ def measure(made: Setup, limit: Limit) -> list[dict[str, Any]]:
         plans = made.plans(setting, f"log_every={limit.chunk}")
         if setting.cached:
             seal_zeros(plans[0])
-        race = Race(watch, limit, Bare(made, precision == "bf16", setting.cached, watch).turn).run(plans)
+        race = InterleavedTimer(
+            watch, limit, Bare(made, precision == "bf16", setting.cached, watch).turn
+        ).run(plans)
         sides = [
             {clock: statistics.median(getattr(turn, f"{clock}_ms") for turn in turns) for clock in CLOCKS}
             for turns in (race.ours, race.theirs)

@@ -44,7 +44,7 @@ WARM_UP = 1
 """Rounds that are not counted: the first calls choose kernels and take memory."""
 
 
-class Race(Callback):
+class InterleavedTimer(Callback):
     """Looks on while kdbench trains, times each chunk, and lets the reference take its turn before it.
 
     What is timed is a run of kdbench as it is: `StudentModule.training_step`, called by Lightning. The parts are told
@@ -64,7 +64,7 @@ class Race(Callback):
         self.finished = False
         self._hooks = ExitStack()
 
-    def run(self, plans: Sequence[Plan]) -> Race:
+    def run(self, plans: Sequence[Plan]) -> InterleavedTimer:
         """Train the cohort until the limit is reached; returns itself."""
         try:
             run_cohort(plans, [self])
@@ -165,9 +165,9 @@ def _hang(
 def _time_stored_answers(hooks: ExitStack, mark: Callable[[str], None]) -> None:
     answer = CachedTeacher.__call__
 
-    def timed(teacher: CachedTeacher, batch: Batch, taps: tuple[str, ...] = ()) -> Outputs:
+    def timed(teacher: CachedTeacher, batch: Batch, features: tuple[str, ...] = ()) -> Outputs:
         mark("rest")
-        outputs = answer(teacher, batch, taps)
+        outputs = answer(teacher, batch, features)
         mark("teacher")
         return outputs
 

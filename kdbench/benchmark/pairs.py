@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kdbench.benchmark.interleave import Limit, Race
+from kdbench.benchmark.interleave import InterleavedTimer, Limit
 from kdbench.benchmark.peak_flops import conv_peak
 from kdbench.benchmark.settings import Reference, Setting, Setup, seal_zeros
 from kdbench.benchmark.stopwatch import Stopwatch, Turn, part_ms
@@ -37,7 +37,7 @@ def measure(made: Setup, settings: Mapping[str, Setting], limit: Limit) -> Itera
         if setting.cached:
             seal_zeros(plans[0])
         answering = _Answering(setting.cached)
-        race = Race(watch, limit, reference.turn, answering)
+        race = InterleavedTimer(watch, limit, reference.turn, answering)
         race.run(plans)
         peaks.append(conv_peak(precision))
         row: Raw = {

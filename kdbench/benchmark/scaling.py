@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from kdbench.benchmark.interleave import Limit, Race
+from kdbench.benchmark.interleave import InterleavedTimer, Limit
 from kdbench.benchmark.settings import Reference, Setup, seal_zeros
 from kdbench.benchmark.stopwatch import Stopwatch, part_ms
 from kdbench.core.errors import Interrupted
@@ -69,7 +69,7 @@ class _Against:
 
     def cost(self, plans: Sequence[Plan]) -> dict[str, float]:
         """Of a step, by part: CPU time in steps of the reference."""
-        race = Race(self._watch, self._limit, self._reference.turn).run(plans)
+        race = InterleavedTimer(self._watch, self._limit, self._reference.turn).run(plans)
         step = statistics.median(turn.cpu_ms for turn in race.theirs)
         return {part: ms / step for part, ms in part_ms(race.ours).items()}
 
@@ -79,7 +79,7 @@ def data(made: Setup, limit: Limit, caches: bool = False) -> dict[str, Any]:
 
     caches: whether a full cache is to be made.
     """
-    race = Race(Stopwatch(), replace(limit, seconds=0.0))
+    race = InterleavedTimer(Stopwatch(), replace(limit, seconds=0.0))
     turns = race.run([made.plan("loss=kd", f"log_every={limit.chunk}")]).ours
     of, images = made.data, made.data.train_images
     height, width = (side + 2 * of.padding for side in images.shape[-2:])

@@ -18,11 +18,11 @@ from kdbench.config.compose import compose_checked
 from kdbench.data.images.image_data import ImageData
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
-from kdbench.runs.plan import Plan, plan
+from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.weights import load_teacher, teacher_files
 from kdbench.teachers.cache.logits import LOGITS
 from kdbench.teachers.cache.logits_writer import ViewFilling
-from kdbench.teachers.cache.writer import Filling
+from kdbench.teachers.cache.writer import CacheWriter
 from kdbench.utils.paths import PACKAGE
 
 BATCH = 64
@@ -89,7 +89,7 @@ class Setup:
         overrides += [f"output={self.folder}", "overwrite=true", "progress=false", "save_every=1e9"]
         overrides += ["evaluate_every=1000000", *more]
         choices = dict(override.split("=", 1) for override in overrides)
-        made = plan(compose_checked("train", overrides), choices)
+        made = make_plan(compose_checked("train", overrides), choices)
         return replace(made, data=self.data) if made.data.batch_size == self.data.batch_size else made
 
 
@@ -117,7 +117,7 @@ class Reference:
         student.load_state_dict(create_model(made.pair.split(":")[1], data.num_classes).state_dict())
         images = np.ascontiguousarray(data.train_images.permute(0, 2, 3, 1).numpy())
         config = made.plan().config["dataset"]
-        labels = data.facts.labels.tolist()
+        labels = data.dataset_info.labels.tolist()
         loader = module.make_loader(images, labels, config["mean"], config["std"], data.batch_size)
         self._watch, self._rows = watch, data.batch_size
         self._loop = module.train(loader, teacher, student, watch.mark)
@@ -144,16 +144,16 @@ def reference_module() -> Any:
     return module
 
 
-def seal_zeros(planned: Plan) -> Filling:
+def seal_zeros(plan: Plan) -> CacheWriter:
     """Make the cache that a run will find: of all views, in which every logit is 0. Reading zeros takes as long.
 
     It is read through once, as after a first run: what is measured is a warm cache.
     """
-    planned.data.setup("fit")
-    teacher = load_teacher(planned, teacher_files(planned))
+    plan.data.setup("fit")
+    teacher = load_teacher(plan, teacher_files(plan))
     assert teacher is not None
-    assert isinstance(planned.data, ImageData)
-    filling = ViewFilling(teacher, planned.data)
+    assert isinstance(plan.data, ImageData)
+    filling = ViewFilling(teacher, plan.data)
     filling.folder.mkdir(parents=True, exist_ok=True)
     with open(filling.folder / LOGITS, "w+b") as file:
         file.truncate(filling.bytes)  # nothing is written: the system gives zeros where a file has a hole

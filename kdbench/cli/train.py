@@ -39,12 +39,12 @@ def work(root: str, jobs: Sequence[Job], outcomes: list[int]) -> float | None:
     """
     from kdbench.core.errors import RunError
     from kdbench.runs.cohort import cohorts
-    from kdbench.runs.plan import plan
+    from kdbench.runs.plan import make_plan
 
     plans = []
     for job in jobs:
         try:
-            plans.append(plan(checked(root, job.cfg), job.choices))
+            plans.append(make_plan(checked(root, job.cfg), job.choices))
         except (RunError, ValueError) as error:
             _say_failure(error, outcomes)
     records = [record for group in cohorts(plans) for record in _run_group(group, outcomes)]
@@ -167,10 +167,10 @@ def _check(root: str) -> tuple[Path, str] | None:
     configurations = [compose_checked(root, overrides) for overrides in command_line_jobs(sys.argv[1:])]
     if not {"--cfg", "-c"} & set(sys.argv):
         from kdbench.distributed.devices import check_sweep
-        from kdbench.runs.plan import plan
+        from kdbench.runs.plan import make_plan
 
-        plans = [plan(cfg, {}) for cfg in configurations]
-        check_sweep(sys.argv[1:], [planned.cfg.trainer for planned in plans])
+        plans = [make_plan(cfg, {}) for cfg in configurations]
+        check_sweep(sys.argv[1:], [plan.cfg.trainer for plan in plans])
     return None
 
 

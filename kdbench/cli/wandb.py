@@ -14,7 +14,7 @@ from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.core.task import TASKS, Task
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.tables.grid import load_table, overrides_of, tables
 from kdbench.training.loggers import SENT, why_offline
 from kdbench.training.run_folder import RunFolder
@@ -151,7 +151,7 @@ def _task(table: str) -> Task:
     known = load_table(table, [])
     variant = next(iter(known.variants), "")
     overrides = overrides_of(known, known.pairs[0], variant, known.losses[0], known.seeds[0])
-    return plan(compose_checked("train", overrides), {}).data.task
+    return make_plan(compose_checked("train", overrides), {}).data.task
 
 
 def _dashboard(table: str, entity: str, project: str) -> int:

@@ -12,7 +12,7 @@ from kdbench.core.types import Batch, Outputs
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class DatasetInfo:
     """What an objective may know of the training data before it sees any of it.
 
     num_classes: C.
@@ -39,7 +39,7 @@ class Probes:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class ExtraForward:
     """Training images that an objective wants the student to answer before a step, beside the batch.
 
     per_class: so many of each class, drawn anew for each step; None: the whole epoch, in the views it will show.
@@ -63,7 +63,7 @@ class Objective(nn.Module):
     """One distillation loss term: an unweighted scalar, averaged over rows.
 
     A subclass computes the term in `forward`, declares what it needs in the class (or instance) attributes
-    below, and makes learnable parts in `bind`. It holds no weight, schedule, cross-entropy or device.
+    below, and makes learnable parts in `setup`. It holds no weight, schedule, cross-entropy or device.
     """
 
     paper: ClassVar[Paper]
@@ -80,7 +80,7 @@ class Objective(nn.Module):
     """Raised when the value computed changes, so that old runs are not taken for new ones."""
 
     needs: tuple[str, ...] = ("logits",)
-    """For people and tables: logits, labels, taps, classifier, index, epoch, views, ..."""
+    """For people and tables: logits, labels, features, classifier, index, epoch, views, ..."""
 
     needs_teacher: bool = True
     """Without a teacher such an objective is refused; one that sets False is given outputs that say nothing."""
@@ -88,9 +88,9 @@ class Objective(nn.Module):
     needs_student: bool = True
     """False for a first stage that trains parts of the objective on the teacher's answers alone."""
 
-    student_taps: tuple[str, ...] = ()
-    teacher_taps: tuple[str, ...] = ()
-    """Names, or patterns that are replaced, before `bind`, by the names that the model has: `stage*` and `stage*.pre`
+    student_features: tuple[str, ...] = ()
+    teacher_features: tuple[str, ...] = ()
+    """Names, or patterns that are replaced, before `setup`, by the names that the model has: `stage*` and `stage*.pre`
     (every stage, shallow first), `stage-1` and `stage-1.pre` (the deepest). Where both sides ask for every
     stage and one has more, the deepest ones are paired."""
 
@@ -117,24 +117,26 @@ class Objective(nn.Module):
     """False for a term that can fall without end: a run is stopped as diverged where both the cross-entropy and minus
     the term, over the steps of a log line, are above ln C."""
 
-    draws_images: bool = False
+    needs_class_balanced_images: bool = False
     """Its surveys draw training images by class, which data that are read from files do not have."""
 
     owns_predict: bool = False
     """`predict` replaces the student's own logits at evaluation and in the export (SimKD's head)."""
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make learnable parts and memories, before the optimiser, the checkpoint load and DDP exist.
 
-        The taps are names by then. Draws come from torch's generator, which is seeded for this objective.
+        The features are names by then. Draws come from torch's generator, which is seeded for this objective.
         ValueError, with the shapes and what would fit, where the objective cannot serve these two models.
         """
 
-    def survey(self, epoch: int) -> Survey | None:
-        """What the student should answer before the next step of this epoch, for `take_survey`; None: nothing."""
+    def extra_forward(self, epoch: int) -> ExtraForward | None:
+        """What the student should answer before the next step of this epoch, for `receive_extra_forward`; None: nothing."""
         return None
 
-    def take_survey(self, epoch: int, answers: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def receive_extra_forward(self, epoch: int, answers: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Learn from the student's answers to a survey: pairs of logits [N, C], without gradient, and target [N].
 
         Under DDP they are this rank's. What is kept of them belongs into the state dict.

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
+
+from kdbench.core.logits import Logits, as_logits
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """One side's answer to a batch. Rows are the unit: N images, or N valid tokens.
+    """The answers of one side to a batch. Rows are the unit: N images, or N valid tokens.
 
-    logits: [N, C].
-    taps: the named intermediate values that were asked for (`stage1`, `stage1.pre`, `pooled`, ...).
-    classifier: the last linear layer, (weight [C, D], bias [C] or None), where the model has one.
-    parts: further answers about the same rows, by name: of another view (`strong`), or of another task. The answers to
-    texts are here in their padded form, logits [B, T, V], the first one's too.
+    Attributes:
+        raw_logits: The logits as the side gave them: a tensor [N, C], or any form of `kdbench.core.logits`.
+        features: The intermediate activations that were asked for, by name (`stage1`, `stage1.pre`, `pooled`, ...).
+        classifier: The last linear layer, (weight [C, D], bias [C] or None), where the model has one.
+        parts: Further answers about the same rows, by name: of another view (`strong`), or of another task. The
+            answers to texts are here in their padded form, logits [B, T, V], those of the first text included.
     """
 
-    logits: Tensor
-    taps: Mapping[str, Tensor] = field(default_factory=dict)
+    raw_logits: Tensor | Logits
+    features: Mapping[str, Tensor] = field(default_factory=dict)
     classifier: tuple[Tensor, Tensor | None] | None = None
     parts: Mapping[str, Outputs] = field(default_factory=dict)
 
-    def tapped(self, names: Sequence[str]) -> list[Tensor]:
-        """The taps of these names, in their order."""
-        return [self.taps[name] for name in names]
+    @property
+    def logits(self) -> Tensor:
+        """The logits as one tensor [N, C]. TypeError where a teacher knows only the top k classes."""
+        return as_logits(self.raw_logits).dense()
+
+    @property
+    def lazy_logits(self) -> Logits:
+        """The logits behind the protocol that all their forms share."""
+        return as_logits(self.raw_logits)
+
+    def with_logits(self, logits: Tensor | Logits) -> Outputs:
+        """Return the same answers with other logits."""
+        return replace(self, raw_logits=logits)
+
+    def select_features(self, names: Sequence[str]) -> list[Tensor]:
+        """Return the features of these names, in their order."""
+        return [self.features[name] for name in names]
 
 
 IGNORED = -100

@@ -10,12 +10,12 @@ import torch
 from lightning import LightningDataModule
 from torch import nn
 
-from kdbench.core.objective import Facts
+from kdbench.core.objective import DatasetInfo
 from kdbench.core.task import Task
 from kdbench.core.types import Batch
-from kdbench.data.positions import Chunk, Course, EvalChunk
+from kdbench.data.positions import Chunk, ChunkLoader, EvalChunk
 from kdbench.distributed.collectives import own_rows, world_size
-from kdbench.metrics.base import Meter
+from kdbench.metrics.base import Metric
 
 
 def check_fits(data: TaskData, about: Mapping[str, Any], files: str) -> None:
@@ -69,7 +69,7 @@ class TaskData(LightningDataModule):
 
     @property
     @abstractmethod
-    def facts(self) -> Facts:
+    def dataset_info(self) -> DatasetInfo:
         """What an objective may know of the training data."""
 
     @property
@@ -112,7 +112,7 @@ class TaskData(LightningDataModule):
         """A few training samples as they are: for finding out shapes."""
 
     @abstractmethod
-    def meter(self, split: str) -> Meter:
+    def metric(self, split: str) -> Metric:
         """What gathers the scores of one network on a split."""
 
     @abstractmethod
@@ -123,13 +123,13 @@ class TaskData(LightningDataModule):
     def network(self, name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
         """The network of that name for these data, initialised from torch's generator; after `setup`."""
 
-    def train_dataloader(self) -> Course:
+    def train_dataloader(self) -> ChunkLoader:
         """Chunks from `position` to the end of its epoch."""
-        return Course(self._train_chunks)
+        return ChunkLoader(self._train_chunks)
 
-    def val_dataloader(self) -> list[Course]:
+    def val_dataloader(self) -> list[ChunkLoader]:
         """One loader of EvalChunks for each of `eval_splits`."""
-        return [Course(lambda split=split: self.eval_chunks(split)) for split in self.eval_splits]  # type: ignore[misc]
+        return [ChunkLoader(lambda split=split: self.eval_chunks(split)) for split in self.eval_splits]  # type: ignore[misc]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Chunks are positions, and the data are where they should be."""

@@ -23,7 +23,7 @@ class EvalChunk:
     stop: int
 
 
-class Course:
+class ChunkLoader:
     """A loader without worker, sampler or collation; each iteration asks anew what there is to yield.
 
     Not a DataLoader, for Lightning warns of one without workers and puts a sampler into it under DDP. It has

@@ -136,13 +136,13 @@ def summed(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def joined(outputs: Outputs, taps: Sequence[str], views: Sequence[str], counts: Sequence[int]) -> Outputs:
-    """The answers of all ranks as one, with the taps and the parts named; gradients flow back to their rank."""
+def joined(outputs: Outputs, features: Sequence[str], views: Sequence[str], counts: Sequence[int]) -> Outputs:
+    """The answers of all ranks as one, with the features and the parts named; gradients flow back to their rank."""
     return replace(
         outputs,
-        logits=_Rows.apply(outputs.logits, counts),
-        taps={name: _Rows.apply(outputs.taps[name], counts) for name in taps},
-        parts={name: joined(outputs.parts[name], taps, (), counts) for name in views},
+        raw_logits=_Rows.apply(outputs.logits, counts),
+        features={name: _Rows.apply(outputs.features[name], counts) for name in features},
+        parts={name: joined(outputs.parts[name], features, (), counts) for name in views},
     )
 
 

@@ -53,7 +53,7 @@ class _Running:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-class Crew:
+class JobScheduler:
     """Runs jobs under some limits. `say` is told of each that has ended for good, `failed` of every attempt that did
     not succeed; `note` prints a line."""
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kdbench.core.logits import Hidden, TopK
 from kdbench.core.types import Batch, Outputs
 
 NUMBERS_AT_ONCE = 2**22
@@ -26,24 +25,23 @@ NUMBERS_AT_ONCE_ON_CUDA = 2**26
 """The same on an accelerator, 256 MiB: a smaller matrix product leaves it idle."""
 
 Values = tuple[Tensor, dict[str, Tensor]]
-Evaluate = Callable[[Outputs, Outputs | TopK, Batch], Values]
+Evaluate = Callable[[Outputs, Outputs, Batch], Values]
 """The total and the parts of some rows; over pieces both are summed."""
 
 
 def rows_at_once(student: Outputs) -> int | None:
     """How many rows a piece of this answer has; None where all are few enough to be taken as they are."""
-    hidden = isinstance(student, Hidden)
-    rows = student.features if isinstance(student, Hidden) else student.logits
-    classes = len(student.weight) if isinstance(student, Hidden) else rows.shape[-1]
-    limit = NUMBERS_AT_ONCE_ON_CUDA if rows.is_cuda else NUMBERS_AT_ONCE
-    # logits that are there and not many are taken as they are, to the bit as before there were pieces
-    return max(1, limit // classes) if hidden or len(rows) * classes > 8 * limit else None
+    logits = student.lazy_logits
+    limit = NUMBERS_AT_ONCE_ON_CUDA if logits.device.type == "cuda" else NUMBERS_AT_ONCE
+    # few logits that exist already are taken whole: the result is then the same to the bit as without chunks
+    few = logits.is_materialized and len(logits) * logits.num_classes <= 8 * limit
+    return None if few else max(1, limit // logits.num_classes)
 
 
-def in_pieces(
+def in_chunks(
     evaluate: Evaluate,
     student: Outputs,
-    teacher: Outputs | TopK,
+    teacher: Outputs,
     batch: Batch,
     rows: int,
     parameters: Sequence[Tensor] = (),
@@ -52,7 +50,7 @@ def in_pieces(
 
     The gradients are made here, in the forward pass, where any is wanted; the backward pass scales them.
     """
-    leaves = [tensor for tensor in _tensors(student) if tensor is not None]
+    leaves = student.lazy_logits.leaves()
     if not torch.is_grad_enabled():
         return _sum(evaluate(*piece) for piece in _pieces(student, teacher, batch, rows))
     learned = [parameter for parameter in parameters if parameter.requires_grad]
@@ -61,28 +59,13 @@ def in_pieces(
     return values[0], dict(zip(names, values[1].unbind(), strict=True))
 
 
-def _tensors(answer: Outputs) -> tuple[Tensor | None, ...]:
-    if isinstance(answer, Hidden):
-        return answer.features, answer.weight, answer.bias
-    return (answer.logits,)
-
-
 def _pieces(
-    student: Outputs, teacher: Outputs | TopK, batch: Batch, rows: int
-) -> Iterator[tuple[Outputs, Outputs | TopK, Batch]]:
-    for start in range(0, len(batch.target), rows):
-        span = slice(start, start + rows)
-        theirs = teacher.rows(span) if isinstance(teacher, TopK) else _projected(_constant(teacher), span)
+    student: Outputs, teacher: Outputs, batch: Batch, rows: int
+) -> Iterator[tuple[Outputs, Outputs, Batch]]:
+    theirs = teacher.lazy_logits.detach()
+    for span, logits in student.lazy_logits.chunks(rows):
         mine = replace(batch, target=batch.target[span], index=batch.index[span], view=None, views={})
-        yield _projected(student, span), theirs, mine
-
-
-def _projected(answer: Outputs, span: slice) -> Outputs:
-    return Outputs(answer.rows(span).logits if isinstance(answer, Hidden) else answer.logits[span])
-
-
-def _constant(answer: Outputs) -> Outputs:
-    return answer.detached() if isinstance(answer, Hidden) else Outputs(answer.logits.detach())
+        yield Outputs(logits.dense()), Outputs(theirs.rows(span)), mine
 
 
 def _sum(values: Iterator[Values]) -> Values:
@@ -101,25 +84,25 @@ class _Pieces(torch.autograd.Function):
         ctx: Any,
         evaluate: Evaluate,
         student: Outputs,
-        teacher: Outputs | TopK,
+        teacher: Outputs,
         batch: Batch,
         rows: int,
         names: list[str],
         own: int,
         *tensors: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        answer = _constant(student)
+        answer = student.lazy_logits.detach()
         gradients = [torch.zeros_like(tensor) for tensor in tensors]
         learned = tensors[own:]
         results: list[Values] = []
-        for number, (piece, theirs, mine) in enumerate(_pieces(answer, teacher, batch, rows)):
+        for number, (piece, theirs, mine) in enumerate(_pieces(Outputs(answer), teacher, batch, rows)):
             span = slice(number * rows, (number + 1) * rows)
             logits = piece.logits.requires_grad_()
             with torch.enable_grad():
-                total, parts = evaluate(replace(piece, logits=logits), theirs, mine)
+                total, parts = evaluate(Outputs(logits), theirs, mine)
             found = torch.autograd.grad(total, (logits, *learned), allow_unused=True)
             if found[0] is not None:
-                _add(gradients[:own], answer, span, found[0])
+                answer.add_gradient(gradients[:own], span, found[0])
             for gradient, more in zip(gradients[own:], found[1:], strict=True):
                 if more is not None:
                     gradient += more
@@ -140,15 +123,3 @@ class _Pieces(torch.autograd.Function):
         if gradients is None:
             raise RuntimeError("the gradients of a loss in pieces were used: it goes backward once")
         return (*(None,) * 7, *(gradient.mul_(scale) for gradient in gradients))
-
-
-def _add(gradients: Sequence[Tensor], answer: Outputs, span: slice, by_logits: Tensor) -> None:
-    """Add the gradients of a piece, given that by its logits [n, C]."""
-    if not isinstance(answer, Hidden):
-        gradients[0][span] = by_logits
-        return
-    features, weight = answer.features[span], answer.weight
-    gradients[0][span] = by_logits @ weight.to(by_logits.dtype)
-    gradients[1].addmm_(by_logits.to(weight.dtype).T, features.to(weight.dtype))
-    if answer.bias is not None:
-        gradients[2].add_(by_logits.sum(dim=0))

@@ -11,13 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.logits import Hidden, TopK
-from kdbench.core.objective import Facts, Objective, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.distributed.collectives import joined, joined_batch, rank, row_counts
 from kdbench.functional.divergences import standardise
-from kdbench.functional.topk import bucketed
-from kdbench.losses.chunked import in_pieces, rows_at_once
+from kdbench.losses.chunked import in_chunks, rows_at_once
 from kdbench.losses.feature_matching import chosen_taps
 from kdbench.losses.on_policy import Policy
 from kdbench.utils.seeding import drawn_from
@@ -91,32 +89,34 @@ class Loss(nn.Module):
         return tuple(dict.fromkeys(view for term in self.terms.values() for view in term.views))
 
     @property
-    def student_taps(self) -> tuple[str, ...]:
-        """The taps that the objectives want of the student."""
-        return tuple(dict.fromkeys(tap for term in self.terms.values() for tap in term.student_taps))
+    def student_features(self) -> tuple[str, ...]:
+        """The features that the objectives want of the student."""
+        return tuple(dict.fromkeys(name for term in self.terms.values() for name in term.student_features))
 
     @property
-    def teacher_taps(self) -> tuple[str, ...]:
-        """The taps that the objectives want of the teacher."""
-        return tuple(dict.fromkeys(tap for term in self.terms.values() for tap in term.teacher_taps))
+    def teacher_features(self) -> tuple[str, ...]:
+        """The features that the objectives want of the teacher."""
+        return tuple(dict.fromkeys(name for term in self.terms.values() for name in term.teacher_features))
 
     def choose_taps(self, student: Sequence[str], teacher: Sequence[str]) -> None:
-        """Give every objective the names of these two sides' taps that its patterns stand for."""
+        """Give every objective the names of these two sides' features that its patterns stand for."""
         for name, term in self.terms.items():
-            term.student_taps, term.teacher_taps = chosen_taps(
-                name, (term.student_taps, student), (term.teacher_taps, teacher)
+            term.student_features, term.teacher_features = chosen_taps(
+                name, (term.student_features, student), (term.teacher_features, teacher)
             )
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts, seed: int) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo, seed: int
+    ) -> None:
         """Let every objective make its learnable parts; each draws for itself, whatever the others are."""
-        probes = Probes(_float32(_whole(probes.student)), _float32(_whole(probes.teacher)))
+        probes = Probes(_float32(probes.student), _float32(probes.teacher))
         for name, term in self.terms.items():
             with drawn_from(seed, "bind", name):
-                term.bind(student, teacher, probes, facts)
+                term.setup(student, teacher, probes, dataset_info)
 
     def predict(self, student: Outputs) -> Tensor:
         """The logits [N, C] that evaluation and export use, in float32."""
-        student = _float32(_whole(student))
+        student = _float32(student)
         return student.logits if self.predictor is None else self.predictor.predict(student)
 
     def weight(self, name: str, epoch: int) -> float:
@@ -125,7 +125,7 @@ class Loss(nn.Module):
         return self.weights[name] * (min(epoch / ramp, 1.0) if ramp else 1.0)
 
     def forward(
-        self, student: Outputs, teacher: Outputs | TopK | None, batch: Batch, of_rows: int | None = None
+        self, student: Outputs, teacher: Outputs | None, batch: Batch, of_rows: int | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to be minimised, and every unweighted part, detached. Computed in float32.
 
@@ -141,23 +141,22 @@ class Loss(nn.Module):
             self._refuse_accumulation()
         counts = list(batch.shares) or row_counts(of_rows or len(batch.target), batch.target.device)
 
-        def evaluate(mine: Outputs, theirs: Outputs | TopK, rows: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        def evaluate(mine: Outputs, theirs: Outputs, rows: Batch) -> tuple[Tensor, dict[str, Tensor]]:
             return self._evaluate(mine, theirs, rows, counts)
 
         answer = student if teacher is None else teacher
         rows = rows_at_once(student) if self.separable else None
         if rows is not None and len(batch.target):
-            return in_pieces(evaluate, student, answer, batch, rows, tuple(self.parameters()))
-        return evaluate(_whole(student), answer if isinstance(answer, TopK) else _whole(answer), batch)
+            return in_chunks(evaluate, student, answer, batch, rows, tuple(self.parameters()))
+        return evaluate(student, answer, batch)
 
     def apart(
-        self, student: Outputs, teacher: Outputs | TopK | None, batch: Batch
+        self, student: Outputs, teacher: Outputs | None, batch: Batch
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """As `forward`, with the total in two: what the labels say, and what the objectives say; never in pieces."""
         counts = list(batch.shares) or row_counts(len(batch.target), batch.target.device)
         answer = student if teacher is None else teacher
-        theirs = answer if isinstance(answer, TopK) else _whole(answer)
-        terms, values = self._summands(_whole(student), theirs, batch, counts)
+        terms, values = self._summands(student, answer, batch, counts)
         return terms.pop(CROSS_ENTROPY), _total(terms), values
 
     @property
@@ -170,45 +169,44 @@ class Loss(nn.Module):
         )
 
     def _evaluate(
-        self, student: Outputs, teacher: Outputs | TopK, batch: Batch, counts: Sequence[int]
+        self, student: Outputs, teacher: Outputs, batch: Batch, counts: Sequence[int]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As `forward`, of rows that are part of a step with so many on each rank."""
         terms, values = self._summands(student, teacher, batch, counts)
         return _total(terms), values
 
     def _summands(
-        self, student: Outputs, teacher: Outputs | TopK, batch: Batch, counts: Sequence[int]
+        self, student: Outputs, teacher: Outputs, batch: Batch, counts: Sequence[int]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What the total is the sum of, by name, and every part unweighted and detached."""
         if not len(batch.target):
             nothing = batch.target.new_zeros((), dtype=torch.float32)
             return {CROSS_ENTROPY: 0.0 * student.logits.sum()}, dict.fromkeys(self.weights, nothing)
-        with torch.autocast(student.logits.device.type, enabled=False):
+        with torch.autocast(student.lazy_logits.device.type, enabled=False):
             student = _float32(student)
-            answer = teacher if isinstance(teacher, TopK) else _float32(teacher, constant=True)
-            parts = self._parts(student, answer, batch, counts)
+            parts = self._parts(student, _float32(teacher, constant=True), batch, counts)
             weights = {name: self.weight(name, batch.epoch) for name in parts}
             # an unweighted part is watched only: 0 * inf would not be 0
             terms = {name: weights[name] * part for name, part in parts.items() if weights[name]}
         return terms, {name: part.detach() for name, part in parts.items()}
 
     def _parts(
-        self, student: Outputs, teacher: Outputs | TopK, batch: Batch, counts: Sequence[int]
+        self, student: Outputs, teacher: Outputs, batch: Batch, counts: Sequence[int]
     ) -> dict[str, Tensor]:
         stands_in = bool(batch.shares) and not batch.shares[rank()]  # a row that counts for nothing
         share = 0.0 if stands_in else len(batch.target) * len(counts) / sum(counts)
         parts: dict[str, Tensor] = {}
         if CROSS_ENTROPY in self.weights:
             parts[CROSS_ENTROPY] = share * F.cross_entropy(student.logits, batch.target)
-        if isinstance(teacher, TopK):
+        if not teacher.lazy_logits.is_complete:
             self.refuse_topk()
-            student, teacher = (Outputs(logits) for logits in bucketed(student.logits, teacher))
+            student, teacher = map(Outputs, teacher.lazy_logits.pair_with(student.logits))
         for name, term in self.terms.items():
             seen = student, teacher, batch
             if term.couples_rows and len(counts) > 1:
                 seen = (
-                    joined(student, term.student_taps, term.views, counts),
-                    joined(teacher, term.teacher_taps, term.views, counts),
+                    joined(student, term.student_features, term.views, counts),
+                    joined(teacher, term.teacher_features, term.views, counts),
                     joined_batch(batch, "inputs" in term.needs, counts),
                 )
             if name in self.standardise:
@@ -256,12 +254,8 @@ def _total(terms: Mapping[str, Tensor]) -> Tensor:
     return functools.reduce(torch.add, terms.values())
 
 
-def _whole(answer: Outputs) -> Outputs:
-    return Outputs(answer.logits, classifier=answer.classifier) if isinstance(answer, Hidden) else answer
-
-
 def _standardised(outputs: Outputs) -> Outputs:
-    return replace(outputs, logits=standardise(outputs.logits))
+    return outputs.with_logits(standardise(outputs.logits))
 
 
 def _float32(outputs: Outputs, constant: bool = False) -> Outputs:
@@ -272,10 +266,11 @@ def _float32(outputs: Outputs, constant: bool = False) -> Outputs:
         return tensor.detach() if constant else tensor
 
     weight, bias = outputs.classifier or (None, None)
+    logits = outputs.lazy_logits.float32()
     return replace(
         outputs,
-        logits=full(outputs.logits),
-        taps={name: full(tap) for name, tap in outputs.taps.items()},
+        raw_logits=logits.detach() if constant else logits,
+        features={name: full(feature) for name, feature in outputs.features.items()},
         classifier=None if weight is None else (full(weight), None if bias is None else full(bias)),
         parts={name: _float32(part, constant) for name, part in outputs.parts.items()},
     )

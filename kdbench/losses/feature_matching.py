@@ -1,4 +1,4 @@
-"""Which taps of two models an objective's patterns stand for."""
+"""Which features of two models an objective's patterns stand for."""
 
 import re
 import warnings
@@ -42,7 +42,7 @@ def _matching(
         missing = [name for name in wanted if name not in names]
         if missing or not wanted:
             raise ValueError(
-                f"{objective} wants {', '.join(missing) or pattern} of the {side}, which has the taps "
+                f"{objective} wants {', '.join(missing) or pattern} of the {side}, which has the features "
                 f"{', '.join(names) or '(none)'}"
             )
         found += wanted

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     pass
 
 
-class Meter(nn.Module):
+class Metric(nn.Module):
     """Gathers the scores of one network on one split, over its chunks."""
 
     recall: Sequence[float | None] = ()
@@ -25,7 +25,7 @@ class Meter(nn.Module):
     samples: Sequence[Mapping[str, Any]] = ()
     """Some of what the network said, at the last `compute`, where people can read it."""
 
-    def look(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
+    def update(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
         """One chunk: the network, what it was shown, its logits [N, C] and the teacher's for the same rows."""
         raise NotImplementedError
 

@@ -18,7 +18,7 @@ from kdbench.core.types import Batch
 if TYPE_CHECKING:
     from kdbench.metrics.diagnostics import Diagnostics
 
-from kdbench.metrics.base import Meter
+from kdbench.metrics.base import Metric
 
 ECE_BINS = 15
 """Of equal width, as in Guo et al. 2017, arXiv:1706.04599."""
@@ -32,7 +32,7 @@ def in_groups(scores: Mapping[str, Any]) -> str:
     return "".join(f", {name} classes {scores[name]:.2f} %" for name in GROUPS if name in scores)
 
 
-class Scores(Meter):
+class Scores(Metric):
     """What is said of the answers to one split, gathered over its chunks.
 
     top1, top5, agreement (with a teacher) and ece (expected calibration error of the top-1 probability) in per cent,
@@ -59,11 +59,11 @@ class Scores(Meter):
         self.nll = MeanMetric(nan_strategy="disable")
         self.ece = BinaryCalibrationError(ECE_BINS, validate_args=False)
 
-    def look(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
+    def update(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
         """Logits are all that it looks at."""
-        self.update(logits, batch.target, teacher)
+        self.add(logits, batch.target, teacher)
 
-    def update(self, logits: Tensor, target: Tensor, teacher: Tensor | None = None) -> None:
+    def add(self, logits: Tensor, target: Tensor, teacher: Tensor | None = None) -> None:
         """logits [N, C], target [N], teacher: the teacher's logits [N, C] for the same rows."""
         self.top1.update(logits, target)
         self.top5.update(logits, target)
@@ -80,9 +80,9 @@ class Scores(Meter):
         shares = {"top1": self.top1, "top5": self.top5, "agreement": self.agreement, "ece": self.ece}
         # torchmetrics divides in float32; what that leaves beyond the fourth decimal is noise
         scores = {
-            name: round(100 * float(meter.compute()), 4)
-            for name, meter in shares.items()
-            if meter.update_count
+            name: round(100 * float(metric.compute()), 4)
+            for name, metric in shares.items()
+            if metric.update_count
         }
         if self.nll.update_count:
             scores["nll"] = round(float(self.nll.compute()), 6)
@@ -92,8 +92,8 @@ class Scores(Meter):
             found = [score for label in members if (score := self.recall[label]) is not None]
             if found:
                 scores[name] = round(statistics.fmean(found), 4)
-        for meter in (*shares.values(), self.nll, self.by_class):
-            meter.reset()
+        for metric in (*shares.values(), self.nll, self.by_class):
+            metric.reset()
         return scores | (self.more.compute() if self.more is not None else {})
 
 

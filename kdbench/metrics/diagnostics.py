@@ -51,8 +51,8 @@ class Diagnostics(nn.Module):
         scores = {name: round(float(mean.compute()), 6) for name, mean in means.items() if mean.update_count}
         if self.cmi.update_count:
             scores["conditional_mutual_information"] = round(float(self.cmi.compute()), 6)
-        for meter in (*means.values(), self.cmi):
-            meter.reset()
+        for metric in (*means.values(), self.cmi):
+            metric.reset()
         return scores
 
     def _mean(self, name: str) -> MeanMetric:

@@ -41,9 +41,9 @@ class AnswerScores(TokenScores):
         self._kept: list[dict[str, Any]] = []
 
     @torch.no_grad()
-    def look(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
+    def update(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
         """Let it answer each prompt."""
-        super().look(model, batch, logits, teacher)
+        super().update(model, batch, logits, teacher)
         data, rows = self._data, torch.unique_consecutive(batch.index).tolist()
         given = prompts_of(next(iter(batch.texts.values())))
         end, longest = data.limits

@@ -14,7 +14,7 @@ from torchmetrics.classification import BinaryCalibrationError
 
 from kdbench.core.types import Batch, Tokens
 from kdbench.metrics.arithmetic import same, value
-from kdbench.metrics.base import Meter
+from kdbench.metrics.base import Metric
 from kdbench.metrics.classification import ECE_BINS
 from kdbench.metrics.text_overlap import quality
 from kdbench.models.language.t5 import T5
@@ -41,7 +41,7 @@ class Prediction:
     first_confidence: float
 
 
-class RationaleScores(Meter):
+class RationaleScores(Metric):
     """accuracy in per cent: of labels that are written as they are (SVAMP: that have the value of the gold expression,
     within 1e-6), by greedy decoding, at most dataset.max_answer tokens.
 
@@ -63,7 +63,7 @@ class RationaleScores(Meter):
         self._rationales: dict[int, str] = {}
 
     @torch.no_grad()
-    def look(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
+    def update(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
         """Let it write the label, and at the end the rationale."""
         self._nll += F.cross_entropy(logits, batch.target, reduction="sum").item()
         self._tokens += len(batch.target)

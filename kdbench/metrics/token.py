@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from kdbench.core.types import Batch
-from kdbench.metrics.base import Meter
+from kdbench.metrics.base import Metric
 
 
-class TokenScores(Meter):
+class TokenScores(Metric):
     """Means over all tokens of a split, whatever sequences and chunks they come in.
 
     nll: nats per token; perplexity: its exponential; token_accuracy: of the likeliest word, in per cent; agreement: of
@@ -24,7 +24,7 @@ class TokenScores(Meter):
         self.nll, self.correct = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
         self.agreement = MeanMetric(nan_strategy="disable")
 
-    def look(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
+    def update(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
         """Logits [N, V] of the batch's rows, and the teacher's."""
         said = logits.argmax(dim=-1)
         self.nll.update(F.cross_entropy(logits, batch.target, reduction="none"))

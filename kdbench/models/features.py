@@ -15,15 +15,15 @@ from kdbench.models.network import Network, TextNetwork
 _STEMS = ("stem", "act1", "bn1", "conv_stem")
 
 
-def tap_names(model: nn.Module) -> tuple[str, ...]:
-    """The taps that `answer` can be asked for, in order of depth; none for one that is unknown here.
+def feature_names(model: nn.Module) -> tuple[str, ...]:
+    """The features that `answer` can be asked for, in order of depth; none for one that is unknown here.
 
     A timm network has `stem` where its feature list begins with one, then its features as `stage1` ...
     `stageK` (every block, in a ViT), `unpooled` where it averages its last map over positions, and `pooled`
     where its classifier is one linear layer.
     """
     if isinstance(model, (Network, TextNetwork)):
-        return model.taps
+        return model.features
     pooled = () if classifier(model) is None else ("pooled",)
     unpooled = () if _average(model) is None else ("unpooled",)
     return (*_timm_stages(model), *unpooled, *pooled)
@@ -42,43 +42,45 @@ def _average(model: nn.Module) -> nn.Module | None:
     return pool if isinstance(pool, SelectAdaptivePool2d) and pool.pool_type == "avg" else None
 
 
-def answer(model: nn.Module, inputs: Tensor, taps: Sequence[str] = ()) -> Outputs:
-    """One forward pass: logits [N, C], equal to `model(inputs)`, the taps asked for, and the classifier.
+def answer(model: nn.Module, inputs: Tensor, features: Sequence[str] = ()) -> Outputs:
+    """One forward pass: logits [N, C], equal to `model(inputs)`, the features asked for, and the classifier.
 
     inputs: images [N, 3, H, W]. Stages are [N, C, H, W], `pooled` is the classifier's input [N, D].
-    Raises ValueError for a tap that the model does not have.
+    Raises ValueError for a feature that the model does not have.
     """
-    known = tap_names(model)
-    unknown = [tap for tap in taps if tap not in known]
+    known = feature_names(model)
+    unknown = [name for name in features if name not in known]
     if unknown:
         raise ValueError(
-            f"{type(model).__name__} has no tap {', '.join(map(repr, unknown))};"
+            f"{type(model).__name__} has no feature {', '.join(map(repr, unknown))};"
             f" it has {', '.join(known) or 'none'}"
         )
-    logits, values = (_tapped if isinstance(model, Network) else _timm_tapped)(model, inputs, taps)
+    logits, values = (_tapped if isinstance(model, Network) else _timm_tapped)(model, inputs, features)
     head = classifier(model)
     linear = None if head is None else (head.weight, head.bias)
-    return Outputs(logits, {tap: values[tap] for tap in taps}, linear)
+    return Outputs(logits, {name: values[name] for name in features}, linear)
 
 
-def answer_batch(model: nn.Module, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
+def answer_batch(model: nn.Module, batch: Batch, features: Sequence[str] = ()) -> Outputs:
     """`answer` to a batch, with the answers to its further views as `parts`: a forward pass for each view;
     a text network answers each text of the batch."""
     if isinstance(model, TextNetwork):
-        return model.answer_batch(batch, taps)
-    first = answer(model, batch.inputs, taps)
-    return replace(first, parts={name: answer(model, inputs, taps) for name, inputs in batch.views.items()})
+        return model.answer_batch(batch, features)
+    first = answer(model, batch.inputs, features)
+    return replace(
+        first, parts={name: answer(model, inputs, features) for name, inputs in batch.views.items()}
+    )
 
 
-def _tapped(model: nn.Module, inputs: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+def _tapped(model: nn.Module, inputs: Tensor, features: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
     values: dict[str, Tensor] = {}
 
     def record(name: str, value: Tensor) -> Tensor:
-        if name in taps:
+        if name in features:
             values[name] = value
         return value
 
-    return model(inputs, tap=record), values
+    return model(inputs, record=record), values
 
 
 def _timm_stages(model: nn.Module) -> tuple[str, ...]:
@@ -90,10 +92,10 @@ def _timm_stages(model: nn.Module) -> tuple[str, ...]:
     return ("stem", *stages) if has_stem else stages
 
 
-def _timm_tapped(model: Any, inputs: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+def _timm_tapped(model: Any, inputs: Tensor, features: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
     values: dict[str, Tensor] = {}
     with _inputs_of_head(model, values):
-        asked = [index for index, name in enumerate(_timm_stages(model)) if name in taps]
+        asked = [index for index, name in enumerate(_timm_stages(model)) if name in features]
         if not asked:
             logits = model(inputs)
         else:

@@ -1,4 +1,4 @@
-"""What every CIFAR network shares: named taps, a classifier, and a place in timm's own registry."""
+"""What every CIFAR network shares: named features, a classifier, and a place in timm's own registry."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -11,17 +11,17 @@ from kdbench.core.types import Batch, Outputs
 
 PREFIX = "kdbench_"
 
-Tap = Callable[[str, Tensor], Tensor]
-"""Called with a tap's name and value; what it returns flows on through the network."""
+FeatureRecorder = Callable[[str, Tensor], Tensor]
+"""Called with a feature's name and value; what it returns flows on through the network."""
 
 
-def untapped(name: str, value: Tensor) -> Tensor:
-    """The tap of a plain forward pass: lets every value through and keeps none."""
+def no_recording(name: str, value: Tensor) -> Tensor:
+    """The feature of a plain forward pass: lets every value through and keeps none."""
     return value
 
 
-def rectified_taps(stages: int) -> tuple[str, ...]:
-    """The taps, in order of depth, of a family whose stages end with a ReLU behind their `.pre`."""
+def rectified_feature_names(stages: int) -> tuple[str, ...]:
+    """The features, in order of depth, of a family whose stages end with a ReLU behind their `.pre`."""
     pairs = (f"stage{number}{twin}" for number in range(1, stages + 1) for twin in (".pre", ""))
     return ("stem", *pairs, "unpooled", "pooled")
 
@@ -30,29 +30,29 @@ def rectified_taps(stages: int) -> tuple[str, ...]:
 class TextNetwork(Protocol):
     """A network that answers texts: it is given batches, not inputs.
 
-    taps: names, in order of depth, of what it can report.
+    features: names, in order of depth, of what it can report.
     """
 
-    taps: tuple[str, ...]
+    features: tuple[str, ...]
 
-    def answer_batch(self, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
+    def answer_batch(self, batch: Batch, features: Sequence[str] = ()) -> Outputs:
         """Logits [N, V] of the rows of the batch's first text; each text's own answer [B, T, V] in `parts`, with
-        the taps asked for."""
+        the features asked for."""
 
 
 class Network(nn.Module):
     """An image classifier that reports named intermediate values.
 
-    taps: the names, in order of depth: `stem`, `stage1` ... `stageK`, their twins `stage1.pre` before the last
+    features: the names, in order of depth: `stem`, `stage1` ... `stageK`, their twins `stage1.pre` before the last
     ReLU, `unpooled`, the map that is averaged over positions, and `pooled`, that average, the classifier's input.
     name: what `kdbench.models.registry.create_model` calls it.
     """
 
-    taps: tuple[str, ...]
+    features: tuple[str, ...]
     name: str
 
-    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
-        """Logits [N, C] of images [N, 3, H, W]; every value named in `taps` passes through `tap` once."""
+    def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
+        """Logits [N, C] of images [N, 3, H, W]; every value named in `features` passes through `feature` once."""
         raise NotImplementedError
 
     def get_classifier(self) -> nn.Linear:
@@ -104,13 +104,13 @@ def conv1x1(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.C
     return nn.Conv2d(inputs, outputs, 1, stride=stride, groups=groups, bias=False)
 
 
-def rectified_stage(blocks: nn.Sequential, x: Tensor, stage: str, tap: Tap) -> Tensor:
-    """A stage whose blocks leave their last ReLU to the caller, so that its input can be tapped."""
+def rectified_stage(blocks: nn.Sequential, x: Tensor, stage: str, record: FeatureRecorder) -> Tensor:
+    """A stage whose blocks leave their last ReLU to the caller, so that its input can be recorded."""
     *inner, last = blocks
     for block in inner:
         x = F.relu_(block(x))
-    x = tap(f"{stage}.pre", last(x))
-    return tap(stage, F.relu(x))
+    x = record(f"{stage}.pre", last(x))
+    return record(stage, F.relu(x))
 
 
 def by_stage(*norms: Tensor | nn.Module) -> dict[str, nn.BatchNorm2d]:

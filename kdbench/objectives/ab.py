@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import hint_regressor, sum_by_depth
 
@@ -40,7 +40,7 @@ def _connector(student: Tensor, teacher: Tensor) -> nn.Module:
 class AB(Objective):
     """`ab_loss` over all stages: the first stage of a run whose main phase does without it.
 
-    Raises ValueError in `bind` where no regressor leads from the student's map to the teacher's.
+    Raises ValueError in `setup` where no regressor leads from the student's map to the teacher's.
     """
 
     paper = Paper(
@@ -55,15 +55,23 @@ class AB(Objective):
         "of one width); RepDistiller and this file by nothing where the shapes agree, else by a convolution "
         "that also changes the size.",
     )
-    needs = ("taps",)
-    student_taps = teacher_taps = ("stage*.pre",)
+    needs = ("features",)
+    student_features = teacher_features = ("stage*.pre",)
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make a connector for each stage whose shapes differ."""
-        ours, theirs = probes.student.tapped(self.student_taps), probes.teacher.tapped(self.teacher_taps)
+        ours, theirs = (
+            probes.student.select_features(self.student_features),
+            probes.teacher.select_features(self.teacher_features),
+        )
         self.connectors = nn.ModuleList(map(_connector, ours, theirs))
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`ab_loss` of the connected maps: a scalar in squared units of the maps."""
-        taps = zip(self.connectors, student.tapped(self.student_taps), strict=True)
-        return ab_loss([connect(tap) for connect, tap in taps], teacher.tapped(self.teacher_taps))
+        features = zip(self.connectors, student.select_features(self.student_features), strict=True)
+        return ab_loss(
+            [connect(feature) for connect, feature in features],
+            teacher.select_features(self.teacher_features),
+        )

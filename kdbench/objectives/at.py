@@ -42,9 +42,11 @@ class AT(Objective):
         "The paper's formula takes the norm of each difference; its authors' code, RepDistiller and this file "
         "the mean of the squares, which the published weight of 1000 belongs to.",
     )
-    needs = ("taps",)
-    student_taps = teacher_taps = ("stage*",)
+    needs = ("features",)
+    student_features = teacher_features = ("stage*",)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`at_loss` of the stages: a dimensionless scalar."""
-        return at_loss(student.tapped(self.student_taps), teacher.tapped(self.teacher_taps))
+        return at_loss(
+            student.select_features(self.student_features), teacher.select_features(self.teacher_features)
+        )

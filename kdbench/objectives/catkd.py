@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import unit
 
@@ -41,8 +41,8 @@ class CATKD(Objective):
         "The authors' code replaces both classifiers by 1x1 convolutions without bias, and drops the trained "
         "teacher's; here the networks keep theirs, and the maps are made without it (bias=False).",
     )
-    needs = ("taps", "classifier")
-    student_taps = teacher_taps = ("unpooled",)
+    needs = ("features", "classifier")
+    student_features = teacher_features = ("unpooled",)
 
     def __init__(self, resolution: int = 2, normalise: bool = True, bias: bool = False) -> None:
         super().__init__()
@@ -50,18 +50,20 @@ class CATKD(Objective):
             raise ValueError(f"CATKD: resolution must be 1 or more, got {resolution}")
         self.resolution, self.normalise, self.bias = resolution, normalise, bias
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make nothing; ValueError where a side's last map is not what its classifier averages."""
-        _check("student", probes.student, self.student_taps)
-        _check("teacher", probes.teacher, self.teacher_taps)
+        _check("student", probes.student, self.student_features)
+        _check("teacher", probes.teacher, self.teacher_features)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`catkd_loss` of the class activation maps: a scalar."""
-        ours, theirs = self._maps(student, self.student_taps), self._maps(teacher, self.teacher_taps)
+        ours, theirs = self._maps(student, self.student_features), self._maps(teacher, self.teacher_features)
         return catkd_loss(ours, theirs, self.resolution, self.normalise)
 
-    def _maps(self, side: Outputs, taps: tuple[str, ...]) -> Tensor:
-        (features,) = side.tapped(taps)
+    def _maps(self, side: Outputs, names: tuple[str, ...]) -> Tensor:
+        (features,) = side.select_features(names)
         assert side.classifier is not None
         weight, bias = side.classifier
         # the classifier is linear: averaging before it gives the same, for a fraction of the work
@@ -69,8 +71,8 @@ class CATKD(Objective):
         return class_maps(averaged, weight, bias if self.bias else None)
 
 
-def _check(name: str, side: Outputs, taps: tuple[str, ...]) -> None:
-    (features,) = side.tapped(taps)
+def _check(name: str, side: Outputs, names: tuple[str, ...]) -> None:
+    (features,) = side.select_features(names)
     if side.classifier is None:
         raise ValueError(f"CATKD needs a {name} that ends in one linear layer")
     width = side.classifier[0].shape[1]

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 
 
@@ -32,7 +32,7 @@ class CC(Objective):
         "One row has no neighbour: 0 here, nan in RepDistiller.",
     )
     needs = ("pooled",)
-    student_taps = teacher_taps = ("pooled",)
+    student_features = teacher_features = ("pooled",)
     couples_rows = True
     order_dependent = True
 
@@ -42,16 +42,21 @@ class CC(Objective):
             raise ValueError(f"CC: dimension must be 1 or more, got {dimension}")
         self.dimension = dimension
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make the two linear layers."""
         (ours,), (theirs,) = (
-            probes.student.tapped(self.student_taps),
-            probes.teacher.tapped(self.teacher_taps),
+            probes.student.select_features(self.student_features),
+            probes.teacher.select_features(self.teacher_features),
         )
         self.student_embedding = nn.Linear(ours.shape[1], self.dimension)
         self.teacher_embedding = nn.Linear(theirs.shape[1], self.dimension)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`cc_loss` of the embedded vectors: a scalar in squared units of the embedding."""
-        (ours,), (theirs,) = student.tapped(self.student_taps), teacher.tapped(self.teacher_taps)
+        (ours,), (theirs,) = (
+            student.select_features(self.student_features),
+            teacher.select_features(self.teacher_features),
+        )
         return cc_loss(self.student_embedding(ours), self.teacher_embedding(theirs))

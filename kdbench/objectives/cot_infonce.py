@@ -26,7 +26,7 @@ class CotInfoNCE(Objective):
     needs = ("texts", "pooled")
     tasks = ("rationale",)
     views = ("predict", "explain")
-    student_taps = ("pooled",)
+    student_features = ("pooled",)
     needs_teacher = False
     couples_rows = True
     depends_on_batch_size = True
@@ -40,5 +40,5 @@ class CotInfoNCE(Objective):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The term of the two answers, in nats."""
-        predict, explain = (student.parts[view].taps["pooled"] for view in self.views)
+        predict, explain = (student.parts[view].features["pooled"] for view in self.views)
         return cot_infonce_loss(predict, explain, self.temperature)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import unit
 from kdbench.utils.seeding import draw_integers
@@ -53,7 +53,7 @@ class CRD(Objective):
         "samples trained on, which differ where some are held out or left out by a protocol.",
     )
     needs = ("pooled", "labels", "index", "epoch", "step")
-    student_taps = teacher_taps = ("pooled",)
+    student_features = teacher_features = ("pooled",)
     couples_rows = True
     memory: Tensor
     normaliser: Tensor
@@ -87,25 +87,27 @@ class CRD(Objective):
         self.negatives_from = negatives_from
         self.temperature, self.momentum = temperature, momentum
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make the embeddings and the memories; ValueError unless two classes are trained on."""
         (ours,), (theirs,) = (
-            probes.student.tapped(self.student_taps),
-            probes.teacher.tapped(self.teacher_taps),
+            probes.student.select_features(self.student_features),
+            probes.teacher.select_features(self.teacher_features),
         )
         self.student_embedding = nn.Linear(ours.shape[1], self.dimension)
         self.teacher_embedding = nn.Linear(theirs.shape[1], self.dimension)
-        every = torch.arange(facts.train_size)
-        shown = facts.trained if self.negatives_from == "trained" else every
-        labels = facts.labels[shown]
-        count = torch.bincount(labels, minlength=facts.num_classes)
+        every = torch.arange(dataset_info.train_size)
+        shown = dataset_info.trained if self.negatives_from == "trained" else every
+        labels = dataset_info.labels[shown]
+        count = torch.bincount(labels, minlength=dataset_info.num_classes)
         if (count > 0).sum() < 2:
             raise ValueError(
                 f"CRD draws negatives of other classes and needs at least two; the {len(labels)} samples "
                 f"trained on have {int((count > 0).sum())}"
             )
         # a sample that is not trained on has a place beyond the end: an error, never another's row
-        place = torch.full((facts.train_size,), len(labels))
+        place = torch.full((dataset_info.train_size,), len(labels))
         place[shown[labels.argsort(stable=True)]] = torch.arange(len(labels))
         self.register_buffer("place", place, persistent=False)
         self.register_buffer("count", count, persistent=False)
@@ -118,7 +120,10 @@ class CRD(Objective):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """Both directions' `crd_loss`: a scalar in nats. In training the memories move on afterwards."""
-        (ours,), (theirs,) = student.tapped(self.student_taps), teacher.tapped(self.teacher_taps)
+        (ours,), (theirs,) = (
+            student.select_features(self.student_features),
+            teacher.select_features(self.teacher_features),
+        )
         embedded = unit(self.student_embedding(ours)), unit(self.teacher_embedding(theirs))
         own = self.place[batch.index]
         rows = self.drawn(batch)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.divergences import kl
 from kdbench.functional.feature_maps import unit
@@ -53,7 +53,7 @@ class DCD(Objective):
         "Where exp(theta) exceeds max_scale, theta has no gradient.",
     )
     needs = ("pooled",)
-    student_taps = teacher_taps = ("pooled",)
+    student_features = teacher_features = ("pooled",)
     couples_rows = True
     depends_on_batch_size = True
 
@@ -77,11 +77,13 @@ class DCD(Objective):
         self.dimension, self.alpha, self.detach_target = dimension, alpha, detach_target
         self.initial_theta, self.max_scale = theta, max_scale
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make the embeddings, theta and the bias."""
         (ours,), (theirs,) = (
-            probes.student.tapped(self.student_taps),
-            probes.teacher.tapped(self.teacher_taps),
+            probes.student.select_features(self.student_features),
+            probes.teacher.select_features(self.teacher_features),
         )
         self.student_embedding = nn.Linear(ours.shape[1], self.dimension)
         self.teacher_embedding = nn.Linear(theirs.shape[1], self.dimension)
@@ -90,7 +92,10 @@ class DCD(Objective):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`dcd_loss` of the embedded vectors: a scalar in nats."""
-        (ours,), (theirs,) = student.tapped(self.student_taps), teacher.tapped(self.teacher_taps)
+        (ours,), (theirs,) = (
+            student.select_features(self.student_features),
+            teacher.select_features(self.teacher_features),
+        )
         embedded = self.student_embedding(ours), self.teacher_embedding(theirs)
         scale = self.theta.exp().clamp(max=self.max_scale)
         return dcd_loss(*embedded, scale, self.bias, self.alpha, self.detach_target)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import to_smaller
 
@@ -35,7 +35,7 @@ def _flow(bottom: Tensor, top: Tensor) -> Tensor:
 class FSP(Objective):
     """`fsp_loss` over the stem and all stages: the first stage of a run whose main phase does without it.
 
-    Raises ValueError in `bind` where the channels of the two sides differ.
+    Raises ValueError in `setup` where the channels of the two sides differ.
     """
 
     paper = Paper(
@@ -48,13 +48,18 @@ class FSP(Objective):
         "As in RepDistiller, the flow is that between consecutive stages, the stem first, and the larger of two maps "
         "is averaged down; the paper's own choice of layers and pooling is not reproduced.",
     )
-    needs = ("taps",)
-    student_taps = teacher_taps = ("stem", "stage*")
+    needs = ("features",)
+    student_features = teacher_features = ("stem", "stage*")
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Check that both sides' channels agree; nothing is learned."""
-        sides = probes.student.tapped(self.student_taps), probes.teacher.tapped(self.teacher_taps)
-        ours, theirs = ([list(tap.shape[1:]) for tap in taps] for taps in sides)
+        sides = (
+            probes.student.select_features(self.student_features),
+            probes.teacher.select_features(self.teacher_features),
+        )
+        ours, theirs = ([list(feature.shape[1:]) for feature in features] for features in sides)
         if [channels for channels, *_ in ours] != [channels for channels, *_ in theirs]:
             raise ValueError(
                 f"FSP compares channel with channel: the student's maps are {ours}, the teacher's {theirs}; "
@@ -63,4 +68,6 @@ class FSP(Objective):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`fsp_loss` of the stem and the stages: a scalar in the maps' units to the fourth."""
-        return fsp_loss(student.tapped(self.student_taps), teacher.tapped(self.teacher_taps))
+        return fsp_loss(
+            student.select_features(self.student_features), teacher.select_features(self.teacher_features)
+        )

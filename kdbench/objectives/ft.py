@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import to_smaller, unit
 
@@ -64,9 +64,9 @@ class FT(Objective):
         "file the mean over channels of its square first, which the published weight of 200 belongs to.",
         "RepDistiller raises signed values to the power p1, this file absolute ones: the same where p1 is even.",
     )
-    needs = ("taps",)
-    student_taps: tuple[str, ...] = ("stage-1",)
-    teacher_taps = ("stage-1",)
+    needs = ("features",)
+    student_features: tuple[str, ...] = ("stage-1",)
+    teacher_features = ("stage-1",)
 
     def __init__(self, phase: str = "transfer", p1: float = 2.0, p2: float = 1.0) -> None:
         super().__init__()
@@ -78,26 +78,28 @@ class FT(Objective):
         self.p1, self.p2 = p1, p2
         self.needs_student = phase == "transfer"
         if not self.needs_student:
-            self.student_taps = ()
+            self.student_features = ()
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make the paraphraser, and for the transfer the translator to its code's width."""
-        (theirs,) = probes.teacher.tapped(self.teacher_taps)
+        (theirs,) = probes.teacher.select_features(self.teacher_features)
         # first, and the same in both phases: the second loads what the first has learned
         self.paraphraser = _paraphraser(theirs.shape[1])
         if self.needs_student:
             self.paraphraser.requires_grad_(False)
-            (ours,) = probes.student.tapped(self.student_taps)
+            (ours,) = probes.student.select_features(self.student_features)
             channels, half = ours.shape[1], theirs.shape[1] // 2
             self.translator = _layers(nn.Conv2d, channels, channels, half, half, normed=True)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`ft_loss` of the two factors, dimensionless; in the phase `paraphrase` the mean squared error of the
         reconstructed teacher's map."""
-        (theirs,) = teacher.tapped(self.teacher_taps)
+        (theirs,) = teacher.select_features(self.teacher_features)
         if not self.needs_student:
             return F.mse_loss(self.paraphraser(theirs), theirs)
-        (ours,) = student.tapped(self.student_taps)
+        (ours,) = student.select_features(self.student_features)
         with torch.no_grad():
             factor = self.paraphraser[0](theirs)
         return ft_loss(self.translator(ours), factor, self.p1, self.p2)

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import unit
 
@@ -83,7 +83,7 @@ class ITRD(Objective):
         "linear layer's otherwise.",
     )
     needs = ("pooled",)
-    student_taps = teacher_taps = ("pooled",)
+    student_features = teacher_features = ("pooled",)
     couples_rows = True
     depends_on_batch_size = True
 
@@ -96,17 +96,22 @@ class ITRD(Objective):
                 raise ValueError(f"ITRD: {name} must be finite and not negative, got {value}")
         self.alpha, self.corr_weight, self.mi_weight = alpha, corr_weight, mi_weight
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make the linear layer."""
         (ours,), (theirs,) = (
-            probes.student.tapped(self.student_taps),
-            probes.teacher.tapped(self.teacher_taps),
+            probes.student.select_features(self.student_features),
+            probes.teacher.select_features(self.teacher_features),
         )
         self.embedding = nn.Linear(ours.shape[1], theirs.shape[1])
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`itrd_loss` of the pooled features: a scalar."""
-        (ours,), (theirs,) = student.tapped(self.student_taps), teacher.tapped(self.teacher_taps)
+        (ours,), (theirs,) = (
+            student.select_features(self.student_features),
+            teacher.select_features(self.teacher_features),
+        )
         embedded = self.embedding(ours)
         compared = ours if ours.shape == theirs.shape else embedded
         return itrd_loss(compared, theirs, embedded, self.alpha, self.corr_weight, self.mi_weight)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.class_groups import groups_by_frequency
 from kdbench.functional.divergences import kl
@@ -97,9 +97,11 @@ class LTKD(Objective):
         self.groups, self.thresholds = groups, thresholds
         self.cross, self.within, self.temperature = cross, within, temperature
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Sort the classes into groups by how many images of each are trained on."""
-        counts = torch.bincount(facts.labels[facts.trained], minlength=facts.num_classes)
+        counts = torch.bincount(dataset_info.labels[dataset_info.trained], minlength=dataset_info.num_classes)
         found = groups_by_frequency(counts, self.groups, self.thresholds)
         used, group = torch.unique(found, return_inverse=True)
         self.groups = len(used)

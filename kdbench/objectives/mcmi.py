@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes, Survey
+from kdbench.core.objective import DatasetInfo, ExtraForward, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.distributed.collectives import summed
 from kdbench.functional.class_information import class_sums, conditional_mutual_information, normalised
@@ -69,25 +69,27 @@ class MCMI(Objective):
             raise ValueError(f"per_class must be at least 1, got {per_class}")
         if not (math.isfinite(decay) and 0 <= decay < 1):
             raise ValueError(f"decay must lie in [0, 1), got {decay}")
-        self.draws_images = mode == "ema"
+        self.needs_class_balanced_images = mode == "ema"
         self.mode, self.per_class, self.decay, self.train_mode = mode, per_class, decay, train_mode
         self.centroids: Tensor
         self.surveyed = 0
         """The epoch of the last pass over the training set; 0 before the first."""
 
-    def bind(self, student: torch.nn.Module, teacher: torch.nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: torch.nn.Module, teacher: torch.nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Uniform centroids, until the first pass."""
-        classes = facts.num_classes
+        classes = dataset_info.num_classes
         uniform = torch.full((classes, classes), 1 / classes, dtype=torch.float64)
         self.register_buffer("centroids", uniform.to(probes.student.logits.device))
 
-    def survey(self, epoch: int) -> Survey | None:
+    def extra_forward(self, epoch: int) -> ExtraForward | None:
         """A pass where the mode wants one now; else a class-balanced draw for `ema`."""
         if self.surveyed == 0 or (self.mode == "epoch" and self.surveyed < epoch):
-            return Survey(train_mode=self.train_mode)
-        return Survey(self.per_class, self.train_mode) if self.mode == "ema" else None
+            return ExtraForward(train_mode=self.train_mode)
+        return ExtraForward(self.per_class, self.train_mode) if self.mode == "ema" else None
 
-    def take_survey(self, epoch: int, answers: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def receive_extra_forward(self, epoch: int, answers: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Centroids from the answers; where they are a draw, by the moving average."""
         sums = torch.zeros_like(self.centroids, dtype=torch.float64)
         for logits, target in answers:

@@ -55,9 +55,11 @@ class NST(Objective):
     disagreements = (
         "The paper tries several kernels; RepDistiller and this file have the polynomial one, (a . b)^2, alone.",
     )
-    needs = ("taps",)
-    student_taps = teacher_taps = ("stage*",)
+    needs = ("features",)
+    student_features = teacher_features = ("stage*",)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`nst_loss` of the stages: a dimensionless scalar."""
-        return nst_loss(student.tapped(self.student_taps), teacher.tapped(self.teacher_taps))
+        return nst_loss(
+            student.select_features(self.student_features), teacher.select_features(self.teacher_features)
+        )

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import sum_by_depth, to_smaller
 
@@ -57,7 +57,7 @@ class OFD(Objective):
     """`ofd_loss` over all stages, with margins from the teacher's BatchNorms.
 
     Where two maps differ in size the larger is averaged down first, before the connector and the margin.
-    Raises ValueError in `bind` for a teacher whose stages do not come from BatchNorms that it can name.
+    Raises ValueError in `setup` for a teacher whose stages do not come from BatchNorms that it can name.
     """
 
     paper = Paper("A Comprehensive Overhaul of Feature Distillation", 2019, "1904.01866")
@@ -69,28 +69,34 @@ class OFD(Objective):
         "the authors' code, although the ReLU sees the sum.",
         "The authors' code has no case of maps of two sizes; this file averages the larger.",
     )
-    needs = ("taps", "teacher weights")
-    student_taps = teacher_taps = ("stage*.pre",)
+    needs = ("features", "teacher weights")
+    student_features = teacher_features = ("stage*.pre",)
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make a connector and the margins for each stage."""
         accessor = getattr(teacher, "stage_norms", None)
         norms: dict[str, nn.BatchNorm2d] = accessor() if callable(accessor) else {}
-        stages = [tap.removesuffix(".pre") for tap in self.teacher_taps]
+        stages = [feature.removesuffix(".pre") for feature in self.teacher_features]
         if missing := [stage for stage in stages if stage not in norms]:
             raise ValueError(
                 f"OFD takes its margins from the BatchNorms before the teacher's ReLUs; {type(teacher).__name__} "
                 f"names none for {', '.join(missing)}: a resnet, wrn, vgg or ShuffleV1 of kdbench's would fit"
             )
-        ours = [tap.shape[1] for tap in probes.student.tapped(self.student_taps)]
-        theirs = [tap.shape[1] for tap in probes.teacher.tapped(self.teacher_taps)]
+        ours = [feature.shape[1] for feature in probes.student.select_features(self.student_features)]
+        theirs = [feature.shape[1] for feature in probes.teacher.select_features(self.teacher_features)]
         self.connectors = nn.ModuleList(map(_connector, ours, theirs))
         for number, stage in enumerate(stages):
             self.register_buffer(f"margin{number}", margins_of(norms[stage]))
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`ofd_loss` of the connected maps: a scalar in squared units of the maps."""
-        taps = zip(student.tapped(self.student_taps), teacher.tapped(self.teacher_taps), strict=True)
-        ours, theirs = zip(*(to_smaller(s, t) for s, t in taps), strict=True)
-        connected = [connect(tap) for connect, tap in zip(self.connectors, ours, strict=True)]
+        features = zip(
+            student.select_features(self.student_features),
+            teacher.select_features(self.teacher_features),
+            strict=True,
+        )
+        ours, theirs = zip(*(to_smaller(s, t) for s, t in features), strict=True)
+        connected = [connect(feature) for connect, feature in zip(self.connectors, ours, strict=True)]
         return ofd_loss(connected, theirs, [self.get_buffer(f"margin{n}") for n in range(len(theirs))])

@@ -43,11 +43,14 @@ class PKT(Objective):
         "such a row's norm is nan, here it is 0.",
     )
     needs = ("pooled",)
-    student_taps = teacher_taps = ("pooled",)
+    student_features = teacher_features = ("pooled",)
     couples_rows = True
     depends_on_batch_size = True
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`pkt_loss` of the pooled features: a scalar in nats per pair of rows."""
-        (ours,), (theirs,) = student.tapped(self.student_taps), teacher.tapped(self.teacher_taps)
+        (ours,), (theirs,) = (
+            student.select_features(self.student_features),
+            teacher.select_features(self.teacher_features),
+        )
         return pkt_loss(ours, theirs)

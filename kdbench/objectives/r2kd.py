@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.divergences import cosine, soft_ranks, softmax_correlation
 
@@ -157,7 +157,9 @@ class R2KD(Objective):
         # In a tuple it is no submodule: not trained, not saved, and never out of eval mode.
         self._pruned: tuple[nn.Module, ...] = ()
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Prune a copy of the teacher, where it has a say."""
         if self.teacher_weight < 1:
             self._pruned = (pruned(teacher, self.prune, self.scope),)

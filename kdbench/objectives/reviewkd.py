@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import BatchNorm
 
@@ -69,9 +69,9 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x if x.shape[-2:] == size else F.interpolate(x, size)
 
 
-def _as_map(tap: Tensor) -> Tensor:
+def _as_map(feature: Tensor) -> Tensor:
     """A pooled vector [N, D] as a map [N, D, 1, 1]."""
-    return tap[:, :, None, None] if tap.dim() == 2 else tap
+    return feature[:, :, None, None] if feature.dim() == 2 else feature
 
 
 class ReviewKD(Objective):
@@ -92,31 +92,35 @@ class ReviewKD(Objective):
         "A batch of one row has a single pooled value per channel, which BatchNorm refuses to train on: here that "
         "level uses its running statistics then.",
     )
-    needs = ("taps", "pooled")
-    teacher_taps = ("stage*.pre", "pooled")
+    needs = ("features", "pooled")
+    teacher_features = ("stage*.pre", "pooled")
 
     def __init__(self, mid: int = 512, student_pre: bool = False) -> None:
         super().__init__()
         if mid < 1:
             raise ValueError(f"ReviewKD: mid must be at least 1, got {mid}")
         self.mid = mid
-        self.student_taps = ("stage*.pre" if student_pre else "stage*", "pooled")
+        self.student_features = ("stage*.pre" if student_pre else "stage*", "pooled")
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make a fusion for each level, shallow first."""
-        ours = [tap.shape[1] for tap in probes.student.tapped(self.student_taps)]
-        theirs = [tap.shape[1] for tap in probes.teacher.tapped(self.teacher_taps)]
+        ours = [feature.shape[1] for feature in probes.student.select_features(self.student_features)]
+        theirs = [feature.shape[1] for feature in probes.teacher.select_features(self.teacher_features)]
         mid, deepest = min(self.mid, ours[-1]), len(ours) - 1
         levels = enumerate(zip(ours, theirs, strict=True))
         self.fusions = nn.ModuleList(Fusion(s, mid, t, reviews=level < deepest) for level, (s, t) in levels)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`reviewkd_loss` of the fused maps: a scalar in squared units of the maps."""
-        theirs = [_as_map(tap) for tap in teacher.tapped(self.teacher_taps)]
-        ours = [_as_map(tap) for tap in student.tapped(self.student_taps)]
+        theirs = [_as_map(feature) for feature in teacher.select_features(self.teacher_features)]
+        ours = [_as_map(feature) for feature in student.select_features(self.student_features)]
         outputs: list[Tensor] = []
         deeper = None
-        for fuse, tap, target in zip(reversed(self.fusions), reversed(ours), reversed(theirs), strict=True):
-            output, deeper = fuse(tap, deeper, (target.shape[-2], target.shape[-1]))
+        for fuse, feature, target in zip(
+            reversed(self.fusions), reversed(ours), reversed(theirs), strict=True
+        ):
+            output, deeper = fuse(feature, deeper, (target.shape[-2], target.shape[-1]))
             outputs.append(output)
         return reviewkd_loss(outputs[::-1], theirs)

@@ -59,7 +59,7 @@ class RKD(Objective):
         "and count in the mean distance; here they have 0 and do not count.",
     )
     needs = ("pooled",)
-    student_taps = teacher_taps = ("pooled",)
+    student_features = teacher_features = ("pooled",)
     couples_rows = True
 
     def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
@@ -71,5 +71,8 @@ class RKD(Objective):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`rkd_loss` of the pooled features: a dimensionless scalar."""
-        (ours,), (theirs,) = student.tapped(self.student_taps), teacher.tapped(self.teacher_taps)
+        (ours,), (theirs,) = (
+            student.select_features(self.student_features),
+            teacher.select_features(self.teacher_features),
+        )
         return rkd_loss(ours, theirs, self.distance_weight, self.angle_weight)

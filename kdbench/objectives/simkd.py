@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import to_smaller
 
@@ -42,9 +42,9 @@ class SimKD(Objective):
         "The larger of both maps is averaged to the smaller one's size, as in the code; where that is the "
         "student's, so is it at test time.",
     )
-    needs = ("taps", "classifier")
-    student_taps = ("stage-1",)
-    teacher_taps = ("unpooled",)
+    needs = ("features", "classifier")
+    student_features = ("stage-1",)
+    teacher_features = ("unpooled",)
     owns_predict = True
     size: Tensor
 
@@ -54,11 +54,13 @@ class SimKD(Objective):
             raise ValueError(f"SimKD: factor must be 1 or more, got {factor}")
         self.factor = factor
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make the projector and copy the teacher's classifier; ValueError where that does not fit its map."""
         (ours,), (theirs,) = (
-            probes.student.tapped(self.student_taps),
-            probes.teacher.tapped(self.teacher_taps),
+            probes.student.select_features(self.student_features),
+            probes.teacher.select_features(self.teacher_features),
         )
         if probes.teacher.classifier is None:
             raise ValueError("SimKD needs a teacher that ends in one linear layer")
@@ -85,13 +87,16 @@ class SimKD(Objective):
 
     def predict(self, student: Outputs) -> Tensor:
         """The teacher's classifier on the mean of the projected map: logits [N, C]."""
-        (ours,) = student.tapped(self.student_taps)
+        (ours,) = student.select_features(self.student_features)
         smaller = ours if ours.shape[2] <= self._size[0] else F.adaptive_avg_pool2d(ours, self._size)
         logits: Tensor = self.head(self.projector(smaller).mean(dim=(2, 3)))
         return logits
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`simkd_loss` of the maps, at the size of the smaller: a scalar in squared units of the teacher's map."""
-        (ours,), (theirs,) = student.tapped(self.student_taps), teacher.tapped(self.teacher_taps)
+        (ours,), (theirs,) = (
+            student.select_features(self.student_features),
+            teacher.select_features(self.teacher_features),
+        )
         ours, theirs = to_smaller(ours, theirs)
         return simkd_loss(self.projector(ours), theirs)

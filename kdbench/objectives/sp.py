@@ -31,12 +31,15 @@ class SP(Objective):
         "As in RepDistiller, the deepest stage alone is compared, not a choice of stages.",
         "The division by N^2 is RepDistiller's too: a batch repeated three times is worth a third.",
     )
-    needs = ("taps",)
-    student_taps = teacher_taps = ("stage-1",)
+    needs = ("features",)
+    student_features = teacher_features = ("stage-1",)
     couples_rows = True
     depends_on_batch_size = True
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`sp_loss` of the deepest maps: a dimensionless scalar."""
-        (ours,), (theirs,) = student.tapped(self.student_taps), teacher.tapped(self.teacher_taps)
+        (ours,), (theirs,) = (
+            student.select_features(self.student_features),
+            teacher.select_features(self.teacher_features),
+        )
         return sp_loss(ours, theirs)

@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import BatchNorm
 
@@ -47,9 +47,9 @@ class SRRL(Objective):
         "The map is the one that the student pools, after its last convolution (MobileNetV2 and ShuffleV2 have one "
         "after their last stage).",
     )
-    needs: tuple[str, ...] = ("logits", "taps", "pooled", "classifier")
-    student_taps = ("unpooled",)
-    teacher_taps = ("pooled",)
+    needs: tuple[str, ...] = ("logits", "features", "pooled", "classifier")
+    student_features = ("unpooled",)
+    teacher_features = ("pooled",)
 
     def __init__(self, logit_weight: float = 1.0, pooled_first: bool = False) -> None:
         super().__init__()
@@ -57,13 +57,15 @@ class SRRL(Objective):
             raise ValueError(f"SRRL: logit_weight must be finite and not negative, got {logit_weight}")
         self.logit_weight, self.pooled_first = logit_weight, pooled_first
         if pooled_first:
-            self.student_taps, self.needs = ("pooled",), ("logits", "pooled", "classifier")
+            self.student_features, self.needs = ("pooled",), ("logits", "pooled", "classifier")
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make the connector, He-normal by its fan-out; ValueError where no linear layer ends the teacher."""
         (ours,), (theirs,) = (
-            probes.student.tapped(self.student_taps),
-            probes.teacher.tapped(self.teacher_taps),
+            probes.student.select_features(self.student_features),
+            probes.teacher.select_features(self.teacher_features),
         )
         if probes.teacher.classifier is None:
             raise ValueError("SRRL needs a teacher that ends in one linear layer")
@@ -75,7 +77,10 @@ class SRRL(Objective):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`srrl_loss` of the connected features: a scalar."""
-        (ours,), (theirs,) = student.tapped(self.student_taps), teacher.tapped(self.teacher_taps)
+        (ours,), (theirs,) = (
+            student.select_features(self.student_features),
+            teacher.select_features(self.teacher_features),
+        )
         features = ours[:, :, None, None] if self.pooled_first else ours
         connected = self.connector(features).mean(dim=(2, 3))
         assert teacher.classifier is not None

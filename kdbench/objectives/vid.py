@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import to_smaller
 
@@ -53,8 +53,8 @@ class VID(Objective):
         "mdistiller keeps rho out of the optimiser, so that every variance stays at 5; the paper, RepDistiller "
         "and this file learn it. fixed_variance=True is mdistiller's.",
     )
-    needs = ("taps",)
-    student_taps = teacher_taps = ("stage*",)
+    needs = ("features",)
+    student_features = teacher_features = ("stage*",)
 
     def __init__(self, initial_variance: float = 5.0, fixed_variance: bool = False) -> None:
         super().__init__()
@@ -64,10 +64,12 @@ class VID(Objective):
             )
         self.initial_variance, self.fixed_variance = initial_variance, fixed_variance
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make a regressor and rho for each stage."""
-        ours = [tap.shape[1] for tap in probes.student.tapped(self.student_taps)]
-        theirs = [tap.shape[1] for tap in probes.teacher.tapped(self.teacher_taps)]
+        ours = [feature.shape[1] for feature in probes.student.select_features(self.student_features)]
+        theirs = [feature.shape[1] for feature in probes.teacher.select_features(self.teacher_features)]
         self.regressors = nn.ModuleList(map(_regressor, ours, theirs))
         above = self.initial_variance - SMALLEST
         rho = above + math.log(-math.expm1(-above))  # the inverse of softplus
@@ -76,7 +78,11 @@ class VID(Objective):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`vid_loss` of the stages, the larger map of each averaged down first: a scalar in nats."""
-        taps = zip(student.tapped(self.student_taps), teacher.tapped(self.teacher_taps), strict=True)
-        ours, theirs = zip(*(to_smaller(s, t) for s, t in taps), strict=True)
-        predicted = [regressor(tap) for regressor, tap in zip(self.regressors, ours, strict=True)]
+        features = zip(
+            student.select_features(self.student_features),
+            teacher.select_features(self.teacher_features),
+            strict=True,
+        )
+        ours, theirs = zip(*(to_smaller(s, t) for s, t in features), strict=True)
+        predicted = [regressor(feature) for regressor, feature in zip(self.regressors, ours, strict=True)]
         return vid_loss(predicted, theirs, [F.softplus(rho) + SMALLEST for rho in self.rho])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.utils.seeding import draw_integers
 
@@ -53,7 +53,7 @@ class ViTKD(Objective):
 
     alpha, beta: weights of the shallow and the deep part. ratio: the share of tokens that is masked, drawn
     anew for each row and step; the generator, two 3x3 convolutions, fills them in from their neighbours.
-    Raises ValueError unless 0 <= alpha, beta < inf and 0 < ratio <= 1; in `bind`, where the token grids of the
+    Raises ValueError unless 0 <= alpha, beta < inf and 0 < ratio <= 1; in `setup`, where the token grids of the
     two sides differ.
     """
 
@@ -62,11 +62,11 @@ class ViTKD(Objective):
     defaults_from = "the authors' ImageNet configurations: alpha 3e-5, beta 3e-6, ratio 0.5"
     disagreements = (
         "The authors compare the last block after the final LayerNorm on both sides; this file after it for the "
-        "teacher (a frozen copy), before it for the student, whose tap it is.",
+        "teacher (a frozen copy), before it for the student, whose feature it is.",
         "In a network that is no ViT, the first two and the last stage are compared.",
     )
-    needs = ("taps", "index", "epoch", "step")
-    student_taps = teacher_taps = ("stage1", "stage2", "stage-1")
+    needs = ("features", "index", "epoch", "step")
+    student_features = teacher_features = ("stage1", "stage2", "stage-1")
     key: Tensor
 
     def __init__(self, alpha: float = 3e-5, beta: float = 3e-6, ratio: float = 0.5) -> None:
@@ -78,11 +78,16 @@ class ViTKD(Objective):
             raise ValueError(f"ViTKD: ratio must be above 0 and at most 1, got {ratio}")
         self.alpha, self.beta, self.ratio = alpha, beta, ratio
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         """Make the aligners, the mask token and the generator, and draw the masks' key."""
-        ours, theirs = probes.student.tapped(self.student_taps), probes.teacher.tapped(self.teacher_taps)
-        if [tap.shape[-2:] for tap in ours] != [tap.shape[-2:] for tap in theirs]:
-            grids = [[list(tap.shape[-2:]) for tap in side] for side in (ours, theirs)]
+        ours, theirs = (
+            probes.student.select_features(self.student_features),
+            probes.teacher.select_features(self.teacher_features),
+        )
+        if [feature.shape[-2:] for feature in ours] != [feature.shape[-2:] for feature in theirs]:
+            grids = [[list(feature.shape[-2:]) for feature in side] for side in (ours, theirs)]
             raise ValueError(
                 f"ViTKD compares token with token: the student's grids are {grids[0]}, the teacher's {grids[1]}; "
                 "it takes two ViTs with patches of one size"
@@ -108,9 +113,9 @@ class ViTKD(Objective):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """`vitkd_loss` of the aligned and the generated tokens: a scalar in squared units of the maps."""
-        taps = zip(self.aligners, student.tapped(self.student_taps), strict=True)
-        *shallow, deepest = [align(tap) for align, tap in taps]
-        *targets, last = teacher.tapped(self.teacher_taps)
+        features = zip(self.aligners, student.select_features(self.student_features), strict=True)
+        *shallow, deepest = [align(feature) for align, feature in features]
+        *targets, last = teacher.select_features(self.teacher_features)
         last = self.norm(last.movedim(1, -1)).movedim(-1, 1)
         mask = self.mask(batch, *deepest.shape[-2:])
         generated = self.generator(torch.where(mask[:, None], self.mask_token, deepest))

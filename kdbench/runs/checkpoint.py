@@ -33,11 +33,11 @@ class Headed(nn.Module):
         super().__init__()
         self.network, self.loss = network, loss
 
-    def answer(self, inputs: Tensor, taps: tuple[str, ...] = ()) -> Outputs:
-        """Logits [N, C] of the head; taps are the network's own."""
-        own = answer(self.network, inputs, tuple(dict.fromkeys((*self.loss.student_taps, *taps))))
+    def answer(self, inputs: Tensor, features: tuple[str, ...] = ()) -> Outputs:
+        """Logits [N, C] of the head; features are the network's own."""
+        own = answer(self.network, inputs, tuple(dict.fromkeys((*self.loss.student_features, *features))))
         with torch.autocast(inputs.device.type, enabled=False):  # as where a run evaluates
-            return replace(own, logits=self.loss.predict(own), classifier=None)
+            return replace(own, raw_logits=self.loss.predict(own), classifier=None)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The head's logits [N, C] of images [N, 3, H, W]."""
@@ -88,14 +88,14 @@ def _head(network: nn.Module, file: Path, data: ImageData) -> Loss:
     (name,) = (name for name, term in whole.terms.items() if term is whole.predictor)
     loss = Loss({name: 1.0}, {name: whole.terms[name]})
     schedule = build(OmegaConf.create(config["schedule"]))
-    Student(network, loss, schedule, RunFolder(file.parent), {}).bind(
-        _shape_of(config["teacher"], data), data.probe_batch(), data.facts, seed=0
+    Student(network, loss, schedule, RunFolder(file.parent), {}).setup(
+        _shape_of(config["teacher"], data), data.probe_batch(), data.dataset_info, seed=0
     )
     load_weights(whole.terms[name], head, own_head=False)
     return loss
 
 
 def _shape_of(teacher: Mapping[str, Any], data: ImageData) -> LiveTeacher:
-    """A network such as the run's teacher, with any weights: `bind` asks it for shapes, and the file has the rest."""
+    """A network such as the run's teacher, with any weights: `setup` asks it for shapes, and the file has the rest."""
     network = create_model(teacher["name"], data.num_classes, options=teacher.get("options"))
     return LiveTeacher(teacher["name"], network, (), {})

@@ -20,16 +20,16 @@ def cohorts(plans: Sequence[Plan]) -> list[list[Plan]]:
     """
     groups: dict[str, list[Plan]] = {}
     met = Counter[tuple[str, str]]()
-    for number, planned in enumerate(plans):
-        common = {key: value for key, value in planned.config.items() if key not in OWN}
+    for number, plan in enumerate(plans):
+        common = {key: value for key, value in plan.config.items() if key not in OWN}
         common["schedule"] = {key: value for key, value in common["schedule"].items() if key != "lr"}
-        alone = number if planned.trains_teacher or planned.ranks > 1 else None
-        key = json.dumps([common, planned.is_stage, met[identity(planned)], alone], sort_keys=True)
-        met[identity(planned)] += 1
-        groups.setdefault(key, []).append(planned)
+        alone = number if plan.trains_teacher or plan.ranks > 1 else None
+        key = json.dumps([common, plan.is_stage, met[identity(plan)], alone], sort_keys=True)
+        met[identity(plan)] += 1
+        groups.setdefault(key, []).append(plan)
     return list(groups.values())
 
 
-def identity(planned: Plan) -> tuple[str, str]:
+def identity(plan: Plan) -> tuple[str, str]:
     """What tells a run from the others of a cohort, and its folder from theirs."""
-    return planned.title, recipe_hash(planned)
+    return plan.title, recipe_hash(plan)

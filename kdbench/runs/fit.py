@@ -34,8 +34,8 @@ def fit(
     A member that fails alone has an `error` afterwards; what ends all of them is raised. `watchers` are Lightning
     callbacks that look on.
     """
-    planned = members[0].planned
-    cfg, data, epochs = planned.cfg, planned.data, planned.cfg.trainer.max_epochs
+    plan = members[0].plan
+    cfg, data, epochs = plan.cfg, plan.data, plan.cfg.trainer.max_epochs
     working = {
         member.student: member
         for member in members
@@ -43,9 +43,9 @@ def fit(
     }
     if not working:
         return {}
-    module = _module(planned, working, teacher)
+    module = _module(plan, working, teacher)
     data.position, data.steps_per_chunk = module.position, cfg.log_every
-    line = [ProgressLine(_title(planned, len(working)), epochs)] if cfg.progress else []
+    line = [ProgressLine(_title(plan, len(working)), epochs)] if cfg.progress else []
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its notes on devices and products
     with ExitStack() as at_the_end, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
@@ -74,8 +74,8 @@ def fit(
     return module.teacher_scores
 
 
-def _module(planned: Plan, working: Mapping[Student, Member], teacher: LiveTeacher | None) -> StudentModule:
-    cfg, students = planned.cfg, list(working)
+def _module(plan: Plan, working: Mapping[Student, Member], teacher: LiveTeacher | None) -> StudentModule:
+    cfg, students = plan.cfg, list(working)
 
     def fail(student: Student, error: Exception) -> None:
         working[student].fail(error)
@@ -86,25 +86,25 @@ def _module(planned: Plan, working: Mapping[Student, Member], teacher: LiveTeach
         "save_every": cfg.save_every,
         "on_failure": fail,
         "graph": CudaGraph if cfg.cuda_graph else None,
-        "score_finally": not planned.is_stage,
+        "score_finally": not plan.is_stage,
     }
-    if planned.trains_teacher:
-        return TeacherModule(students[0], planned.data, cfg.seed, **settings)
-    return StudentModule(students, teacher, planned.data, cfg.seed, **settings)
+    if plan.trains_teacher:
+        return TeacherModule(students[0], plan.data, cfg.seed, **settings)
+    return StudentModule(students, teacher, plan.data, cfg.seed, **settings)
 
 
-def _title(planned: Plan, students: int) -> str:
+def _title(plan: Plan, students: int) -> str:
     if students == 1:
-        return planned.title
-    return f"{planned.names['dataset']}-{planned.names['teacher']}-s{planned.cfg.seed}, {students} students,"
+        return plan.title
+    return f"{plan.names['dataset']}-{plan.names['teacher']}-s{plan.cfg.seed}, {students} students,"
 
 
 def _logger(member: Member) -> RunLogger | None:
     if rank():
         return None
-    planned = member.planned
-    cfg, names = planned.cfg, planned.names
-    alone = "a first stage" if planned.is_stage else "itself"
+    plan = member.plan
+    cfg, names = plan.cfg, plan.names
+    alone = "a first stage" if plan.is_stage else "itself"
     pair = f"{names['teacher']} -> {names.get('student', alone)}"
     group = ", ".join(filter(None, (pair, names.get("loss"))))
     about = {"table": cfg.table_name, "pair": pair, "loss_name": names.get("loss")}
@@ -115,7 +115,7 @@ def _logger(member: Member) -> RunLogger | None:
         default_group=f"{cfg.table_name}: {group}" if cfg.table_name else group,
         seed=cfg.seed,
         tags=[*cfg.tags, *filter(None, names.values()), f"seed {cfg.seed}"],
-        run_config={**planned.config, **about, "hashes": member.hashes},
+        run_config={**plan.config, **about, "hashes": member.hashes},
     )
     return logger
 
@@ -130,13 +130,13 @@ def _conclude(member: Member, module: StudentModule) -> None:
     for name, scores in {**results, "teacher": module.teacher_scores}.items():
         if isinstance(scores, Mapping):
             summary |= {f"{name}/{key}": value for key, value in scores.items()}
-    data = member.planned.data
+    data = member.plan.data
     names = data.about.get("classes", ())
     recall = {
         name: share
         for name, share in zip(names, results.get("recall", ()), strict=False)
         if share is not None
     }
-    confusion = module.scoring.meter(student, "test").confusion if names else None
+    confusion = module.scoring.metric(student, "test").confusion if names else None
     counts = None if confusion is None else confusion.tolist()
     student.logger.conclude(Conclusion(summary, recall, names, counts))

@@ -82,17 +82,17 @@ class ProcessLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs of a sweep. The task is told how each ended; what it returned there is returned here."""
-        from kdbench.jobs.scheduler import Crew
+        from kdbench.jobs.scheduler import JobScheduler
 
         folder = Path(self.config.hydra.sweep.dir).absolute()
         made = [self._job(folder, list(overrides)) for overrides in job_overrides]
         limits = self._limits(job_overrides)
         _print(f"{len(made)} jobs, {limits.at_once} at a time; logs: {folder / 'logs'}")
-        crew = Crew(limits, _say, _print)
-        ended = {one.job: one for one in crew.run(made)}
-        if crew.stopped_by is not None:
+        scheduler = JobScheduler(limits, _say, _print)
+        ended = {one.job: one for one in scheduler.run(made)}
+        if scheduler.stopped_by is not None:
             _print(f"{len(made) - len(ended)} jobs have not begun; the same command with resume=true goes on")
-            raise KeyboardInterrupt(crew.stopped_by)
+            raise KeyboardInterrupt(scheduler.stopped_by)
         if len(made) > 1:
             _print(f"side by side: kdbench report {self.config.output} --print")
         return [

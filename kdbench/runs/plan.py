@@ -153,7 +153,7 @@ def data_of(cfg: DictConfig) -> TaskData:
     return data
 
 
-def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
+def make_plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     """Build what is cheap; every ValueError here is the user's to mend."""
     check_settings(cfg)
     for side in ("teacher", "student"):
@@ -173,28 +173,28 @@ def plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
         names["dataset"] = data.name  # of whichever files
     names["teacher"] = _teacher_name(cfg, loss)
     names |= {"student": cfg.student.name} if "student" in cfg else {}
-    planned = Plan(cfg, names, data, loss, schedule)
+    plan = Plan(cfg, names, data, loss, schedule)
     check_task(data, loss)
     check_views(data, loss)
-    if planned.ranks > 1 and data.task.name != "images":
+    if plan.ranks > 1 and data.task.name != "images":
         raise ValueError(f"the task of {data.name} is {data.task.name}: that is trained on one device yet")
     if data.task.name == "rationale" and "student" in cfg and cfg.teacher.name != "none":
         raise ValueError(
             f"teacher={cfg.teacher.name}: the teacher of {data.name} is the language model whose texts are its "
             f"data, and nobody else answers; give teacher=none"
         )
-    if planned.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
+    if plan.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
         terms = loss.terms or (loss.stage.loss.terms if loss.stage else ["a policy"])
         raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")
-    check_teacher(planned)
-    check_top_k(planned)
+    check_teacher(plan)
+    check_top_k(plan)
     if cfg.cuda_graph:
-        check_graph(planned)
-    data.check_network(planned.network["name"])
+        check_graph(plan)
+    data.check_network(plan.network["name"])
     required = cfg.teacher.get("cache") == "require" and loss.needs_teacher
-    if required and (reason := why_not_stored(planned)):
+    if required and (reason := why_not_stored(plan)):
         raise ValueError(f"teacher.cache=require, but {reason}; give teacher.cache=auto")
-    return planned
+    return plan
 
 
 def _teacher_name(cfg: DictConfig, loss: Loss) -> str:
@@ -207,14 +207,14 @@ def _teacher_name(cfg: DictConfig, loss: Loss) -> str:
     return known_as(teacher)
 
 
-def first_stage(planned: Plan) -> Plan:
+def first_stage(plan: Plan) -> Plan:
     """The run that the loss's first stage is: its loss, for its epochs, at a constant learning rate.
 
     An unfinished one is continued, a finished one reused, whatever the main run was told of itself.
     """
-    stage = planned.loss.stage
+    stage = plan.loss.stage
     assert stage is not None
-    cfg = planned.cfg.copy()
+    cfg = plan.cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.loss = cfg.loss.stage.loss
     cfg.schedule.update(epochs=stage.epochs, plan="constant", milestones=[], milestones_for=None)
@@ -223,22 +223,22 @@ def first_stage(planned: Plan) -> Plan:
         cfg.schedule.lr = stage.lr
     cfg.trainer.max_epochs = stage.epochs
     cfg.update(resume=True, overwrite=False, evaluate_every=stage.epochs)
-    names = {**planned.names, "loss": f"{planned.names['loss'] or 'loss'}.stage"}
+    names = {**plan.names, "loss": f"{plan.names['loss'] or 'loss'}.stage"}
     if not stage.loss.needs_student:
         names.pop("student", None)
-    return Plan(cfg, names, planned.data, stage.loss, build(cfg.schedule), is_stage=True)
+    return Plan(cfg, names, plan.data, stage.loss, build(cfg.schedule), is_stage=True)
 
 
-def recipe_hash(planned: Plan) -> str:
+def recipe_hash(plan: Plan) -> str:
     """What of the configuration and of the objectives' versions changes weights, as a hash."""
-    versions = {name: term.version for name, term in planned.loss.terms.items()}
-    if planned.loss.stage is not None:
-        versions["stage"] = {name: term.version for name, term in planned.loss.stage.loss.terms.items()}  # type: ignore[assignment]
-    recipe = recipe_of(planned.config)
-    if not planned.loss.needs_student:
+    versions = {name: term.version for name, term in plan.loss.terms.items()}
+    if plan.loss.stage is not None:
+        versions["stage"] = {name: term.version for name, term in plan.loss.stage.loss.terms.items()}  # type: ignore[assignment]
+    recipe = recipe_of(plan.config)
+    if not plan.loss.needs_student:
         recipe.pop("student", None)
     if (
-        planned.cfg.precision != "fp32"
+        plan.cfg.precision != "fp32"
     ):  # teachers of images round in other places than they did (models/folding.py)
         recipe["folded"] = True
     return digest(recipe | {"objective_versions": versions})

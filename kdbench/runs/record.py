@@ -18,7 +18,7 @@ from kdbench.core.errors import Interrupted
 from kdbench.training.student import Student
 from kdbench.teachers.live import LiveTeacher
 from kdbench.teachers.cache.logits import CachedTeacher
-from kdbench.teachers.cache.topk import LikeliestTeacher
+from kdbench.teachers.cache.topk import TopKTeacher
 from kdbench.teachers.store import check_free
 
 
@@ -32,12 +32,12 @@ class Member:
 
     def __init__(
         self,
-        planned: Plan,
+        plan: Plan,
         folder: RunFolder,
         hashes: dict[str, str],
-        stored: CachedTeacher | LikeliestTeacher | None = None,
+        stored: CachedTeacher | TopKTeacher | None = None,
     ) -> None:
-        self.planned, self.folder, self.hashes, self.stored = planned, folder, hashes, stored
+        self.plan, self.folder, self.hashes, self.stored = plan, folder, hashes, stored
         self.student: Student | None = None
         self.stage: Member | None = None
         """The finished first stage that the student starts from."""
@@ -71,20 +71,20 @@ class Member:
 
         A first stage is what it left: one whose state was deleted to save space is run again.
         """
-        planned, folder = self.planned, self.folder
-        if planned.trains_teacher and not planned.cfg.overwrite:
-            check_free(planned.data.label_space, planned.names["teacher"], self.hashes)
-        folder.open(wait=planned.is_stage)
+        plan, folder = self.plan, self.folder
+        if plan.trains_teacher and not plan.cfg.overwrite:
+            check_free(plan.data.label_space, plan.names["teacher"], self.hashes)
+        folder.open(wait=plan.is_stage)
         record = folder.record()
-        done = record is not None and record["state"] == "done" and not planned.cfg.overwrite
-        return record, done and (not planned.is_stage or (folder.path / "state.pt").is_file())
+        done = record is not None and record["state"] == "done" and not plan.cfg.overwrite
+        return record, done and (not plan.is_stage or (folder.path / "state.pt").is_file())
 
     def state_to_begin_with(self) -> dict[str, Any] | None:
         """What the folder has of an unfinished run that is to be continued; else it is cleared.
 
         With both `resume` and `overwrite` an unfinished run goes on, and a finished one begins anew.
         """
-        planned, folder, cfg = self.planned, self.folder, self.planned.cfg
+        plan, folder, cfg = self.plan, self.folder, self.plan.cfg
         exists = (folder.path / "state.pt").is_file()
         finished = exists and (folder.record() or {}).get("state") == "done"
         if not exists or (cfg.overwrite and (finished or not cfg.resume)):
@@ -95,9 +95,9 @@ class Member:
             )
         if (
             cfg.resume
-            and not planned.is_stage
+            and not plan.is_stage
             and not exists
-            and (others := sorted(folder.path.parent.glob(f"{planned.title}-*/state.pt")))
+            and (others := sorted(folder.path.parent.glob(f"{plan.title}-*/state.pt")))
         ):
             print(
                 f"nothing to resume in {folder.path}; of another recipe, data or teacher: {others[-1].parent}"
@@ -108,20 +108,20 @@ class Member:
 
     def begin(self, teacher: LiveTeacher | None, cohort: Sequence[str]) -> None:
         """Write the record of a run that is at work, among those named in `cohort`."""
-        planned, earlier = self.planned, self.earlier or {}
-        config = planned.config
-        self.record = {"schema": SCHEMA, "state": "running", "reason": None, "is_stage": planned.is_stage}
+        plan, earlier = self.plan, self.earlier or {}
+        config = plan.config
+        self.record = {"schema": SCHEMA, "state": "running", "reason": None, "is_stage": plan.is_stage}
         self.record |= {
-            "names": planned.names,
-            "seed": planned.cfg.seed,
-            "table": planned.cfg.table_name,
+            "names": plan.names,
+            "seed": plan.cfg.seed,
+            "table": plan.cfg.table_name,
             "tags": config["tags"],
-            "protocol": planned.data.protocol,
-            "groups": planned.data.groups,
+            "protocol": plan.data.protocol,
+            "groups": plan.data.groups,
             "cohort": _company([*(earlier.get("cohort") or ()), *cohort]),
         }
-        if planned.data.task.name != "images":
-            self.record["task"] = planned.data.task.name
+        if plan.data.task.name != "images":
+            self.record["task"] = plan.data.task.name
         self.record |= {"hashes": self.hashes, "config": config, **provenance()}
         if earlier:  # what resumed runs did before: other code or another machine may have had a part
             session = {key: earlier[key] for key in (*PROVENANCE, "state", "reason")}

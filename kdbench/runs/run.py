@@ -24,7 +24,7 @@ from kdbench.distributed.collectives import agreed, rank, world_size
 from kdbench.runs.identity import moved, places_of
 from kdbench.training.student import Student
 from kdbench.teachers.live import LiveTeacher
-from kdbench.teachers.cache.topk import LikeliestTeacher
+from kdbench.teachers.cache.topk import TopKTeacher
 from kdbench.training.teacher_module import store
 from kdbench.teachers.store import card_of
 from kdbench.data.text.text_data import TextData
@@ -36,28 +36,28 @@ _THREADS = torch.get_num_threads()
 """What this process began with: a run of a sweep must not inherit what the one before it had."""
 
 
-def _say_emulation(planned: Plan) -> None:
+def _say_emulation(plan: Plan) -> None:
     """Warn, once in a process, of a precision that costs time here instead of saving it."""
-    precision = planned.cfg.precision
-    if precision != "fp32" and emulates_bf16(planned.cfg.trainer.accelerator):
+    precision = plan.cfg.precision
+    if precision != "fp32" and emulates_bf16(plan.cfg.trainer.accelerator):
         warnings.warn(
             f"precision={precision}: this CPU has no bf16 units, so bfloat16 is emulated, and slower than fp32",
             stacklevel=2,
         )
 
 
-def _say_threads(planned: Plan) -> None:
+def _say_threads(plan: Plan) -> None:
     """Warn where threads will wait for each other: bfloat16's kernels do so spinning, at several times the CPU time."""
-    threads, cores = planned.cfg.threads, free_cores()
-    if threads is not None and threads > cores and planned.ranks == 1:
+    threads, cores = plan.cfg.threads, free_cores()
+    if threads is not None and threads > cores and plan.ranks == 1:
         warnings.warn(
             f"threads={threads}, and this process may use {cores} core(s): it will be slower", stacklevel=2
         )
 
 
-def run(planned: Plan) -> dict[str, Any]:
+def run(plan: Plan) -> dict[str, Any]:
     """Train one student alone, and return the record of the run; a finished run is left alone."""
-    (member,) = run_cohort([planned])
+    (member,) = run_cohort([plan])
     if member.error is not None:
         raise member.error
     return member.record
@@ -85,7 +85,7 @@ def run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback] = ()) -> list
 
 def _run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback]) -> list[Member]:
     data = plans[0].data
-    plans = [replace(planned, data=data) for planned in plans]
+    plans = [replace(plan, data=data) for plan in plans]
     stages = _first_stages(plans)
     usual = torch.get_num_threads() if world_size() > 1 else min(_THREADS, free_cores())
     torch.set_num_threads(plans[0].cfg.threads or usual)
@@ -93,16 +93,16 @@ def _run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback]) -> list[Mem
     _say_emulation(plans[0])
     _say_threads(plans[0])
     files = teacher_files(plans[0])
-    for planned in plans:
-        init_file(planned)  # missing ones are said before the data are loaded
+    for plan in plans:
+        init_file(plan)  # missing ones are said before the data are loaded
     data.setup("fit")
     data.to("cpu")  # as everything is built there; a first stage leaves the images where it was trained
     teacher = load_teacher(plans[0], files)
     stored = stored_answers(plans, teacher)
     words = None
     if teacher is not None and teacher.top_k and isinstance(data, TextData):
-        words = LikeliestTeacher(teacher, teacher.top_k, data)
-    members = [member_of(planned, teacher, stored, words) for planned in plans]
+        words = TopKTeacher(teacher, teacher.top_k, data)
+    members = [member_of(plan, teacher, stored, words) for plan in plans]
     try:
         # in one order everywhere: processes that wait for each other's first stages never wait in a circle
         for member in sorted(members, key=lambda member: member.folder.path):
@@ -118,18 +118,18 @@ def _run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback]) -> list[Mem
 
 def _first_stages(plans: Sequence[Plan]) -> dict[tuple[str, str], Member]:
     """The first stages that the plans need, each made once, side by side where they can be."""
-    stages = [first_stage(planned) for planned in plans if planned.loss.stage]
+    stages = [first_stage(plan) for plan in plans if plan.loss.stage]
     different: dict[tuple[str, str], Plan] = {}
     for stage in stages:
         different.setdefault(identity(stage), stage)  # whoever comes first makes it, as in a sweep
     made = [member for group in cohorts(list(different.values())) for member in run_cohort(group)]
-    return {identity(member.planned): member for member in made}
+    return {identity(member.plan): member for member in made}
 
 
 def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str, str], Member]) -> None:
     """Lock the folder, and build the student as it is at the start or where an unfinished run stands."""
-    planned, folder = member.planned, member.folder
-    member.stage = first = stages[identity(first_stage(planned))] if planned.loss.stage else None
+    plan, folder = member.plan, member.folder
+    member.stage = first = stages[identity(first_stage(plan))] if plan.loss.stage else None
     if first is not None and first.error is not None:
         if isinstance(first.error, RunError):
             again = "delete its folder to begin it anew"
@@ -140,10 +140,10 @@ def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str
     if first is not None:
         student.start_from(first.folder)
     if earlier and done:
-        print(f"already finished: {folder.path} {_in_short(planned, earlier)}")
-        if planned.trains_teacher and rank() == 0:
+        print(f"already finished: {folder.path} {_in_short(plan, earlier)}")
+        if plan.trains_teacher and rank() == 0:
             load_weights(student.model, folder.path / "student.safetensors")
-            store(student, earlier, planned.cfg.overwrite)
+            store(student, earlier, plan.cfg.overwrite)
         member.record = _where_files_are(earlier, member)
         return
     _begin(member, student)
@@ -154,41 +154,41 @@ def _prepare(member: Member, teacher: LiveTeacher | None, stages: dict[tuple[str
 
 def _where_files_are(record: dict[str, Any], member: Member) -> dict[str, Any]:
     """The record of a finished run, saying where its data are now: tables know their runs by that."""
-    config = member.planned.config
+    config = member.plan.config
     if places_of(record["config"]) != places_of(config):
         record = {**record, "config": moved(record["config"], config)}
         member.folder.write_record(record)
     return record
 
 
-def _in_short(planned: Plan, record: dict[str, Any]) -> str:
-    if planned.is_stage:
+def _in_short(plan: Plan, record: dict[str, Any]) -> str:
+    if plan.is_stage:
         return "(the first stage)"
-    task = planned.data.task
+    task = plan.data.task
     return f"({task.title} {record['results']['last'][task.metric]:.2f} %); overwrite=true runs it again"
 
 
 def _student(member: Member, teacher: LiveTeacher | None) -> Student:
-    planned, folder, data = member.planned, member.folder, member.planned.data
+    plan, folder, data = member.plan, member.folder, member.plan.data
     about = {
-        "model": planned.network["name"],
+        "model": plan.network["name"],
         "data": data.name,
         **data.about,
         "protocol": data.protocol,
     }
-    if planned.loss.input is not None:
-        about["input"] = planned.loss.input
-    if planned.trains_teacher:
-        about["teacher"] = planned.names["teacher"]
+    if plan.loss.input is not None:
+        about["input"] = plan.loss.input
+    if plan.trains_teacher:
+        about["teacher"] = plan.names["teacher"]
     else:
-        by = f"of {planned.names['teacher']}" if planned.needs_teacher else "on the labels"
-        about |= {"taught": f"{planned.names['loss'] or 'a loss'} {by}", "seed": planned.cfg.seed}
-    model = network(planned, init_file(planned))
+        by = f"of {plan.names['teacher']}" if plan.needs_teacher else "on the labels"
+        about |= {"taught": f"{plan.names['loss'] or 'a loss'} {by}", "seed": plan.cfg.seed}
+    model = network(plan, init_file(plan))
     if settings := getattr(model, "settings", ""):
         about["settings"] = settings
-    student = Student(model, planned.loss, planned.schedule, folder, about, data.task)
+    student = Student(model, plan.loss, plan.schedule, folder, about, data.task)
     student.stored = member.stored
-    student.bind(teacher, data.probe_batch(), data.facts, planned.cfg.seed)
+    student.setup(teacher, data.probe_batch(), data.dataset_info, plan.cfg.seed)
     return student
 
 
@@ -204,7 +204,7 @@ def _begin(member: Member, student: Student) -> None:
 def _restore_threads(members: Sequence[Member]) -> None:
     """Go on with the threads that the unfinished runs had, unless told otherwise, and say where they differ."""
     before = [member.resumed_threads for member in members if member.resumed_threads]
-    if before and members[0].planned.cfg.threads is None:
+    if before and members[0].plan.cfg.threads is None:
         torch.set_num_threads(before[0])
     now = torch.get_num_threads()
     for threads in set(before) - {now}:
@@ -222,12 +222,12 @@ def _say_teacher(teacher: LiveTeacher | None) -> None:
     print(f"teacher {teacher.name}: {' '.join(said) or teacher.sources[0]}")
 
 
-def _say_loss(planned: Plan) -> None:
+def _say_loss(plan: Plan) -> None:
     """What of a loss is another pair's, or hardly begins in so few epochs."""
-    loss, epochs = planned.loss, planned.cfg.trainer.max_epochs
-    own = f"{planned.names['teacher']}:{planned.names.get('student', '')}"
+    loss, epochs = plan.loss, plan.cfg.trainer.max_epochs
+    own = f"{plan.names['teacher']}:{plan.names.get('student', '')}"
     if loss.pair not in (None, own) and not rank():
-        print(f"{planned.names['loss']}: the values published for {loss.pair} (loss.pair)")
+        print(f"{plan.names['loss']}: the values published for {loss.pair} (loss.pair)")
     for name, ramp in loss.ramps.items():
         if ramp > epochs and not rank():
             print(f"{name}'s weight rises over {ramp} epochs, and this run has {epochs}")
@@ -238,7 +238,7 @@ def _train(members: Sequence[Member], teacher: LiveTeacher | None, watchers: Seq
     _restore_threads(members)
     _say_teacher(teacher)
     for member in members:
-        _say_loss(member.planned)
+        _say_loss(member.plan)
     if read := next((one.stored.cache for one in members if one.stored and one.stored.cache), None):
         print(f"the teacher's answers are read from {read.name}")
     cohort = [member.name for member in members]
@@ -248,8 +248,8 @@ def _train(members: Sequence[Member], teacher: LiveTeacher | None, watchers: Seq
         with explained(members[0].fail):
             scores = fit(members, teacher, watchers)
         left = [member for member in members if member.error is None]
-        if left and teacher is not None and not scores and not left[0].planned.is_stage:
-            data = left[0].planned.data
+        if left and teacher is not None and not scores and not left[0].plan.is_stage:
+            data = left[0].plan.data
             scores = evaluate(teacher.answering(data.eval_batch("test", 0, 1)), data, "test", teacher.bf16)
         for member in left:
             with member.by_itself():
@@ -265,7 +265,7 @@ def _finish(member: Member, teacher_scores: dict[str, float]) -> None:
     """Write what was trained, and the results."""
     student, record = member.student, member.record
     assert student is not None
-    epochs, epoch = member.planned.cfg.trainer.max_epochs, student.progress.epoch
+    epochs, epoch = member.plan.cfg.trainer.max_epochs, student.progress.epoch
     if epoch <= epochs:
         raise RunError(f"training ended at epoch {epoch} of {epochs}")
     student.save_weights()
@@ -274,7 +274,7 @@ def _finish(member: Member, teacher_scores: dict[str, float]) -> None:
     record[f"{student.task.unit}_per_second"] = student.progress.images / max(seconds, 1e-9)
     if "teacher" in record:
         record["teacher"] |= teacher_scores
-    if member.planned.trains_teacher and rank() == 0:
-        print(f"stored {store(student, record, member.planned.cfg.overwrite)}")
+    if member.plan.trains_teacher and rank() == 0:
+        print(f"stored {store(student, record, member.plan.cfg.overwrite)}")
     member.folder.write_record({**record, "state": "done"})
     record["state"] = "done"

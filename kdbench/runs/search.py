@@ -29,23 +29,23 @@ def check_search(root: str, arguments: Sequence[str]) -> tuple[Path, str]:
     ValueError, above all where there is nothing to judge them on.
     """
     from kdbench.distributed.devices import check_sweep
-    from kdbench.runs.plan import plan
+    from kdbench.runs.plan import make_plan
 
     options = get_args_parser().parse_args(list(arguments))
     given = OverridesParser.create().parse_overrides(options.overrides)
     common = [
         str(one.input_line) for one in given if not (one.is_sweep_override() or one.is_hydra_override())
     ]
-    planned = plan(compose_checked(root, common), {})
-    check_sweep(arguments, [planned.cfg.trainer])
+    plan = make_plan(compose_checked(root, common), {})
+    check_sweep(arguments, [plan.cfg.trainer])
     if "hydra/launcher=cohort" in arguments:
         raise ValueError("hydra/launcher=cohort: the trials of a search come one after another; leave it out")
-    if "validation" not in planned.data.eval_splits:
+    if "validation" not in plan.data.eval_splits:
         raise ValueError(
             "a search is judged on held-out training images, never on test, and there are none: "
             "give dataset.validation=N (5000 of CIFAR-100's 50,000 are usual)"
         )
-    return Path(planned.cfg.output) / ".sweep" / _BEST, planned.data.task.title
+    return Path(plan.cfg.output) / ".sweep" / _BEST, plan.data.task.title
 
 
 def say_best(file: Path, metric: str) -> None:

@@ -16,62 +16,62 @@ from kdbench.utils.hashing import digest
 from kdbench.teachers.live import LiveTeacher
 from kdbench.teachers.cache import topk as likeliest
 from kdbench.teachers.cache.logits import STORAGES, CachedTeacher, find, place
-from kdbench.teachers.cache.topk import LikeliestTeacher
+from kdbench.teachers.cache.topk import TopKTeacher
 from kdbench.data.text.text_data import TextData
 from kdbench.runs.weights import init_file, is_pretrained, network
 
 
 def member_of(
-    planned: Plan,
+    plan: Plan,
     teacher: LiveTeacher | None,
-    stored: CachedTeacher | LikeliestTeacher | None,
-    words: LikeliestTeacher | None,
+    stored: CachedTeacher | TopKTeacher | None,
+    words: TopKTeacher | None,
 ) -> Member:
     """The run that a plan is, of these weights and data; stored and words: who can answer for the live teacher."""
-    hashes = _hashes(planned, teacher)
+    hashes = _hashes(plan, teacher)
     _check_same(hashes)
-    folder = _folder(planned, hashes)
+    folder = _folder(plan, hashes)
     storage = agreed(lambda: stored.storage if stored else None)
-    if teacher is not None and storage is not None and _is_served(planned, teacher, folder):
+    if teacher is not None and storage is not None and _is_served(plan, teacher, folder):
         # rounded answers give other weights: another run than with the live teacher
         hashes["answers"] = stored.storage if stored else "not there"
         _check_same(hashes)
-        return Member(planned, _folder(planned, hashes), hashes, stored)
+        return Member(plan, _folder(plan, hashes), hashes, stored)
     if (
-        planned.storable
-        and planned.cfg.resume
-        and planned.cfg.teacher.cache != "off"
+        plan.storable
+        and plan.cfg.resume
+        and plan.cfg.teacher.cache != "off"
         and not folder.path.exists()
     ):
-        _refuse_lost_answers(planned, hashes)
-    return Member(planned, folder, hashes, words if planned.needs_teacher else None)
+        _refuse_lost_answers(plan, hashes)
+    return Member(plan, folder, hashes, words if plan.needs_teacher else None)
 
 
-def _hashes(planned: Plan, teacher: LiveTeacher | None) -> dict[str, str]:
+def _hashes(plan: Plan, teacher: LiveTeacher | None) -> dict[str, str]:
     """Of everything that a run is, but for who answers."""
-    hashes = {"recipe": recipe_hash(planned), "data": planned.data.fingerprint}
-    if teacher is not None and planned.needs_teacher:
+    hashes = {"recipe": recipe_hash(plan), "data": plan.data.fingerprint}
+    if teacher is not None and plan.needs_teacher:
         hashes["teacher"] = teacher.hash
-    if (init := init_file(planned)) is not None or is_pretrained(planned):
-        hashes["init"] = weights_hash(network(planned, init))
+    if (init := init_file(plan)) is not None or is_pretrained(plan):
+        hashes["init"] = weights_hash(network(plan, init))
     return hashes
 
 
 def _begun_on(plans: Sequence[Plan], teacher: LiveTeacher) -> str:
     """The storage whose answers a run of these, to be resumed, was begun on; `*`: any will do."""
-    for planned in plans:
-        if planned.storable and planned.cfg.resume:
-            hashes = _hashes(planned, teacher)
+    for plan in plans:
+        if plan.storable and plan.cfg.resume:
+            hashes = _hashes(plan, teacher)
             for storage in STORAGES:
-                if _folder(planned, {**hashes, "answers": storage}).path.exists():
+                if _folder(plan, {**hashes, "answers": storage}).path.exists():
                     return storage
     return "*"
 
 
-def _refuse_lost_answers(planned: Plan, hashes: dict[str, str]) -> None:
+def _refuse_lost_answers(plan: Plan, hashes: dict[str, str]) -> None:
     """ValueError where there is an unfinished run on stored answers, and they are no longer there."""
     for storage in STORAGES:
-        folder = _folder(planned, {**hashes, "answers": storage}).path
+        folder = _folder(plan, {**hashes, "answers": storage}).path
         if (folder / "state.pt").is_file():
             raise ValueError(
                 f"{folder} was begun on answers stored in {storage}, and no cache has them now: kdbench cache fill "
@@ -86,24 +86,24 @@ def _check_same(hashes: dict[str, str]) -> None:
         raise RunError(f"this rank has another {' and '.join(other)} than rank 0; the files must be the same")
 
 
-def _folder(planned: Plan, hashes: dict[str, str]) -> RunFolder:
-    return RunFolder(Path(planned.cfg.output) / f"{planned.title}-{digest(hashes)[:8]}")
+def _folder(plan: Plan, hashes: dict[str, str]) -> RunFolder:
+    return RunFolder(Path(plan.cfg.output) / f"{plan.title}-{digest(hashes)[:8]}")
 
 
 def stored_answers(
     plans: Sequence[Plan], teacher: LiveTeacher | None
-) -> CachedTeacher | LikeliestTeacher | None:
+) -> CachedTeacher | TopKTeacher | None:
     """The stored answers that can serve runs of this cohort, or None; ValueError where there must be some."""
     first, data = plans[0], plans[0].data
-    if teacher is None or teacher.cache == "off" or not any(planned.storable for planned in plans):
+    if teacher is None or teacher.cache == "off" or not any(plan.storable for plan in plans):
         return None
     if isinstance(data, TextData):
         known = likeliest.find(teacher, data, teacher.top_k or 0, _begun_on(plans, teacher))
         if known is not None:
-            return LikeliestTeacher(teacher, known.card["top_k"], data, known)
+            return TopKTeacher(teacher, known.card["top_k"], data, known)
     elif isinstance(data, ImageData):
-        begun = _begun_on(plans, teacher)
-        cache = find(teacher, data, first.cfg.seed, first.cfg.trainer.max_epochs, begun)
+        context = _begun_on(plans, teacher)
+        cache = find(teacher, data, first.cfg.seed, first.cfg.trainer.max_epochs, context)
         if cache is not None:
             return CachedTeacher(teacher, cache, data)
     if teacher.cache == "require" and not first.is_stage:
@@ -114,7 +114,7 @@ def stored_answers(
     return None
 
 
-def _is_served(planned: Plan, teacher: LiveTeacher, folder: RunFolder) -> bool:
+def _is_served(plan: Plan, teacher: LiveTeacher, folder: RunFolder) -> bool:
     """Whether stored answers take the live teacher's place; a run that began with it goes on with it."""
-    begun = agreed((folder.path / "record.json").is_file)
-    return planned.storable and (teacher.cache == "require" or not begun)
+    context = agreed((folder.path / "record.json").is_file)
+    return plan.storable and (teacher.cache == "require" or not context)

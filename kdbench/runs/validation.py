@@ -74,56 +74,56 @@ def check_views(data: TaskData, loss: Loss) -> None:
     if not isinstance(data, ImageData) or data.counts_views:
         return
     for name, term in loss.terms.items():
-        if term.views or term.draws_images:
+        if term.views or term.needs_class_balanced_images:
             wanted = f"a further view ({', '.join(term.views)})" if term.views else "images drawn by class"
             raise ValueError(f"{name} looks at {wanted}, which {data.name}, read from files, does not have")
     if loss.stage is not None:
         check_views(data, loss.stage.loss)
 
 
-def check_teacher(planned: Plan) -> None:
+def check_teacher(plan: Plan) -> None:
     """What a teacher's section says must have a meaning here."""
-    teacher = planned.cfg.teacher
-    if planned.trains_teacher and "members" in teacher:
+    teacher = plan.cfg.teacher
+    if plan.trains_teacher and "members" in teacher:
         raise ValueError(
             "kdbench train-teacher trains one network: teacher=NAME; an ensemble is made of trained ones"
         )
-    if planned.trains_teacher and teacher.get("checkpoint"):
+    if plan.trains_teacher and teacher.get("checkpoint"):
         raise ValueError(
             f"teacher.checkpoint={teacher.checkpoint}: a teacher in training has none yet; "
             f"teacher.init is where it starts"
         )
-    if not planned.trains_teacher and teacher.get("init"):
+    if not plan.trains_teacher and teacher.get("init"):
         raise ValueError(
             f"teacher.init={teacher.init} is where kdbench train-teacher starts; a trained teacher is given by "
             f"teacher.checkpoint, or by its name and teacher.variant"
         )
     if "members" in teacher:
-        check_ensemble(teacher.members, teacher.weights, teacher.checkpoints, planned.loss)
+        check_ensemble(teacher.members, teacher.weights, teacher.checkpoints, plan.loss)
 
 
-def why_not_stored(planned: Plan) -> str | None:
+def why_not_stored(plan: Plan) -> str | None:
     """Why the teacher's answers in this run cannot be stored, or None."""
-    data, loss = planned.data, planned.loss
+    data, loss = plan.data, plan.loss
     if not loss.needs_teacher:
         return "the loss does not look at a teacher"
     if isinstance(data, ImageData):
         return obstacle(loss) if data.counts_views else f"the views of {data.name} cannot be counted"
     if loss.policy is not None:
         return "what is written anew for each step has no stored answers"
-    if not planned.cfg.teacher.get("top_k"):
+    if not plan.cfg.teacher.get("top_k"):
         return "of a language model its likeliest words are stored: teacher.top_k says how many"
     return None
 
 
-def check_top_k(planned: Plan) -> None:
+def check_top_k(plan: Plan) -> None:
     """A teacher that is known by its likeliest words, of texts alone, and to losses that can be told from them."""
-    top_k, loss = planned.cfg.teacher.get("top_k"), planned.loss
+    top_k, loss = plan.cfg.teacher.get("top_k"), plan.loss
     if top_k is None:
         return
     stage = loss.stage.loss if loss.stage else None
     why = None
-    if planned.data.task.kind != "lm" or planned.trains_teacher:
+    if plan.data.task.kind != "lm" or plan.trains_teacher:
         why = "that is for students of language models"
     elif loss.policy is not None and not loss.terms:
         why = "no term of this loss looks at the teacher"
@@ -135,21 +135,21 @@ def check_top_k(planned: Plan) -> None:
         one.refuse_topk()
 
 
-def check_graph(planned: Plan) -> None:
+def check_graph(plan: Plan) -> None:
     """Steps can be recorded where they are nothing but work of one CUDA device."""
-    data, stage = planned.data, planned.loss.stage
-    reason = hindrance(planned.loss) or (hindrance(stage.loss) if stage else None)
+    data, stage = plan.data, plan.loss.stage
+    reason = hindrance(plan.loss) or (hindrance(stage.loss) if stage else None)
     if not (isinstance(data, ImageData) and data.counts_views):
         reason = f"{data.name} is not kept in the memory of a GPU as images"
-    elif planned.ranks > 1:
-        reason = f"this is a run of {planned.ranks} processes; several GPUs take several cohorts"
-    elif planned.schedule.algorithm != "sgd":
-        reason = f"schedule.algorithm={planned.schedule.algorithm} is not recorded, sgd is"
-    elif planned.cfg.trainer.get("detect_anomaly"):
+    elif plan.ranks > 1:
+        reason = f"this is a run of {plan.ranks} processes; several GPUs take several cohorts"
+    elif plan.schedule.algorithm != "sgd":
+        reason = f"schedule.algorithm={plan.schedule.algorithm} is not recorded, sgd is"
+    elif plan.cfg.trainer.get("detect_anomaly"):
         reason = "trainer.detect_anomaly looks at numbers within a step"
-    elif planned.cfg.dataset.get("omit") == "loop":
+    elif plan.cfg.dataset.get("omit") == "loop":
         reason = "dataset.omit=loop has a batch of another size in nearly every step"
-    elif reason is None and (planned.cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+    elif reason is None and (plan.cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
         reason = "the run is on a CPU"
     if reason:
         raise ValueError(f"cuda_graph=true: {reason}; give cuda_graph=false")

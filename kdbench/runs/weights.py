@@ -18,64 +18,64 @@ from kdbench.teachers.names import network_of
 from kdbench.teachers.store import locate
 
 
-def teacher_files(planned: Plan) -> dict[str, Path]:
+def teacher_files(plan: Plan) -> dict[str, Path]:
     """The files with the weights of the run's teacher, by the names of its members (one for most); none without a
     teacher. ValueError with the command that trains what is missing."""
-    teacher, space = planned.cfg.teacher, planned.data.label_space
-    if planned.trains_teacher or teacher.name == "none":
+    teacher, space = plan.cfg.teacher, plan.data.label_space
+    if plan.trains_teacher or teacher.name == "none":
         return {}
-    members, given = [planned.names["teacher"]], {planned.names["teacher"]: teacher.get("checkpoint")}
+    members, given = [plan.names["teacher"]], {plan.names["teacher"]: teacher.get("checkpoint")}
     if "members" in teacher:
         members, given = teacher.members, teacher.checkpoints or {}
     files = {}
     for name in members:
-        planned.data.check_network(network_of(name))
-        files[name] = locate(name, space, given.get(name), planned.training_command(name))
+        plan.data.check_network(network_of(name))
+        files[name] = locate(name, space, given.get(name), plan.training_command(name))
     return files
 
 
-def init_file(planned: Plan) -> Path | None:
+def init_file(plan: Plan) -> Path | None:
     """Where the weights are that a teacher's training starts from; None for random ones."""
-    init = planned.cfg.teacher.get("init")
+    init = plan.cfg.teacher.get("init")
     if init is None:
         return None
-    name = planned.network["name"]
-    return locate(name, planned.data.label_space, init, planned.training_command(name), "teacher.init")
+    name = plan.network["name"]
+    return locate(name, plan.data.label_space, init, plan.training_command(name), "teacher.init")
 
 
-def is_pretrained(planned: Plan) -> bool:
+def is_pretrained(plan: Plan) -> bool:
     """Whether the student starts from weights of a folder or of the hub: where they lie says nothing, they do."""
-    return bool((planned.network.get("options") or {}).get("pretrained"))
+    return bool((plan.network.get("options") or {}).get("pretrained"))
 
 
-def load_teacher(planned: Plan, files: dict[str, Path]) -> LiveTeacher | None:
+def load_teacher(plan: Plan, files: dict[str, Path]) -> LiveTeacher | None:
     """The teacher of a run, from the files that `teacher_files` found; ValueError where one does not fit."""
     if not files:
         return None
     paths = {name: str(file) for name, file in files.items()}
     supplied: dict[str, Any] = {
-        "num_classes": planned.data.num_classes,
-        "bf16": planned.cfg.precision != "fp32",
+        "num_classes": plan.data.num_classes,
+        "bf16": plan.cfg.precision != "fp32",
     }
-    if "members" in planned.cfg.teacher:
+    if "members" in plan.cfg.teacher:
         supplied["checkpoints"] = paths
     else:
         (supplied["checkpoint"],) = paths.values()
-        supplied["network"] = planned.data.network
-    teacher: LiveTeacher = build(planned.cfg.teacher, **supplied)
-    _check_classes(planned, teacher.about, files.values())
+        supplied["network"] = plan.data.network
+    teacher: LiveTeacher = build(plan.cfg.teacher, **supplied)
+    _check_classes(plan, teacher.about, files.values())
     return teacher
 
 
-def _check_classes(planned: Plan, about: Mapping[str, Any], files: Iterable[Path]) -> None:
-    check_fits(planned.data, about, " and ".join(map(str, files)))
+def _check_classes(plan: Plan, about: Mapping[str, Any], files: Iterable[Path]) -> None:
+    check_fits(plan.data, about, " and ".join(map(str, files)))
 
 
-def network(planned: Plan, init: Path | None) -> nn.Module:
+def network(plan: Plan, init: Path | None) -> nn.Module:
     """The network to be trained, as it is at the start: random, drawn for this seed, or with the weights in `init`."""
-    node = planned.network
-    with drawn_from(planned.cfg.seed, "init"):
-        model = planned.data.network(node["name"], node.get("options"))
+    node = plan.network
+    with drawn_from(plan.cfg.seed, "init"):
+        model = plan.data.network(node["name"], node.get("options"))
     if init is not None:
-        _check_classes(planned, load_weights(model, init), [init])
+        _check_classes(plan, load_weights(model, init), [init])
     return model.train()  # transformers gives pretrained ones in eval mode, without dropout

@@ -33,7 +33,7 @@ class Forecast:
 
     def of_runs(self, batches: Sequence[Sequence[Cell]]) -> str:
         """Time and room that these processes will take, in words."""
-        plans = [[cell.planned for cell in batch] for batch in batches]
+        plans = [[cell.plan for cell in batch] for batch in batches]
         by_records = [self._seconds_by_records(batch) for batch in batches]
         known = [seconds for seconds in by_records if seconds is not None]
         if len(known) < len(batches):
@@ -42,7 +42,7 @@ class Forecast:
 
     def of_teachers(self, plans: Sequence[Plan]) -> str:
         """Time and room that training these teachers will take, in words."""
-        return self._by_bench([[planned] for planned in plans])
+        return self._by_bench([[plan] for plan in plans])
 
     def _words(self, batches: Sequence[Sequence[Plan]], seconds: Sequence[float], source: str) -> str:
         whole = max(max(seconds), sum(seconds) / min(self.table.jobs, len(seconds)))
@@ -74,7 +74,7 @@ class Forecast:
         for cell in batch:
             *_, teacher, student = cell.pair.split(":")
             key = network_of(teacher), student, cell.loss
-            rates, images = self._rates.get(key) or self._rates.get(key[:2]), _images(cell.planned)
+            rates, images = self._rates.get(key) or self._rates.get(key[:2]), _images(cell.plan)
             if rates is None or images is None:
                 return None
             seconds += statistics.median(rates) * images / self.table.threads
@@ -101,8 +101,8 @@ class Forecast:
         if images is None:
             raise ValueError(f"the size of {batch[0].data.name} is known only once it is loaded")
         answers, learns = list(_network_rates(bench, "teacher")), list(_network_rates(bench, "student"))
-        per_image = sum(_core_seconds(cost(planned.network["name"]).learn, learns) for planned in batch)
-        if any(planned.needs_teacher for planned in batch):
+        per_image = sum(_core_seconds(cost(plan.network["name"]).learn, learns) for plan in batch)
+        if any(plan.needs_teacher for plan in batch):
             for member in batch[0].names["teacher"].split(TOGETHER):
                 per_image += _core_seconds(cost(network_of(member)).answer, answers)
         return per_image * images / self.table.threads
@@ -126,21 +126,21 @@ def _core_seconds(gflop: float, measured: Sequence[tuple[float, float]]) -> floa
     return seconds * gflop / near
 
 
-def _images(planned: Plan) -> int | None:
+def _images(plan: Plan) -> int | None:
     """That a run is trained on, over all its epochs; None where that is not known yet."""
-    node = planned.config["dataset"]
-    size = node.get("train") or _IMAGES.get(planned.data.name or "")
+    node = plan.config["dataset"]
+    size = node.get("train") or _IMAGES.get(plan.data.name or "")
     if not isinstance(size, int):
         return None
     subset = node.get("subset") or {}
     kept = 1.0 if subset.get("repeat") else subset.get("fraction", 1.0)
-    return int((size - node.get("validation", 0)) * kept) * int(planned.cfg.trainer.max_epochs)
+    return int((size - node.get("validation", 0)) * kept) * int(plan.cfg.trainer.max_epochs)
 
 
 def _room(batches: Sequence[Sequence[Plan]]) -> str:
     """On the disk: weights, momentum, and the weights to give away; nothing where networks are not known here."""
     try:
-        networks = [planned.network["name"] for batch in batches for planned in batch]
+        networks = [plan.network["name"] for batch in batches for plan in batch]
         return f", {size(12 * sum(cost(name).parameters for name in networks))} on the disk"
     except (ValueError, RuntimeError):
         return ""

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.config.compose import Composer
 from kdbench.config.messages import unknown
 from kdbench.runs.identity import places_of
-from kdbench.runs.plan import Plan, plan, recipe_hash
+from kdbench.runs.plan import Plan, make_plan, recipe_hash
 from kdbench.runs.weights import teacher_files
 from kdbench.teachers.names import chosen_by, network_chosen
 from kdbench.teachers.store import MissingTeacherError
@@ -74,7 +74,7 @@ class Cell:
     """One run of a table; `key` tells its record from those of other teachers, data or recipes, and is empty as long
     as its teacher is missing. In a chain the plan is until then that of an ordinary teacher of the same network."""
 
-    planned: Plan = field(repr=False, compare=False)
+    plan: Plan = field(repr=False, compare=False)
 
     pair: str
     loss: str
@@ -186,7 +186,7 @@ def _check_chains(grid: Sequence[Cell]) -> None:
     taught = {cell.before for cell in grid}
     for cell in grid:
         place = cell.pair, cell.variant, cell.loss, cell.seed
-        if place in taught and cell.planned.loss.predictor is not None:
+        if place in taught and cell.plan.loss.predictor is not None:
             raise ValueError(
                 f"losses={cell.loss}: its student answers with a head of the loss, and cannot teach the next one of a "
                 "chain"
@@ -215,7 +215,7 @@ def _with_beginnings(pairs: Sequence[str]) -> list[str]:
 
 def _plan(compose: Composer, overrides: Sequence[str], loss: str) -> Plan:
     dataset = [word.removeprefix("dataset=") for word in overrides if word.startswith("dataset=")]
-    return plan(compose(overrides), {"dataset": dataset[-1] if dataset else "", "loss": loss})
+    return make_plan(compose(overrides), {"dataset": dataset[-1] if dataset else "", "loss": loss})
 
 
 def with_teachers(table: Table, grid: Sequence[Cell]) -> tuple[list[Cell], dict[Cell, ValueError]]:
@@ -233,10 +233,10 @@ def with_teachers(table: Table, grid: Sequence[Cell]) -> tuple[list[Cell], dict[
         try:
             if cell.before:
                 known = _taught(known, located[cell.before], there)
-            files = tuple(teacher_files(known.planned).values())
+            files = tuple(teacher_files(known.plan).values())
             if files not in hashes:
                 hashes[files] = file_hash(*files)
-            known = replace(known, key=_key(known.planned, hashes[files]))
+            known = replace(known, key=_key(known.plan, hashes[files]))
         except MissingTeacherError as error:
             lacking[known] = error
         except ValueError as error:
@@ -260,12 +260,12 @@ def _taught(cell: Cell, before: Cell, there: Mapping[str, Mapping[str, Any]]) ->
         return cell
     standing_in = chosen_by(cell.pair.split(":")[-2])
     overrides = [word for word in cell.overrides if word not in standing_in] + ["teacher=run", checkpoint]
-    planned = _plan(Composer("train"), overrides, cell.loss)
-    return replace(cell, planned=planned, overrides=tuple(overrides))
+    plan = _plan(Composer("train"), overrides, cell.loss)
+    return replace(cell, plan=plan, overrides=tuple(overrides))
 
 
-def _key(planned: Plan, teacher: str) -> str:
-    return _key_of(planned.names, recipe_hash(planned), teacher, planned.config)
+def _key(plan: Plan, teacher: str) -> str:
+    return _key_of(plan.names, recipe_hash(plan), teacher, plan.config)
 
 
 def _key_of(names: Mapping[str, str], recipe: str, teacher: str, config: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from kdbench.core.errors import RunError
 from kdbench.runs.answer_cache import fill, filling_for, served_together
 from kdbench.runs.plan import Plan
 from kdbench.tables.processes import Batch
-from kdbench.teachers.cache.writer import BusyError, Filling
+from kdbench.teachers.cache.writer import BusyError, CacheWriter
 from kdbench.utils.formatting import duration
 
 WORTH = 0.8
@@ -22,10 +22,8 @@ WORTH = 0.8
 def store_ahead(batches: Sequence[Batch], threads: int, console: Console) -> None:
     """Fill a cache for every teacher whose answers the runs of these processes would ask for clearly more often
     than there are different ones (`WORTH`), with so many threads. The comparison is printed."""
-    plans = [cell.planned for batch in batches for cell in batch]
-    for group in served_together(
-        [planned for planned in plans if planned.cfg.teacher.get("cache") == "auto"]
-    ):
+    plans = [cell.plan for batch in batches for cell in batch]
+    for group in served_together([plan for plan in plans if plan.cfg.teacher.get("cache") == "auto"]):
         try:
             filling = filling_for(group)
         except ValueError as error:  # each run will say it
@@ -55,7 +53,7 @@ def store_ahead(batches: Sequence[Batch], threads: int, console: Console) -> Non
             _fill(filling, console)
 
 
-def _fill(filling: Filling, console: Console) -> None:
+def _fill(filling: CacheWriter, console: Console) -> None:
     """Fill it, or wait until whoever is at it has; where it cannot be done, the teacher answers live."""
     said = False
     while True:
@@ -71,12 +69,12 @@ def _fill(filling: Filling, console: Console) -> None:
             return None
 
 
-def images_asked(batches: Sequence[Batch], filling: Filling, served: Sequence[Plan]) -> int:
+def images_asked(batches: Sequence[Batch], filling: CacheWriter, served: Sequence[Plan]) -> int:
     """How many images the teacher would be shown in training only because nothing is stored: those of processes in
     which every loss would be served (another one asks it live, and then for all)."""
     data, asked, known = filling.data, 0, set(map(id, served))
     for batch in batches:
-        plans = [cell.planned for cell in batch if cell.planned.loss.needs_teacher]
+        plans = [cell.plan for cell in batch if cell.plan.loss.needs_teacher]
         if plans and all(id(one) in known for one in plans):
             asked += plans[0].cfg.trainer.max_epochs * data.rows(1, 0, data.steps_per_epoch)
     return asked

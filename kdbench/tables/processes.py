@@ -10,7 +10,7 @@ from pathlib import Path
 from kdbench.core.errors import RunError
 from kdbench.distributed.devices import gpus_of
 from kdbench.jobs.job import Ended, Job, Limits
-from kdbench.jobs.scheduler import Crew
+from kdbench.jobs.scheduler import JobScheduler
 from kdbench.runs.cohort import cohorts
 from kdbench.runs.plan import Plan
 from kdbench.tables.grid import Cell, Table, found
@@ -35,11 +35,11 @@ class Outcome:
 
 def batches(table: Table, cells: Sequence[Cell]) -> list[Batch]:
     """The processes for these cells, the largest first: cohorts, in so many parts that no job has nothing to do."""
-    by_plan = {id(cell.planned): cell for cell in cells}
+    by_plan = {id(cell.plan): cell for cell in cells}
     made = [
         part
-        for group in cohorts([cell.planned for cell in cells])
-        for product in _products([by_plan[id(planned)] for planned in group])
+        for group in cohorts([cell.plan for cell in cells])
+        for product in _products([by_plan[id(plan)] for plan in group])
         for part in _at_most(table.cohort, product)
     ]
     while len(made) % table.jobs and len(largest := max(made, key=len)) > 1:
@@ -95,15 +95,15 @@ def run_missing(
         for outcome in _outcomes(table, by_job[one.job], one):
             say(outcome)
 
-    plans = [cell.planned for batch in missing for cell in batch]
-    crew = Crew(limits(table, plans, table.timeout), ended, note, died)
-    crew.run(list(by_job))
-    return crew.stopped_by
+    plans = [cell.plan for batch in missing for cell in batch]
+    scheduler = JobScheduler(limits(table, plans, table.timeout), ended, note, died)
+    scheduler.run(list(by_job))
+    return scheduler.stopped_by
 
 
 def limits(table: Table, plans: Sequence[Plan], timeout: float | None) -> Limits:
     """What a table says of its processes. timeout: minutes that each may take."""
-    devices = table.devices or max((gpus_of(planned.cfg.trainer) for planned in plans), default=1)
+    devices = table.devices or max((gpus_of(plan.cfg.trainer) for plan in plans), default=1)
     seconds = None if timeout is None else 60 * timeout
     at_once = max(1, min(table.jobs, len(cuda_devices()) // devices)) if devices > 1 else table.jobs
     return Limits(at_once, table.threads, devices, seconds, table.retries, table.pin)

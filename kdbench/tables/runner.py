@@ -82,7 +82,7 @@ class Work:
         if self.teachers:
             names = ", ".join(teacher.name for teacher in self.teachers)
             self.say(f"teachers that are missing are trained first (teachers=refuse: not): {names}")
-            self.say(f"  {forecast.of_teachers([teacher.planned for teacher in self.teachers])}")
+            self.say(f"  {forecast.of_teachers([teacher.plan for teacher in self.teachers])}")
         if missing:
             self.say(forecast.of_runs(todo))
 

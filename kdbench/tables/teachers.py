@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from kdbench.config.compose import Composer
 from kdbench.jobs.job import Ended, Job
-from kdbench.jobs.scheduler import Crew
-from kdbench.runs.plan import Plan, plan
+from kdbench.jobs.scheduler import JobScheduler
+from kdbench.runs.plan import Plan, make_plan
 from kdbench.tables.grid import Cell, Table
 from kdbench.tables.processes import limits
 from kdbench.teachers.names import network_of
@@ -23,7 +23,7 @@ class Needed:
     name: str
     label_space: str
     overrides: tuple[str, ...]
-    planned: Plan
+    plan: Plan
 
     @property
     def title(self) -> str:
@@ -38,7 +38,7 @@ class Needed:
     @property
     def can_begin(self) -> bool:
         """Whether what its training starts from is there."""
-        start = self.planned.cfg.teacher.get("init")
+        start = self.plan.cfg.teacher.get("init")
         network = network_of(self.name)
         return start is None or any(place(self.label_space, network).is_file() for place in (stored, shipped))
 
@@ -49,8 +49,8 @@ def needed(table: Table, lacking: Mapping[Cell, ValueError]) -> list[Needed]:
 
     def add(name: str, cell: Cell, space: str) -> None:
         if (space, name) not in found:
-            overrides = _overrides(table, cell.planned, name)
-            one = Needed(name, space, tuple(overrides), plan(compose(overrides), {"dataset": space}))
+            overrides = _overrides(table, cell.plan, name)
+            one = Needed(name, space, tuple(overrides), make_plan(compose(overrides), {"dataset": space}))
             if not one.can_begin:
                 add(network_of(name), cell, space)
             found[space, name] = one
@@ -58,16 +58,16 @@ def needed(table: Table, lacking: Mapping[Cell, ValueError]) -> list[Needed]:
     for cell, error in lacking.items():
         if not isinstance(error, MissingTeacherError):
             continue
-        for name in cell.planned.cfg.teacher.get("members", [error.name]):
+        for name in cell.plan.cfg.teacher.get("members", [error.name]):
             if not any(place(error.label_space, name).is_file() for place in (stored, shipped)):
                 add(name, cell, error.label_space)
     return list(found.values())
 
 
-def _overrides(table: Table, planned: Plan, name: str) -> list[str]:
+def _overrides(table: Table, plan: Plan, name: str) -> list[str]:
     """The command line of a teacher's run, which is in the store's home: any table that wants it goes on with it."""
     common = [one for one in (*table.overrides, *table.further) if one.partition("=")[0] in _HARDWARE]
-    words = [*planned.teacher_overrides(name), f"threads={table.threads}", f"output={home() / 'runs'}"]
+    words = [*plan.teacher_overrides(name), f"threads={table.threads}", f"output={home() / 'runs'}"]
     return [*words, *common, *table.teacher_overrides]
 
 
@@ -85,11 +85,11 @@ def train(
     left = teachers
     while ready := [one for one in left if one.can_begin]:
         left = [one for one in left if not one.can_begin]
-        plans = [one.planned for one in ready]
-        crew = Crew(limits(table, plans, table.teacher_timeout), say, note)
-        crew.run([job_for(one) for one in ready])
-        if crew.stopped_by is not None:
-            return crew.stopped_by
+        plans = [one.plan for one in ready]
+        scheduler = JobScheduler(limits(table, plans, table.teacher_timeout), say, note)
+        scheduler.run([job_for(one) for one in ready])
+        if scheduler.stopped_by is not None:
+            return scheduler.stopped_by
     return None
 
 

@@ -86,10 +86,10 @@ def check_ensemble(
             f"teacher.weights={list(weights)}: a positive number for each of {', '.join(members)}"
         )
     for name, term in loss.terms.items():
-        if term.teacher_taps or {"classifier", "teacher weights"} & set(term.needs):
+        if term.teacher_features or {"classifier", "teacher weights"} & set(term.needs):
             raise ValueError(
                 f"an ensemble answers with logits alone, and {name} looks at more of its teacher: "
-                f"{', '.join(term.teacher_taps) or ', '.join(term.needs)}; one network can be its teacher"
+                f"{', '.join(term.teacher_features) or ', '.join(term.needs)}; one network can be its teacher"
             )
     if loss.stage is not None:
         check_ensemble(members, weights, checkpoints, loss.stage.loss)

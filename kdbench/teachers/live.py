@@ -49,10 +49,10 @@ class LiveTeacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, batch: Batch, taps: tuple[str, ...] = ()) -> Outputs:
-        """The outputs for a batch and for its further views: logits [N, C] and the taps asked for."""
+    def forward(self, batch: Batch, features: tuple[str, ...] = ()) -> Outputs:
+        """The outputs for a batch and for its further views: logits [N, C] and the features asked for."""
         with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
-            return answer_batch(self.answering(batch), batch, taps)
+            return answer_batch(self.answering(batch), batch, features)
 
     @property
     def precision(self) -> str:
@@ -62,7 +62,7 @@ class LiveTeacher(nn.Module):
         return "bf16" if isinstance(self.model, TextNetwork) else "bf16, folded"
 
     def answering(self, batch: Batch) -> nn.Module:
-        """The network that answers: one for whichever taps are asked for, so that all see the same logits."""
+        """The network that answers: one for whichever features are asked for, so that all see the same logits."""
         if not self.bf16 or isinstance(self.model, TextNetwork):
             return self.model
         if self._folded is None:

@@ -89,7 +89,7 @@ def hindrance(loss: Loss) -> str | None:
     for name, term in loss.terms.items():
         if "step" in term.needs:
             return f"{name} draws by the number of the step, which a recorded step does not learn"
-        if type(term).survey is not Objective.survey:
+        if type(term).extra_forward is not Objective.extra_forward:
             return f"{name} asks about images beside the batch"
     return None
 

@@ -21,7 +21,7 @@ import itertools
 
 from kdbench.data.base import TaskData
 from kdbench.data.positions import EvalChunk
-from kdbench.metrics.base import Meter
+from kdbench.metrics.base import Metric
 from kdbench.metrics.conditional_mutual_information import ConditionalMutualInformation
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.student import Student
@@ -36,15 +36,15 @@ def evaluate(
     view: what it is shown of texts, where that is not the first of the task's.
     """
     model.eval()
-    meter = data.meter(split).to(data.device)
+    metric = data.metric(split).to(data.device)
     for chunk in data.eval_chunks(split):
         batch = data.eval_batch(chunk.split, chunk.start, chunk.stop)
         if view is not None:
             batch = replace(batch, texts={view: batch.texts[view]})
         with torch.autocast(data.device.type, torch.bfloat16, enabled=bf16):
             logits = answer_batch(model, batch).logits
-        meter.look(model, batch, logits.float())
-    return meter.compute()
+        metric.update(model, batch, logits.float())
+    return metric.compute()
 
 
 @torch.no_grad()
@@ -83,17 +83,17 @@ class Scoring(nn.Module):
         self.data, self.bf16 = data, bf16
         self._teacher = [teacher]  # not a submodule: it is the training module's
         places = list(itertools.product(students, (*data.eval_splits, *data.final_splits)))
-        self.meters = nn.ModuleList(data.meter(split) for _, split in places)
+        self.meters = nn.ModuleList(data.metric(split) for _, split in places)
         self._place = {key: number for number, key in enumerate(places)}
         self._remembered: dict[tuple[object, ...], Tensor] = {}
 
-    def meter(self, student: Student, split: str) -> Meter:
+    def metric(self, student: Student, split: str) -> Metric:
         """What gathers the scores of a student on a split."""
-        meter = self.meters[self._place[student, split]]
-        assert isinstance(meter, Meter)
-        return meter
+        metric = self.meters[self._place[student, split]]
+        assert isinstance(metric, Metric)
+        return metric
 
-    def look(self, students: Sequence[Student], chunk: EvalChunk) -> None:
+    def update(self, students: Sequence[Student], chunk: EvalChunk) -> None:
         """Score students on a chunk of a split."""
         batch = self.data.eval_batch(chunk.split, chunk.start, chunk.stop)
         for student in students:
@@ -101,9 +101,9 @@ class Scoring(nn.Module):
                 continue
             seen = student.seen(batch, scored=True)
             with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.bf16):
-                answer = answer_batch(student.model, seen, student.loss.student_taps)
+                answer = answer_batch(student.model, seen, student.loss.student_features)
             logits, teacher = student.loss.predict(answer), self._teacher_logits(chunk, seen)
-            self.meter(student, chunk.split).look(student.model, student.seen(batch), logits, teacher)
+            self.metric(student, chunk.split).update(student.model, student.seen(batch), logits, teacher)
         if batch.texts:
             self.forget()
 
@@ -112,8 +112,8 @@ class Scoring(nn.Module):
         """The scores of a student, as it is, on a whole split."""
         student.eval()
         for chunk in self.data.eval_chunks(split):
-            self.look([student], chunk)
-        return self.meter(student, split).compute()
+            self.update([student], chunk)
+        return self.metric(student, split).compute()
 
     @torch.no_grad()
     def of_teacher(self, split: str) -> dict[str, float]:
@@ -121,13 +121,13 @@ class Scoring(nn.Module):
         (teacher,) = self._teacher
         if teacher is None:
             return {}
-        meter = self.data.meter(split).to(self.data.device)
+        metric = self.data.metric(split).to(self.data.device)
         for chunk in self.data.eval_chunks(split):
             batch = self.data.eval_batch(chunk.split, chunk.start, chunk.stop)
             logits = self._teacher_logits(chunk, batch)
             if logits is not None:
-                meter.look(teacher.model, batch, logits)
-        return meter.compute()
+                metric.update(teacher.model, batch, logits)
+        return metric.compute()
 
     def forget(self) -> None:
         """Let the teacher's answers go."""

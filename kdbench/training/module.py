@@ -132,7 +132,7 @@ class StudentModule(LightningModule):
     def validation_step(self, chunk: EvalChunk, _: int, dataloader_idx: int = 0) -> None:
         """Score every student on a chunk of a split."""
         if students := self._in_epoch:
-            self.scoring.look(students, chunk)
+            self.scoring.update(students, chunk)
 
     def on_validation_epoch_end(self) -> None:
         """Close the scores of this epoch; after the last one, score what is scored once."""
@@ -142,12 +142,12 @@ class StudentModule(LightningModule):
                 continue
             row: dict[str, Any] = {"epoch": student.progress.epoch}
             for name in self.data.eval_splits:
-                scores = self.scoring.meter(student, name).compute()
+                scores = self.scoring.metric(student, name).compute()
                 row |= {f"{name}/{key}": value for key, value in scores.items()}
             student.progress.curve.append(row)
             if self.is_last_epoch and self._scores_finally:
                 self._score_finally(student)
-            student.progress.recall = list(self.scoring.meter(student, split).recall)
+            student.progress.recall = list(self.scoring.metric(student, split).recall)
         if scored := [student.progress.curve[-1] for student in self._in_epoch if student.progress.curve]:
             metric = self.data.task.metric
             self.live[metric] = statistics.fmean(
@@ -183,7 +183,7 @@ class StudentModule(LightningModule):
         for split in self.data.final_splits:
             best = last = self.scoring.finally_on(student, split)
             row |= {f"{split}/{key}": value for key, value in last.items()}
-            samples[split] = self.scoring.meter(student, split).samples
+            samples[split] = self.scoring.metric(student, split).samples
             if not is_best:
                 with student.at_its_best():
                     best = self.scoring.finally_on(student, split)
@@ -213,10 +213,10 @@ class StudentModule(LightningModule):
         students = [one for one in self._in_epoch if one.progress.step <= step]
         if not students or not self.data.rows(epoch, step, step + 1):
             return
-        begun, optimizers = self._steps.begin(epoch, step, students), self._optimizers()
+        context, optimizers = self._steps.begin(epoch, step, students), self._optimizers()
         for student in students:
             with self._by_itself(student), clock.lap(student):
-                parts[student][step] = self._steps.take(student, optimizers[student], begun)
+                parts[student][step] = self._steps.take(student, optimizers[student], context)
 
     def _account(
         self, chunk: Chunk, stop: int, parts: dict[Student, Parts], clock: Clock, started: float

@@ -9,27 +9,27 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kdbench.core.types import Batch
+from kdbench.core.types import Batch, Outputs
 from kdbench.data.base import TaskData
 from kdbench.data.images.image_data import ImageData
 from kdbench.distributed.collectives import rank
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.cuda_graph import Graph, Recorded, of_epoch
 from kdbench.training.dot import DOT
+from kdbench.training.extra_forwards import ExtraForwards
 from kdbench.training.student import Student
-from kdbench.training.surveys import Surveys
-from kdbench.training.teacher_routing import Answer, teacher_answers
+from kdbench.training.teacher_routing import teacher_answers
 from kdbench.utils.seeding import begin_draws, derive
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class StepContext:
     """What the students of one step share. key: of the recording it is from; None where nothing is recorded."""
 
     epoch: int
     step: int
     batch: Batch
-    answers: dict[Student, Answer]
+    answers: dict[Student, Outputs]
     key: Hashable = None
 
 
@@ -52,9 +52,9 @@ class Steps:
     ) -> None:
         self.data, self.teacher, self.seed, self.bf16 = data, teacher, seed, bf16
         self._backward, self._graph = backward, graph
-        self._surveys = Surveys(data, seed, bf16)
+        self._surveys = ExtraForwards(data, seed, bf16)
         self._rows: Tensor | None = None
-        self._shared = Recorded[tuple[Batch, dict[Student, Answer]]](graph) if graph else None
+        self._shared = Recorded[tuple[Batch, dict[Student, Outputs]]](graph) if graph else None
         self._own: dict[Student, Recorded[Tensor]] = {}
 
     def ready(self, student: Student, optimizer: Optimizer) -> None:
@@ -65,13 +65,13 @@ class Steps:
         if self._graph:
             self._own[student] = Recorded(self._graph)
 
-    def begin(self, epoch: int, step: int, students: Sequence[Student]) -> Begun:
+    def begin(self, epoch: int, step: int, students: Sequence[Student]) -> StepContext:
         """The batch of this position, and what the teacher says to each student that asks."""
         data, views = self.data, tuple(dict.fromkeys(view for student in students for view in student.views))
         if (key := self._key(epoch, step, students)) is None:
             batch = data.train_batch(epoch, step, views)
             asking = [one for one in students if not self._writes(one, epoch, step)]
-            return Begun(epoch, step, batch, teacher_answers(batch, asking, self.teacher))
+            return StepContext(epoch, step, batch, teacher_answers(batch, asking, self.teacher))
         assert isinstance(data, ImageData)
         assert self._shared is not None
         drawn, _ = data.drawn(epoch, step)
@@ -79,17 +79,17 @@ class Steps:
             self._rows = torch.empty_like(drawn)
         rows = self._rows.copy_(drawn)
 
-        def work() -> tuple[Batch, dict[Student, Answer]]:
+        def work() -> tuple[Batch, dict[Student, Outputs]]:
             batch = data.batch_of(rows, epoch, step, views)
             return batch, teacher_answers(batch, students, self.teacher)
 
-        return Begun(epoch, step, *self._shared(key, work), key)
+        return StepContext(epoch, step, *self._shared(key, work), key)
 
-    def take(self, student: Student, optimizer: Optimizer, begun: Begun) -> dict[str, Tensor]:
+    def take(self, student: Student, optimizer: Optimizer, context: StepContext) -> dict[str, Tensor]:
         """One optimiser step of one student: the values of its loss, with their sum as `total`."""
-        epoch, step, teacher = begun.epoch, begun.step, begun.answers.get(student)
+        epoch, step, teacher = context.epoch, context.step, context.answers.get(student)
         # a recorded batch is of the place it was recorded at
-        batch = replace(begun.batch, epoch=epoch, step=step)
+        batch = replace(context.batch, epoch=epoch, step=step)
         if self._writes(student, epoch, step):
             batch = self._written(student, batch)
             teacher = teacher_answers(batch, [student], self.teacher).get(student)
@@ -103,17 +103,17 @@ class Steps:
         # dropout and its like: the same draw whoever trains alongside, and after a resume; on each rank another
         place = (epoch, step, rank()) if rank() else (epoch, step)
         begin_draws(derive(self.seed, "step", *place), self.data.device)
-        if begun.key is None:
+        if context.key is None:
             return self._learn(student, optimizer, batch, teacher)
         names: list[str] = ["total", *student.loss.weights]
         values = self._own[student](
-            (begun.key, of_epoch(student.loss, epoch)),
+            (context.key, of_epoch(student.loss, epoch)),
             lambda: _stacked(self._learn(student, optimizer, batch, teacher), names),
         )
         return dict(zip(names, values.clone().unbind(), strict=True))
 
     def _learn(
-        self, student: Student, optimizer: Optimizer, batch: Batch, teacher: Answer | None
+        self, student: Student, optimizer: Optimizer, batch: Batch, teacher: Outputs | None
     ) -> dict[str, Tensor]:
         """Forward, backward and update."""
         with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.bf16):

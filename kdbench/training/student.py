@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.core.errors import RunError
-from kdbench.core.objective import Facts, Probes
+from kdbench.core.objective import DatasetInfo, Probes
 from kdbench.core.task import TASKS, Task
 from kdbench.core.types import Batch, Outputs
 from kdbench.distributed.collectives import agreed, on_rank_0
 from kdbench.losses.composite import CROSS_ENTROPY, Loss
 from kdbench.models.checkpoints import save_weights
-from kdbench.models.features import answer_batch, classifier, tap_names
+from kdbench.models.features import answer_batch, classifier, feature_names
 from kdbench.teachers.cache.logits import CachedTeacher
-from kdbench.teachers.cache.topk import LikeliestTeacher
+from kdbench.teachers.cache.topk import TopKTeacher
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.loggers import RunLogger
 from kdbench.training.progress import Progress
@@ -52,7 +52,7 @@ class Student(nn.Module):
         self.loss = loss
         self.logger: RunLogger | None = None
         """Where else metrics go, of this run alone, while it trains; or None."""
-        self.stored: CachedTeacher | LikeliestTeacher | None = None
+        self.stored: CachedTeacher | TopKTeacher | None = None
         """Who answers training batches in place of the live teacher, or None."""
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -77,22 +77,26 @@ class Student(nn.Module):
         """What the loss looks at, of the batch and of those of its further views that the loss wants."""
         if not self.loss.needs_student:
             return Outputs(batch.inputs.new_zeros(len(batch.inputs), 1))
-        return answer_batch(self.model, self.seen(batch), self.loss.student_taps)
+        return answer_batch(self.model, self.seen(batch), self.loss.student_features)
 
     @torch.no_grad()
-    def bind(self, teacher: LiveTeacher | None, batch: Batch, facts: Facts, seed: int) -> None:
+    def setup(self, teacher: LiveTeacher | None, batch: Batch, dataset_info: DatasetInfo, seed: int) -> None:
         """Let the loss make its learnable parts, from both sides' answers to a probe batch in eval mode."""
         if not self.loss.terms:
             return
         if not self.loss.needs_teacher:
             teacher = None
         self.model.eval()
-        self.loss.choose_taps(tap_names(self.model), tap_names(teacher.model) if teacher else ())
+        self.loss.choose_taps(feature_names(self.model), feature_names(teacher.model) if teacher else ())
         own = self.answer(batch)
-        theirs = teacher(batch, self.loss.teacher_taps) if teacher else Outputs(own.logits)
+        theirs = teacher(batch, self.loss.teacher_features) if teacher else Outputs(own.logits)
         with torch.enable_grad():
-            self.loss.bind(
-                self.model, teacher.model if teacher else nn.Identity(), Probes(own, theirs), facts, seed
+            self.loss.setup(
+                self.model,
+                teacher.model if teacher else nn.Identity(),
+                Probes(own, theirs),
+                dataset_info,
+                seed,
             )
         self.loss.to(memory_format=torch.channels_last)
         self.model.train()

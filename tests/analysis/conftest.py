@@ -9,7 +9,7 @@ from kdbench.config.compose import compose_checked
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run
 
 register()
@@ -28,7 +28,7 @@ def train(output: Path, *overrides: str, root: str = "train") -> Path:
     """The folder of a run, finished."""
     words = [*(word for word in TINY if root == "train" or not word.startswith("student=")), *overrides]
     choices = dict(word.split("=", 1) for word in words)
-    run(plan(compose_checked(root, [*words, f"output={output}"]), choices))
+    run(make_plan(compose_checked(root, [*words, f"output={output}"]), choices))
     (folder,) = output.glob("*/")
     return folder
 

@@ -49,7 +49,7 @@ def test_features_are_what_the_classifier_sees(data, side):
 
 
 def test_without_pooled_features_and_maps_the_rest_is_there(data, side, tmp_path):
-    bare = replace(side, role="teacher", taps=())
+    bare = replace(side, role="teacher", features=())
     found = study(data, "test", side, bare, gamma=0.5, gamma_from="given")
     assert found.numbers["pair"]["cka"] == {"unbiased": None, "biased": None}
     assert "teacher resnet8 has no pooled features" in found.numbers["notes"][0]
@@ -102,7 +102,7 @@ def test_eigen_cam_is_the_first_component_of_the_last_map(data, side):
     assert shown.shape == (3, 32, 32)
     assert 0 <= shown.min() < 0.01
     assert shown.max() == pytest.approx(1, abs=1e-4)
-    maps = side.look(inputs, ("unpooled",)).taps["unpooled"].double()
+    maps = side.update(inputs, ("unpooled",)).features["unpooled"].double()
     for image, ours in zip(maps, shown, strict=True):
         values = image.flatten(1).T.detach().numpy()
         values = values - values.mean(axis=0)

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from kdbench.benchmark import lightning_overhead as lightning
 from kdbench.benchmark import scaling as scale
-from kdbench.benchmark.interleave import WARM_UP, Limit, Race
+from kdbench.benchmark.interleave import WARM_UP, InterleavedTimer, Limit
 from kdbench.benchmark.pairs import measure
 from kdbench.benchmark.settings import SETTINGS, Setup, setup
 from kdbench.benchmark.stopwatch import Stopwatch, Turn
@@ -38,7 +38,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_a_run_that_was_timed_has_the_weights_of_one_that_was_not(tmp_path):
     made = prepared(tmp_path)
-    race = Race(Stopwatch(), Limit(rounds=3, seconds=0, steps=1))
+    race = InterleavedTimer(Stopwatch(), Limit(rounds=3, seconds=0, steps=1))
     race.run([made.plan("loss=kd", "log_every=1", *SHORT)])
     (record,) = tmp_path.glob("*/record.json")
     assert '"interrupted"' in record.read_text()
@@ -58,7 +58,7 @@ def test_every_part_of_a_step_is_timed_and_short_batches_are_not_counted(tmp_pat
         turns.append(steps)
         return Turn(steps, {"rest": 1.0}, {"rest": 1.0})
 
-    race = Race(Stopwatch(), Limit(rounds=4, seconds=0, steps=1), reference)
+    race = InterleavedTimer(Stopwatch(), Limit(rounds=4, seconds=0, steps=1), reference)
     race.run([made.plan("loss=kd", "log_every=1")])
     assert len(race.ours) == 4
     assert len(turns) == 7, "with the last batch of each epoch and the warm-up"
@@ -76,9 +76,9 @@ def test_a_warm_cache_answers_in_the_teachers_place(tmp_path, monkeypatch):
     asked = {"live": 0, "cache": 0}
 
     def counted(name, forward):
-        def answer(self, batch, taps=()):
+        def answer(self, batch, features=()):
             asked[name] += 1
-            return forward(self, batch, taps)
+            return forward(self, batch, features)
 
         return answer
 
@@ -99,7 +99,7 @@ def test_ctrl_c_ends_the_race(tmp_path):
         def on_train_batch_end(self, *_):
             signal.raise_signal(signal.SIGINT)
 
-    race = Race(Stopwatch(), Limit(rounds=3, seconds=0, steps=1), prepare=lambda module: None)
+    race = InterleavedTimer(Stopwatch(), Limit(rounds=3, seconds=0, steps=1), prepare=lambda module: None)
     race.on_train_batch_end = Impatient().on_train_batch_end
     with pytest.raises(KeyboardInterrupt):
         race.run([made.plan("loss=kd", "log_every=1")])
@@ -108,7 +108,7 @@ def test_ctrl_c_ends_the_race(tmp_path):
 def test_a_run_that_is_too_short_is_said(tmp_path):
     made = prepared(tmp_path)
     with pytest.raises(ValueError, match="ended before"):
-        Race(Stopwatch(), Limit(rounds=99, seconds=0)).run(
+        InterleavedTimer(Stopwatch(), Limit(rounds=99, seconds=0)).run(
             [made.plan("loss=kd", *SHORT, "schedule.epochs=1")]
         )
     assert "train_batch" not in vars(made.data), "the hooks are gone"

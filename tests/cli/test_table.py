@@ -421,7 +421,7 @@ def test_a_teacher_is_not_cut_short_by_what_its_students_are_told(tmp_path, monk
     _, missing = with_teachers(table, cells(table))
     (teacher,) = needed(table, missing)
     assert "trainer=cpu" in teacher.overrides
-    assert teacher.planned.cfg.trainer.max_epochs == 240
+    assert teacher.plan.cfg.trainer.max_epochs == 240
 
 
 def test_a_teacher_of_timms_is_fetched_and_not_trained(tmp_path, monkeypatch):

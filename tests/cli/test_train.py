@@ -19,7 +19,7 @@ from kdbench.core.errors import RunError
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run
 from kdbench.training.run_folder import RunFolder
 
@@ -32,7 +32,7 @@ ALONE = [*TINY, "teacher=none", "loss=ce"]
 
 def train(*overrides: str, root: str = "train") -> dict:
     choices = dict(item.split("=", 1) for item in overrides)
-    return run(plan(compose_checked(root, list(overrides)), choices))
+    return run(make_plan(compose_checked(root, list(overrides)), choices))
 
 
 def folder_of(output: Path) -> RunFolder:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from kdbench.config.compose import Composer, check_targets, checked, command_line_jobs, compose_checked
 from kdbench.config.hydra_context import in_hydra
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 
 register()
 
@@ -88,7 +88,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("overrides", "words"), MISTAKES, ids=[overrides for overrides, _ in MISTAKES])
 def test_a_mistake_is_named(overrides, words):
     with pytest.raises(ValueError) as caught:
-        plan(compose_checked("train", overrides.split()), {})
+        make_plan(compose_checked("train", overrides.split()), {})
     for word in words:
         assert word in str(caught.value)
 
@@ -138,7 +138,7 @@ def test_a_sweep_is_checked_job_by_job():
 
 def test_any_sum_can_be_said_on_the_command_line():
     sum_of_two = ["loss=sum", "+objective@loss.objectives.dkd=dkd", "+loss.weights.dkd=2"]
-    loss = plan(compose_checked("train", sum_of_two), {}).loss
+    loss = make_plan(compose_checked("train", sum_of_two), {}).loss
     assert loss.weights == {"ce": 1.0, "dkd": 2}
     assert list(loss.terms) == ["dkd"]
 

@@ -16,14 +16,14 @@ from kdbench.models.network import Network, global_pool, register, untapped
 
 
 class Small(Network):
-    taps = ("stage1", "unpooled", "pooled")
+    features = ("stage1", "unpooled", "pooled")
 
     def __init__(self, num_classes):
         super().__init__()
         self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, num_classes)
 
-    def forward(self, x, tap=untapped):
-        return self.fc(tap("pooled", global_pool(tap("unpooled", tap("stage1", self.conv(x).relu())))))
+    def forward(self, x, feature=untapped):
+        return self.fc(feature("pooled", global_pool(feature("unpooled", feature("stage1", self.conv(x).relu())))))
 
     def get_classifier(self):
         return self.fc

@@ -33,10 +33,10 @@ from kdbench.models.registry import create_model
 from kdbench.objectives import create
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.identity import recipe_of
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run_cohort
 from kdbench.training.evaluation import class_spread
-from kdbench.training.surveys import Surveys
+from kdbench.training.extra_forwards import ExtraForwards
 
 register()
 
@@ -67,11 +67,11 @@ def scores(size: int) -> tuple[dict[str, float], list[float | None]]:
     generator = torch.Generator().manual_seed(size)
     logits, teacher = torch.randn(2, size, 7, generator=generator)
     target, own = torch.randint(7, (size,), generator=generator), own_rows(0, size)
-    meter = Scores(7, {"head": [0, 1], "tail": [5, 6]})
+    metric = Scores(7, {"head": [0, 1], "tail": [5, 6]})
     for first in range(own.start, own.stop, 50):
         rows = slice(first, min(first + 50, own.stop))
-        meter.update(logits[rows], target[rows], teacher[rows])
-    return meter.compute(), meter.recall
+        metric.add(logits[rows], target[rows], teacher[rows])
+    return metric.compute(), metric.recall
 
 
 def images() -> ImageData:
@@ -114,9 +114,9 @@ def surveyed(mode: str) -> list[Tensor]:
     loss = Loss({"ce": 1.0, "mcmi": 0.1}, {"mcmi": create("mcmi", mode=mode)})
     term = loss.terms["mcmi"]
     term.register_buffer("centroids", torch.full((4, 4), 0.25, dtype=torch.float64))
-    surveys = Surveys(data, 3, bf16=False)
+    extra_forwards = ExtraForwards(data, 3, bf16=False)
     for step in range(2):
-        surveys.before(SimpleNamespace(model=student, loss=loss), 1, step)
+        extra_forwards.before(SimpleNamespace(model=student, loss=loss), 1, step)
     spread = class_spread(student, data, "train", fixed=term.centroids)
     return [term.centroids, torch.tensor(list(spread.values()), dtype=torch.float64)]
 
@@ -129,9 +129,9 @@ def statistics() -> list[Tensor]:
 
 
 def found() -> dict[str, object]:
-    surveys = [surveyed(mode) for mode in ("epoch", "ema")]
+    extra_forwards = [surveyed(mode) for mode in ("epoch", "ema")]
     return {
-        "decisions": decisions(), "scores": scores(131), "student": trained(), "surveys": surveys,
+        "decisions": decisions(), "scores": scores(131), "student": trained(), "surveys": extra_forwards,
         "statistics": statistics(),
     }  # fmt: skip
 
@@ -149,7 +149,7 @@ class StopsOnRank1(Callback):
 
 def run(folder: Path, *overrides: str, watchers=()) -> dict[str, Tensor]:
     words = [*TINY, f"teacher.checkpoint={folder}/teacher.safetensors", *overrides]
-    (member,) = run_cohort([plan(compose_checked("train", words), {})], watchers)
+    (member,) = run_cohort([make_plan(compose_checked("train", words), {})], watchers)
     return {} if member.student is None else {k: v.clone() for k, v in member.student.state_dict().items()}
 
 
@@ -239,7 +239,7 @@ def test_shares_are_even_and_leave_nothing_out():
 
 def test_the_number_of_ranks_is_part_of_the_identity_and_one_is_as_before():
     def recipe(*overrides: str) -> dict:
-        return recipe_of(plan(compose_checked("train", [*TINY, *overrides]), {}).config)
+        return recipe_of(make_plan(compose_checked("train", [*TINY, *overrides]), {}).config)
 
     one, plain = recipe("trainer.devices=1"), recipe("trainer=cpu", "trainer.devices=1")
     assert "world" not in plain

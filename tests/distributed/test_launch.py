@@ -19,7 +19,7 @@ from kdbench.config.compose import compose_checked
 from kdbench.distributed.devices import check_sweep
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.launchers import ProcessLauncher
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run_cohort
 
 register()
@@ -259,6 +259,8 @@ def test_a_job_is_given_the_devices_that_its_run_asks_for(words, gpus, monkeypat
 
 
 def test_several_students_side_by_side_are_refused():
-    plans = [plan(compose_checked("train", [*ALONE, *DDP, f"schedule.lr={lr}"]), {}) for lr in (0.1, 0.2)]
+    plans = [
+        make_plan(compose_checked("train", [*ALONE, *DDP, f"schedule.lr={lr}"]), {}) for lr in (0.1, 0.2)
+    ]
     with pytest.raises(ValueError, match=r"2 students side by side on 2 devices: .* hydra/launcher=process"):
         run_cohort(plans)

@@ -2,7 +2,7 @@
 
 from kdbench.config.compose import compose_checked
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run
 
 register()
@@ -13,7 +13,7 @@ def accuracy(loss: str, seed: int, output: str) -> float:
     cfg = compose_checked(
         "train", [*overrides, f"output={output}", "threads=1", "progress=false", "trainer=cpu"]
     )
-    record = run(plan(cfg, {"loss": loss, "dataset": "mini"}))
+    record = run(make_plan(cfg, {"loss": loss, "dataset": "mini"}))
     return record["results"]["last"]["top1"]
 
 

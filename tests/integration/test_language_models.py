@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
-from kdbench.core.logits import Hidden
+from kdbench.core.logits import ProjectedLogits
 from kdbench.core.types import IGNORED, Batch, Tokens
 from kdbench.data.images.image_io import DataError
 from kdbench.data.text.rationale_lm import LanguageData
@@ -18,7 +18,7 @@ from kdbench.models.features import answer_batch
 from kdbench.models.language.causal_lm import causal_lm
 from kdbench.runs.cohort import cohorts
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import Plan, plan
+from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.run import run, run_cohort
 from kdbench.teachers.store import put
 from kdbench.training.evaluation import Scoring
@@ -120,30 +120,30 @@ def test_padding_and_what_comes_later_change_nothing(network):
 
 def test_it_answers_before_its_last_layer_and_learns_through_both_uses_of_its_words(network):
     answer = answer_batch(network, batch_of([3, 4, 5]))
-    assert isinstance(answer, Hidden)
+    assert isinstance(answer.lazy_logits, ProjectedLogits)
     assert answer.logits.shape == (2, 50)
-    assert answer.weight is network.transformer.wte.weight
+    assert answer.lazy_logits.weight is network.transformer.wte.weight
     assert len(network.state_dict()) == len(set(map(torch.Tensor.data_ptr, network.state_dict().values())))
 
 
 def test_an_unknown_network_is_refused_with_what_is_possible():
     words = ["dataset=svamp_lm", "student=resnet8"]
     with pytest.raises(ValueError, match=r"resnet8.*lm_tiny, lm_small, lm_medium"):
-        plan(compose_checked("train", words), {})
+        make_plan(compose_checked("train", words), {})
 
 
 def test_a_loss_for_images_is_refused():
     with pytest.raises(ValueError, match="the task of svamp_lm is lm, and at is for images"):
-        plan(compose_checked("train", ["dataset=svamp_lm", "loss=at"]), {})
+        make_plan(compose_checked("train", ["dataset=svamp_lm", "loss=at"]), {})
 
 
 def test_a_missing_teacher_is_answered_with_the_command_that_trains_it(tmp_path):
     words = ["dataset=svamp_lm", "dataset.vocabulary=321", "teacher=lm_medium", f"output={tmp_path}"]
     command = "kdbench train-teacher dataset=svamp_lm dataset.vocabulary=321 teacher=lm_medium\n"
     with pytest.raises(ValueError, match=command):
-        run(planned(*words))
+        run(plan(*words))
     with pytest.raises(ValueError, match=r"teacher\.checkpoint"):
-        plan(compose_checked("train_teacher", [*words, "teacher.checkpoint=x"]), {})
+        make_plan(compose_checked("train_teacher", [*words, "teacher.checkpoint=x"]), {})
 
 
 # ---- the scores
@@ -153,19 +153,19 @@ def test_scores_are_means_over_tokens_however_they_come(network):
     draw = torch.Generator().manual_seed(0)
     logits, teacher = (torch.randn(23, 50, generator=draw) for _ in range(2))
     target = torch.randint(50, (23,), generator=draw)
-    meter = TokenScores()
+    metric = TokenScores()
     for start, stop in ((0, 1), (1, 15), (15, 23)):
         span = slice(start, stop)
-        meter.look(network, Batch(target, target[span], target), logits[span], teacher[span])
-    found = meter.compute()
+        metric.update(network, Batch(target, target[span], target), logits[span], teacher[span])
+    found = metric.compute()
     nll = F.cross_entropy(logits, target).item()
     assert found["nll"] == pytest.approx(nll, rel=1e-6)
     assert found["perplexity"] == pytest.approx(math.exp(nll), rel=1e-6)
     assert found["token_accuracy"] == pytest.approx(100 * (logits.argmax(1) == target).float().mean().item())
     agree = (logits.argmax(1) == teacher.argmax(1)).float().mean().item()
     assert found["agreement"] == pytest.approx(100 * agree)
-    meter.look(network, Batch(target, target, target), logits)
-    assert "agreement" not in meter.compute()
+    metric.update(network, Batch(target, target, target), logits)
+    assert "agreement" not in metric.compute()
 
 
 # ---- runs
@@ -181,8 +181,8 @@ SHORT = [
 ]
 
 
-def planned(*words: str) -> Plan:
-    return plan(compose_checked("train", list(words)), dict(word.split("=", 1) for word in words))
+def plan(*words: str) -> Plan:
+    return make_plan(compose_checked("train", list(words)), dict(word.split("=", 1) for word in words))
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def weights(output) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, common, teacher):
     output = tmp_path_factory.mktemp("whole")
-    record = run(planned(*common, *SHORT, "loss=js", f"output={output}"))
+    record = run(plan(*common, *SHORT, "loss=js", f"output={output}"))
     assert record["task"] == "lm"
     assert record["results"]["best_validation"].keys() >= {"nll", "perplexity", "agreement"}
     return output
@@ -225,15 +225,15 @@ def test_a_killed_run_is_resumed_to_the_bit(tmp_path, common, whole, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "append_metrics", die)
         with pytest.raises(KillError):
-            run(planned(*words))
-    run(planned(*words, "resume=true"))
+            run(plan(*words))
+    run(plan(*words, "resume=true"))
     ours = weights(tmp_path)
     for name, value in weights(whole).items():
         assert torch.equal(value, ours[name]), name
 
 
 def test_a_student_in_a_cohort_is_the_same_to_the_bit(tmp_path, common, whole, monkeypatch):
-    plans = [planned(*common, *SHORT, f"loss={loss}", f"output={tmp_path}") for loss in ("js", "abkd_lm")]
+    plans = [plan(*common, *SHORT, f"loss={loss}", f"output={tmp_path}") for loss in ("js", "abkd_lm")]
     (group,) = cohorts(plans)
     scored: list[tuple[str, int]] = []
     logits = Scoring._teacher_logits

@@ -5,7 +5,7 @@ import pytest
 from kdbench.config.compose import compose_checked
 from kdbench.runs.cohort import cohorts
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import Plan, plan
+from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.run import run, run_cohort
 
 register()
@@ -16,25 +16,25 @@ def _a_store_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("KDBENCH_HOME", str(tmp_path / "home"))
 
 
-def planned(root: str, words: list[str]) -> Plan:
-    return plan(compose_checked(root, words), dict(word.split("=", 1) for word in words))
+def plan(root: str, words: list[str]) -> Plan:
+    return make_plan(compose_checked(root, words), dict(word.split("=", 1) for word in words))
 
 
 def scores(common: list[str], losses: dict[str, list[str]], output: str, more: list[str]) -> dict[str, dict]:
     """The test scores of a student of each loss, with its weights; in one cohort where they can share."""
     plans = [
-        planned("train", [*common, f"loss={loss}", f"output={output}", *more, *weights])
+        plan("train", [*common, f"loss={loss}", f"output={output}", *more, *weights])
         for loss, weights in losses.items()
     ]
     members = [member for group in cohorts(plans) for member in run_cohort(group)]
-    return {member.planned.names["loss"]: member.record["results"]["last"] for member in members}
+    return {member.plan.names["loss"]: member.record["results"]["last"] for member in members}
 
 
 @pytest.mark.slow
 def test_from_scratch_a_teachers_words_teach_faster_than_labels(tmp_path, common):
     """Two epochs of 45 steps, with a teacher of eight epochs."""
     output = str(tmp_path)
-    run(planned("train_teacher", [*common, "teacher=lm_tiny", "schedule.epochs=8", f"output={output}"]))
+    run(plan("train_teacher", [*common, "teacher=lm_tiny", "schedule.epochs=8", f"output={output}"]))
     more = ["teacher=lm_tiny", "schedule.epochs=2", "seed=1", "evaluate_every=2"]
     found = scores(common, {"ce": [], "fkl": []}, output, more)
     assert found["fkl"]["agreement"] > found["ce"]["agreement"]
@@ -58,7 +58,7 @@ WITH_LABELS = {
 def test_students_that_know_the_labels_gain_by_a_teacher(tmp_path, common):
     """Over those that go on with the labels alone, from the same student and for the same steps, in both measures."""
     output = str(tmp_path)
-    run(planned("train_teacher", [*common, "teacher=lm_small", "schedule.epochs=12", f"output={output}"]))
+    run(plan("train_teacher", [*common, "teacher=lm_small", "schedule.epochs=12", f"output={output}"]))
     more = ["schedule.epochs=6", "evaluate_every=6", "seed=1"]
     more += ["+loss/stage@loss.stage=labels", "loss.stage.epochs=12"]
     found = scores(common, {"ce": [], **WITH_LABELS}, output, more)

@@ -11,10 +11,10 @@ from kdbench.core.errors import RunError
 from kdbench.core.objective import Probes
 from kdbench.core.types import Batch
 from kdbench.models.checkpoints import load_weights, save_weights
-from kdbench.models.features import answer, tap_names
+from kdbench.models.features import answer, feature_names
 from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import first_stage, plan, recipe_hash
+from kdbench.runs.plan import first_stage, make_plan, recipe_hash
 from kdbench.runs.run import run
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.run_folder import RunFolder, records
@@ -35,13 +35,13 @@ def teacher(tmp_path_factory) -> str:
     return f"teacher.checkpoint={path}"
 
 
-def planned(*overrides: str):
+def plan(*overrides: str):
     choices = dict(item.split("=", 1) for item in overrides)
-    return plan(compose_checked("train", [*TINY, *overrides]), choices)
+    return make_plan(compose_checked("train", [*TINY, *overrides]), choices)
 
 
 def train(*overrides: str) -> dict:
-    return run(planned(*overrides))
+    return run(plan(*overrides))
 
 
 def main_folder(output: Path) -> Path:
@@ -53,15 +53,15 @@ def state(output: Path) -> dict:
     return torch.load(main_folder(output) / "state.pt", weights_only=True)
 
 
-def bind(plan_, student, other) -> None:
+def setup(plan_, student, other) -> None:
     """As a run does, up to the values of the probes."""
     loss, data = plan_.loss, plan_.data
     data.setup("fit")
-    loss.choose_taps(tap_names(student), tap_names(other))
-    sides = ((student, loss.student_taps), (other, loss.teacher_taps))
+    loss.choose_taps(feature_names(student), feature_names(other))
+    sides = ((student, loss.student_features), (other, loss.teacher_features))
     with torch.no_grad():
-        answers = [answer(network.eval(), data.probe(), taps) for network, taps in sides]
-    loss.bind(student, other, Probes(*answers), data.facts, plan_.cfg.seed)
+        answers = [answer(network.eval(), data.probe(), features) for network, features in sides]
+    loss.setup(student, other, Probes(*answers), data.dataset_info, plan_.cfg.seed)
 
 
 class KillError(Exception):
@@ -94,9 +94,9 @@ def test_parts_and_memories_are_resumed_to_the_bit(tmp_path, teacher, loss, monk
 
 @pytest.mark.parametrize("loss", [*WITH_PARTS, "simkd"])
 def test_every_learned_part_is_in_the_optimiser_and_moves(tmp_path, teacher, loss):
-    made, trained = planned(f"loss={loss}", teacher), planned(f"loss={loss}", teacher, f"output={tmp_path}")
+    made, trained = plan(f"loss={loss}", teacher), plan(f"loss={loss}", teacher, f"output={tmp_path}")
     student, other = create_model("resnet8", 4), create_model("resnet20", 4)
-    bind(made, student, other)
+    setup(made, student, other)
     run(trained)
     moved = state(tmp_path)["loss"]
     learned = {name: p for name, p in made.loss.named_parameters() if p.requires_grad}
@@ -143,11 +143,11 @@ def test_a_first_stage_on_the_teacher_alone_serves_every_student(tmp_path, teach
     assert shared
     assert all(torch.equal(main[key], made[key]) for key in shared), "frozen since the first stage"
     hashes = {
-        recipe_hash(first_stage(planned("loss=ft", teacher, "loss.stage.epochs=1", *more)))
+        recipe_hash(first_stage(plan("loss=ft", teacher, "loss.stage.epochs=1", *more)))
         for more in ((), ("student=resnet14",), ("loss.weights.ft=1",))
     }
     assert len(hashes) == 1
-    assert recipe_hash(first_stage(planned("loss=ft", teacher, "loss.stage.epochs=2"))) not in hashes
+    assert recipe_hash(first_stage(plan("loss=ft", teacher, "loss.stage.epochs=2"))) not in hashes
 
 
 def test_a_first_stage_whose_state_was_deleted_is_run_again(tmp_path, teacher):
@@ -167,12 +167,12 @@ def test_a_first_stage_that_failed_says_what_to_delete(tmp_path, teacher):
 
 
 def test_what_means_nothing_at_a_constant_rate_does_not_make_it_another_stage(teacher):
-    decays = [planned("loss=ab", teacher, f"schedule.warmup={warmup}") for warmup in (0.1, 0.2)]
+    decays = [plan("loss=ab", teacher, f"schedule.warmup={warmup}") for warmup in (0.1, 0.2)]
     assert len({recipe_hash(first_stage(one)) for one in decays}) == 1
 
 
 def test_a_change_of_the_first_stage_is_another_run(teacher):
-    one, other = (planned("loss=ab", teacher, f"loss.stage.epochs={epochs}") for epochs in (1, 2))
+    one, other = (plan("loss=ab", teacher, f"loss.stage.epochs={epochs}") for epochs in (1, 2))
     assert recipe_hash(one) != recipe_hash(other)
 
 
@@ -189,15 +189,15 @@ def test_simkd_answers_with_its_own_head_and_says_what_that_costs(tmp_path, teac
     assert counts["at_test"] == counts["student"] - own_head + added
     model = create_model("resnet8", 4)
     model.load_state_dict(student)
-    plan_ = planned("loss=simkd", teacher)
+    plan_ = plan("loss=simkd", teacher)
     loss, data = plan_.loss, plan_.data
     data.setup("test")
     images = data.eval_batch("test", 0, 32)
     term = loss.terms["simkd"]
-    bind(plan_, model, create_model("resnet20", 4))
+    setup(plan_, model, create_model("resnet20", 4))
     term.load_state_dict(head)
     with torch.no_grad():
-        logits = loss.eval().predict(answer(model.eval(), images.inputs, term.student_taps))
+        logits = loss.eval().predict(answer(model.eval(), images.inputs, term.student_features))
     top1 = 100 * (logits.argmax(1) == images.target).float().mean().item()
     assert record["results"]["last"]["top1"] == pytest.approx(top1, abs=1e-3)
     best = load_file(folder / "best_validation.predictor.safetensors")
@@ -210,11 +210,11 @@ def test_mlkd_shows_both_sides_a_strong_view(tmp_path, teacher, monkeypatch):
     shown: list[Batch] = []
     forward = LiveTeacher.forward
 
-    def look(self, batch, taps=()):
+    def update(self, batch, features=()):
         shown.append(batch)
-        return forward(self, batch, taps)
+        return forward(self, batch, features)
 
-    monkeypatch.setattr(LiveTeacher, "forward", look)
+    monkeypatch.setattr(LiveTeacher, "forward", update)
     record = train("loss=mlkd", teacher, f"output={tmp_path}")
     assert record["state"] == "done"
     training = [batch for batch in shown if batch.views]

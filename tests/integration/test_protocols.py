@@ -17,7 +17,7 @@ from kdbench.objectives import crd, ltkd
 from kdbench.runs.cohort import cohorts
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.identity import recipe_of
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run, run_cohort
 from kdbench.training.run_folder import RunFolder
 from kdbench.training.step import Steps
@@ -49,8 +49,10 @@ def tiny(tmp_path_factory) -> list[str]:
     return [*TINY, random_teacher(tmp_path_factory.mktemp("teacher"), "resnet14", protocol="imbalance 9")]
 
 
-def planned(*overrides: str):
-    return plan(compose_checked("train", list(overrides)), dict(item.split("=", 1) for item in overrides))
+def plan(*overrides: str):
+    return make_plan(
+        compose_checked("train", list(overrides)), dict(item.split("=", 1) for item in overrides)
+    )
 
 
 def folders(output: Path) -> dict[str, RunFolder]:
@@ -104,13 +106,13 @@ def killed_after(monkeypatch, saves: int, overrides: list[str]) -> dict:
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "save_state", die)
         with pytest.raises(KillError):
-            run(planned(*overrides))
+            run(plan(*overrides))
     return done[-1]
 
 
 def test_batches_without_rows_are_skipped_and_the_position_moves_on(tmp_path, tiny, steps):
     one_class = ["dataset.omit_classes=[0,1,2]", "dataset.omit=loop", "loss=kd", "log_every=1"]
-    made = planned(*tiny, *one_class, f"output={tmp_path}")
+    made = plan(*tiny, *one_class, f"output={tmp_path}")
     record = run(made)
     (folder,) = folders(tmp_path).values()
     taken = [(batch.epoch, batch.step) for batch in steps]
@@ -132,11 +134,11 @@ def test_batches_without_rows_are_skipped_and_the_position_moves_on(tmp_path, ti
 @pytest.mark.parametrize("protocol", ["loop", "repeat"])
 def test_a_run_killed_within_an_epoch_and_resumed_is_the_same(tmp_path, tiny, monkeypatch, protocol):
     overrides = [*tiny, *PROTOCOLS[protocol], *CRD, "save_every=0", "log_every=1"]
-    run(planned(*overrides, f"output={tmp_path / 'whole'}"))
+    run(plan(*overrides, f"output={tmp_path / 'whole'}"))
     killed = [*overrides, f"output={tmp_path / 'killed'}"]
     progress = killed_after(monkeypatch, 23, killed)
     assert (progress["epoch"], progress["step"]) == (2, 7)
-    run(planned(*killed, "resume=true"))
+    run(plan(*killed, "resume=true"))
     assert_same_runs(tmp_path / "whole", tmp_path / "killed")
 
 
@@ -144,8 +146,8 @@ def test_a_cohort_under_a_protocol_leaves_what_its_members_leave_alone(tmp_path,
     members = [["loss=ce"], [*CRD, "student=resnet14"], ["loss=mlkd"]]
     runs = [[*tiny, *PROTOCOLS["both"], *member] for member in members]
     for overrides in runs:
-        run(planned(*overrides, f"output={tmp_path / 'alone'}"))
-    (group,) = cohorts([planned(*overrides, f"output={tmp_path / 'cohort'}") for overrides in runs])
+        run(plan(*overrides, f"output={tmp_path / 'alone'}"))
+    (group,) = cohorts([plan(*overrides, f"output={tmp_path / 'cohort'}") for overrides in runs])
     assert all(member.error is None for member in run_cohort(group))
     assert_same_runs(tmp_path / "cohort", tmp_path / "alone")
 
@@ -156,17 +158,17 @@ def test_members_at_different_positions_meet_between_batches_without_rows(tmp_pa
     common += ["save_every=0", "log_every=1"]
     runs = [[*common, f"loss={loss}"] for loss in ("kd", "wttm")]
     for overrides in runs:
-        run(planned(*overrides, f"output={tmp_path / 'alone'}"))
+        run(plan(*overrides, f"output={tmp_path / 'alone'}"))
     together = [[*overrides, f"output={tmp_path / 'cohort'}"] for overrides in runs]
     killed_after(monkeypatch, 4, together[0])
     killed_after(monkeypatch, 13, together[1])
-    (group,) = cohorts([planned(*overrides, "resume=true") for overrides in together])
+    (group,) = cohorts([plan(*overrides, "resume=true") for overrides in together])
     assert all(member.error is None for member in run_cohort(group))
     assert_same_runs(tmp_path / "cohort", tmp_path / "alone")
 
 
 def test_protocols_do_not_share_a_cohort(tiny):
-    plans = [planned(*tiny, *more) for more in ([], LOOP, REPEAT, [*REPEAT, "dataset.subset.seed=1"], LOOP)]
+    plans = [plan(*tiny, *more) for more in ([], LOOP, REPEAT, [*REPEAT, "dataset.subset.seed=1"], LOOP)]
     assert [len(group) for group in cohorts(plans)] == [1, 1, 1, 1, 1], (
         "the last is the second again: one folder"
     )
@@ -178,11 +180,11 @@ def test_no_omitted_label_enters_the_loss(tmp_path, tiny, steps, monkeypatch, om
     """Of any batch of the run; nor do CRD's negatives and LTKD's frequencies know of an omitted image."""
     bound, drawn = [], []
     for objective in (crd.CRD, ltkd.LTKD):
-        bind = objective.bind
+        setup = objective.setup
         monkeypatch.setattr(
             objective,
             "bind",
-            lambda self, *rest, bind=bind: (bind(self, *rest), bound.append((self, rest[-1])))[0],
+            lambda self, *rest, setup=setup: (setup(self, *rest), bound.append((self, rest[-1])))[0],
         )
     draw = crd.CRD.drawn
     monkeypatch.setattr(crd.CRD, "drawn", lambda self, batch: drawn.append(draw(self, batch)) or drawn[-1])
@@ -192,18 +194,18 @@ def test_no_omitted_label_enters_the_loss(tmp_path, tiny, steps, monkeypatch, om
         "dataset.label_noise=0.5",
         "dataset.imbalance=2",
     ]
-    run(planned(*tiny, *protocol, f"loss={loss}", f"output={tmp_path}"))
+    run(plan(*tiny, *protocol, f"loss={loss}", f"output={tmp_path}"))
     clean = torch.arange(48) % 4
     assert steps
     for batch in steps:
         assert not torch.isin(batch.target, torch.tensor([0, 2])).any()
         assert not torch.isin(clean[batch.index], torch.tensor([0, 2])).any()
-    for objective, facts in bound:
-        counts = torch.bincount(facts.labels[facts.trained], minlength=4)
+    for objective, dataset_info in bound:
+        counts = torch.bincount(dataset_info.labels[dataset_info.trained], minlength=4)
         assert counts[0] == counts[2] == 0 < min(counts[1], counts[3])
         if loss == "crd":
-            assert objective.memory.shape[1] == len(facts.trained)
-            assert all(int(rows.max()) < len(facts.trained) for rows in drawn)
+            assert objective.memory.shape[1] == len(dataset_info.trained)
+            assert all(int(rows.max()) < len(dataset_info.trained) for rows in drawn)
         else:
             assert max(objective.group[[1, 3]]) <= min(objective.group[[0, 2]]), "the rarest"
 
@@ -211,7 +213,7 @@ def test_no_omitted_label_enters_the_loss(tmp_path, tiny, steps, monkeypatch, om
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny) -> RunFolder:
     output = tmp_path_factory.mktemp("finished")
-    run(planned(*tiny, *LOOP, "dataset.imbalance=2", "loss=kd", f"output={output}"))
+    run(plan(*tiny, *LOOP, "dataset.imbalance=2", "loss=kd", f"output={output}"))
     (folder,) = folders(output).values()
     return folder
 
@@ -253,8 +255,8 @@ def test_recall_is_of_each_class_by_brute_force():
     """A class without images has none, and is left out of its group's mean."""
     logits, target = torch.randn(90, 5, generator=torch.Generator().manual_seed(0)), torch.arange(90) % 4
     scores = Scores(5, {"head": [0, 4], "tail": [1, 2], "medium": [4]})
-    scores.update(logits[:50], target[:50])
-    scores.update(logits[50:], target[50:])
+    scores.add(logits[:50], target[:50])
+    scores.add(logits[50:], target[50:])
     found = scores.compute()
     right = logits.argmax(dim=1) == target
     expected = [100 * float(right[target == label].double().mean()) for label in range(4)]
@@ -296,7 +298,7 @@ THE_SAME = [
 
 
 def recipes(tiny: list[str], changes: list[dict]) -> set[str]:
-    config = planned(*tiny).config
+    config = plan(*tiny).config
     return {digest(recipe_of(config | {"dataset": config["dataset"] | change})) for change in changes}
 
 
@@ -325,6 +327,6 @@ def test_every_loss_trains_under_every_protocol_at_once(tmp_path, tiny, loss):
     """Batches have 0 to 3 rows here."""
     stage = ["loss.stage.epochs=1"] if loss in ("ab", "fsp", "ft") else []
     few = ["schedule.epochs=1", "schedule.lr=0.001", f"output={tmp_path}"]
-    record = run(planned(*tiny, *PROTOCOLS["both"], f"loss={loss}", *stage, *few))
+    record = run(plan(*tiny, *PROTOCOLS["both"], f"loss={loss}", *stage, *few))
     assert record["state"] == "done"
     assert {"omitted", "kept"} < set(record["results"]["last"])

@@ -8,7 +8,7 @@ import torch
 from kdbench.cli.evaluate import main
 from kdbench.config.compose import compose_checked, spelled_out
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan, recipe_hash
+from kdbench.runs.plan import make_plan, recipe_hash
 from kdbench.runs.run import run, run_cohort
 from kdbench.training.run_folder import RunFolder, records
 
@@ -23,9 +23,9 @@ TINY += [
 ]
 
 
-def planned(*overrides: str):
+def plan(*overrides: str):
     choices = dict(item.split("=", 1) for item in overrides)
-    return plan(compose_checked("train", [*TINY, *overrides]), choices)
+    return make_plan(compose_checked("train", [*TINY, *overrides]), choices)
 
 
 def state(output) -> dict:
@@ -64,7 +64,7 @@ def alone(tmp_path_factory):
     folders = {}
     for loss in ("finetune", "dss_mi"):
         folders[loss] = tmp_path_factory.mktemp(loss)
-        run(planned(f"loss={loss}", f"output={folders[loss]}"))
+        run(plan(f"loss={loss}", f"output={folders[loss]}"))
     return folders
 
 
@@ -102,13 +102,13 @@ def test_killed_and_resumed_to_the_bit(alone, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "append_metrics", die)
         with pytest.raises(KillError):
-            run(planned("loss=dss_mi", f"output={tmp_path}"))
-    run(planned("loss=dss_mi", f"output={tmp_path}", "resume=true"))
+            run(plan("loss=dss_mi", f"output={tmp_path}"))
+    run(plan("loss=dss_mi", f"output={tmp_path}", "resume=true"))
     equal(state(alone["dss_mi"]), state(tmp_path))
 
 
 def test_a_cohort_of_losses_that_read_different_inputs_is_each_run_alone(alone, tmp_path):
-    members = run_cohort([planned(f"loss={loss}", f"output={tmp_path}") for loss in ("finetune", "dss_mi")])
+    members = run_cohort([plan(f"loss={loss}", f"output={tmp_path}") for loss in ("finetune", "dss_mi")])
     assert all(member.error is None for member in members)
     for member, loss in zip(members, ("finetune", "dss_mi"), strict=True):
         found = torch.load(member.folder.path / "state.pt", weights_only=True)
@@ -140,16 +140,16 @@ def test_companions_of_a_data_set_of_text():
 def test_what_does_not_fit_is_said_before_any_work(overrides, words):
     own = [word for word in TINY if "student" not in overrides[0] or not word.startswith("student.options")]
     with pytest.raises(ValueError, match=words):
-        plan(compose_checked("train", [*own, *overrides]), {})
+        make_plan(compose_checked("train", [*own, *overrides]), {})
 
 
 def test_an_image_run_with_a_loss_of_text_is_refused():
     with pytest.raises(ValueError, match="the task of fake is images, and rationale_ce is for rationale"):
-        plan(compose_checked("train", ["dataset=fake", "loss=dss", "trainer=cpu"]), {})
+        make_plan(compose_checked("train", ["dataset=fake", "loss=dss", "trainer=cpu"]), {})
     with pytest.raises(ValueError, match=r"give loss\.input=null"):
-        plan(compose_checked("train", ["dataset=fake", "loss=finetune", "trainer=cpu"]), {})
+        make_plan(compose_checked("train", ["dataset=fake", "loss=finetune", "trainer=cpu"]), {})
 
 
 def test_where_things_lie_is_no_part_of_a_run():
-    assert recipe_hash(planned("loss=dss")) == recipe_hash(planned("loss=dss", "dataset.path=/elsewhere"))
-    assert recipe_hash(planned("loss=dss")) != recipe_hash(planned("loss=dss", "dataset.rationale_noise=0.3"))
+    assert recipe_hash(plan("loss=dss")) == recipe_hash(plan("loss=dss", "dataset.path=/elsewhere"))
+    assert recipe_hash(plan("loss=dss")) != recipe_hash(plan("loss=dss", "dataset.rationale_noise=0.3"))

@@ -12,7 +12,7 @@ import pytest
 
 from kdbench import jobs
 from kdbench.jobs.job import Ended, Job, Limits, reason_in
-from kdbench.jobs.scheduler import Crew
+from kdbench.jobs.scheduler import JobScheduler
 
 
 def job(folder: Path, name: str, code: str, **about) -> Job:
@@ -21,8 +21,8 @@ def job(folder: Path, name: str, code: str, **about) -> Job:
 
 def run(made: list[Job], **limits) -> dict[str, Ended]:
     said: list[Ended] = []
-    crew = Crew(Limits(**{"retries": 0, **limits}), said.append, lambda line: None)
-    assert crew.run(made) == said
+    scheduler = JobScheduler(Limits(**{"retries": 0, **limits}), said.append, lambda line: None)
+    assert scheduler.run(made) == said
     return {ended.job.title: ended for ended in said}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from kdbench import objectives
-from kdbench.core.logits import Hidden
+from kdbench.core.logits import ProjectedLogits
 from kdbench.core.types import Batch, Outputs
 from kdbench.losses import chunked as pieces
 from kdbench.losses.composite import Loss
@@ -30,25 +30,25 @@ def loss_of(name: str) -> Loss:
     return Loss({"ce": 0.3, name: 2.0}, {name: objectives.create(name, **parameters.get(name, {}))})
 
 
-def sides(dtype: torch.dtype = torch.float64) -> tuple[Hidden, Hidden, Batch]:
+def sides(dtype: torch.dtype = torch.float64) -> tuple[ProjectedLogits, ProjectedLogits, Batch]:
     """A student's and a teacher's features and heads, the teacher's wider, for tokens in a random order."""
     draw = torch.Generator().manual_seed(0)
 
-    def head(width: int, bias: bool) -> Hidden:
+    def head(width: int, bias: bool) -> ProjectedLogits:
         sizes = [(ROWS, width), (CLASSES, width), (CLASSES,)]
         made = [torch.randn(*size, generator=draw, dtype=torch.float64).to(dtype) for size in sizes]
-        return Hidden(made[0], made[1], made[2] if bias else None)
+        return ProjectedLogits(made[0], made[1], made[2] if bias else None)
 
     target = torch.randint(CLASSES, (ROWS,), generator=draw)
     return head(WIDTH, bias=True), head(WIDTH + 2, bias=False), Batch(target, target, torch.arange(ROWS))
 
 
-def leaves(answer: Hidden) -> list[Tensor]:
-    return [t.detach().clone().requires_grad_() for t in (answer.features, answer.weight, answer.bias)]
+def leaves(answer: ProjectedLogits) -> list[Tensor]:
+    return [t.detach().clone().requires_grad_() for t in (answer.hidden, answer.weight, answer.bias)]
 
 
-def whole(loss: Loss, of: list[Tensor], teacher: Hidden, batch: Batch):
-    return loss(Outputs(linear(*of)), Outputs(teacher.logits), batch)
+def whole(loss: Loss, of: list[Tensor], teacher: ProjectedLogits, batch: Batch):
+    return loss(Outputs(linear(*of)), Outputs(teacher.dense()), batch)
 
 
 @pytest.fixture
@@ -63,9 +63,9 @@ def test_value_parts_and_gradients_are_those_of_the_whole(name, few):
     student, teacher, batch = sides()
     loss = loss_of(name)
     ours, theirs = leaves(student), leaves(student)
-    total, parts = loss(Hidden(*ours), teacher, batch)
+    total, parts = loss(Outputs(ProjectedLogits(*ours)), Outputs(teacher), batch)
     expected, expected_parts = loss._evaluate(
-        Outputs(linear(*theirs)), Outputs(teacher.logits), batch, [ROWS]
+        Outputs(linear(*theirs)), Outputs(teacher.dense()), batch, [ROWS]
     )
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(parts, expected_parts)
@@ -79,9 +79,9 @@ def test_value_parts_and_gradients_are_those_of_the_whole(name, few):
 def test_of_logits_too(name, few):
     student, teacher, batch = sides()
     loss = loss_of(name)
-    ours, theirs = (student.logits.requires_grad_() for _ in range(2))
-    total, _ = loss(Outputs(ours), Outputs(teacher.logits), batch)
-    expected, _ = loss._evaluate(Outputs(theirs), Outputs(teacher.logits), batch, [ROWS])
+    ours, theirs = (student.dense().requires_grad_() for _ in range(2))
+    total, _ = loss(Outputs(ours), Outputs(teacher.dense()), batch)
+    expected, _ = loss._evaluate(Outputs(theirs), Outputs(teacher.dense()), batch, [ROWS])
     total.backward()
     expected.backward()
     torch.testing.assert_close((total, ours.grad), (expected, theirs.grad))
@@ -93,13 +93,13 @@ def test_learned_parts_of_a_loss_have_their_gradient(few):
     found = []
     for rows in (True, False):
         loss = loss_of("ctkd")
-        loss.terms["ctkd"].bind(torch.nn.Identity(), torch.nn.Identity(), None, None)
-        answer = Outputs(student.logits.requires_grad_())
+        loss.terms["ctkd"].setup(torch.nn.Identity(), torch.nn.Identity(), None, None)
+        answer = Outputs(student.dense().requires_grad_())
         assert loss.separable
         value = (
-            loss(answer, teacher, batch)
+            loss(answer, Outputs(teacher), batch)
             if rows
-            else loss._evaluate(answer, Outputs(teacher.logits), batch, [ROWS])
+            else loss._evaluate(answer, Outputs(teacher.dense()), batch, [ROWS])
         )[0]
         value.backward()
         found.append([p.grad for p in loss.parameters()])
@@ -107,16 +107,16 @@ def test_learned_parts_of_a_loss_have_their_gradient(few):
     assert all(grad.abs().sum() > 0 for grad in found[0])
     torch.testing.assert_close(*found)
     with torch.no_grad():
-        assert not loss(student, teacher, batch)[0].requires_grad
+        assert not loss(Outputs(student), Outputs(teacher), batch)[0].requires_grad
 
 
 def test_bfloat16_features_give_the_value_that_bfloat16_logits_give(few):
     student, teacher, batch = sides(torch.bfloat16)
     features, weight, bias = leaves(student)
     weight, bias = (t.detach().float().requires_grad_() for t in (weight, bias))  # as under autocast
-    total, _ = loss_of("fkl")(Hidden(features, weight, bias), teacher, batch)
+    total, _ = loss_of("fkl")(Outputs(ProjectedLogits(features, weight, bias)), Outputs(teacher), batch)
     logits = linear(features, weight.bfloat16(), bias.bfloat16())
-    expected, _ = loss_of("fkl")._evaluate(Outputs(logits), Outputs(teacher.logits), batch, [ROWS])
+    expected, _ = loss_of("fkl")._evaluate(Outputs(logits), Outputs(teacher.dense()), batch, [ROWS])
     torch.testing.assert_close(total, expected)
     total.backward()
     assert (features.grad.dtype, weight.grad.dtype) == (torch.bfloat16, torch.float32)
@@ -127,17 +127,19 @@ def test_a_loss_that_couples_rows_sees_them_whole(few):
     loss = loss_of("dist")
     assert not loss.separable
     value, expected = (
-        loss(one, Outputs(teacher.logits), batch)[0] for one in (student, Outputs(student.logits))
+        loss(one, Outputs(teacher.dense()), batch)[0] for one in (Outputs(student), Outputs(student.dense()))
     )
     torch.testing.assert_close(value, expected)
 
 
 def test_few_logits_are_left_alone_and_many_are_not():
     features, weight = torch.zeros(4096, 2), torch.zeros(150_000, 2)
-    assert pieces.rows_at_once(Hidden(features, weight)) == pieces.NUMBERS_AT_ONCE // 150_000
+    assert (
+        pieces.rows_at_once(Outputs(ProjectedLogits(features, weight))) == pieces.NUMBERS_AT_ONCE // 150_000
+    )
     assert pieces.rows_at_once(Outputs(torch.empty(4096, 150_000, device="meta"))) is not None
     assert pieces.rows_at_once(Outputs(torch.empty(256, 1000, device="meta"))) is None
-    assert pieces.rows_at_once(Hidden(features, torch.empty(10**9, 2, device="meta"))) == 1
+    assert pieces.rows_at_once(Outputs(ProjectedLogits(features, torch.empty(10**9, 2, device="meta")))) == 1
 
 
 # ---- every token weighs the same: gradient accumulation and ranks
@@ -154,14 +156,14 @@ def part(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def accumulated(
-    name: str, of: list[Tensor], teacher: Hidden, batch: Batch, cuts: tuple[int, ...], rows: int
+    name: str, of: list[Tensor], teacher: ProjectedLogits, batch: Batch, cuts: tuple[int, ...], rows: int
 ) -> float:
     """The gradients of uneven parts, added up in the leaves; the sum of their totals."""
     total = 0.0
     for start, stop in itertools.pairwise(cuts):
         span = slice(start, stop)
-        answer = Hidden(of[0][span], *of[1:])
-        value, _ = loss_of(name)(answer, teacher.rows(span), part(batch, start, stop), of_rows=rows)
+        answer = Outputs(ProjectedLogits(of[0][span], *of[1:]))
+        value, _ = loss_of(name)(answer, Outputs(teacher.rows(span)), part(batch, start, stop), of_rows=rows)
         value.backward()
         total += value.item()
     return total

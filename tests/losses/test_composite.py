@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdbench.core.objective import Facts, Objective, Paper, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.losses.composite import Loss
 from kdbench.objectives.kd import KD, kd_loss
@@ -18,7 +18,9 @@ class Constant(Objective):
         super().__init__()
         self.value = value
 
-    def bind(self, student: nn.Module, teacher: nn.Module, probes: Probes, facts: Facts) -> None:
+    def setup(
+        self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
+    ) -> None:
         self.scale = nn.Parameter(torch.full((probes.student.logits.shape[1],), self.value))
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
@@ -69,11 +71,11 @@ def test_a_ramp_rises_linearly_from_epoch_one(sides):
 
 def test_an_unweighted_part_is_watched_but_cannot_spoil_the_total(sides):
     loss = Loss({"ce": 1.0, "endless": 0.0}, {"endless": Constant(float("inf"))})
-    loss.bind(
+    loss.setup(
         nn.Identity(),
         nn.Identity(),
         Probes(*sides[:2]),
-        Facts(5, torch.arange(10) % 5, torch.arange(10)),
+        DatasetInfo(5, torch.arange(10) % 5, torch.arange(10)),
         seed=0,
     )
     total, parts = loss(*sides)
@@ -83,11 +85,11 @@ def test_an_unweighted_part_is_watched_but_cannot_spoil_the_total(sides):
 
 def test_what_bind_makes_is_learned_and_stored(sides):
     loss = Loss({"ce": 1.0, "constant": 1.0}, {"constant": Constant()})
-    loss.bind(
+    loss.setup(
         nn.Identity(),
         nn.Identity(),
         Probes(*sides[:2]),
-        Facts(5, torch.arange(10) % 5, torch.arange(10)),
+        DatasetInfo(5, torch.arange(10) % 5, torch.arange(10)),
         seed=0,
     )
     assert [name for name, _ in loss.named_parameters()] == ["objectives.constant.scale"]

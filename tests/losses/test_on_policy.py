@@ -12,7 +12,7 @@ from kdbench.losses.on_policy import Policy
 from kdbench.models.language.causal_lm import causal_lm
 from kdbench.models.language.generation import search, write
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan, recipe_hash
+from kdbench.runs.plan import make_plan, recipe_hash
 from kdbench.runs.run import run, run_cohort
 from kdbench.teachers.store import put
 from kdbench.training.run_folder import records
@@ -175,14 +175,16 @@ def test_a_share_of_the_steps_is_drawn_by_place():
     assert all(Policy("student").is_due(0, 1, step) for step in range(100))
 
 
-def planned(*overrides: str):
-    return plan(compose_checked("train", [*TINY, *overrides]), dict(item.split("=", 1) for item in overrides))
+def plan(*overrides: str):
+    return make_plan(
+        compose_checked("train", [*TINY, *overrides]), dict(item.split("=", 1) for item in overrides)
+    )
 
 
 @pytest.fixture
 def teacher(tmp_path, monkeypatch):
     monkeypatch.setenv("KDBENCH_HOME", str(tmp_path / "home"))
-    made = planned("loss=fkl").data
+    made = plan("loss=fkl").data
     made.setup()
     torch.manual_seed(1)
     put(
@@ -196,13 +198,13 @@ def teacher(tmp_path, monkeypatch):
 @pytest.mark.parametrize("loss", ["seqkd", "gkd", "skd"])
 def test_runs_learn_from_what_is_written_alone_and_in_a_cohort(tmp_path, teacher, loss):
     plain = {"seqkd": "ce", "gkd": "js", "skd": "fkl"}[loss]
-    run(planned(f"loss={loss}", f"output={tmp_path / 'alone'}"))
-    members = run_cohort([planned(f"loss={name}", f"output={tmp_path / 'cohort'}") for name in (plain, loss)])
+    run(plan(f"loss={loss}", f"output={tmp_path / 'alone'}"))
+    members = run_cohort([plan(f"loss={name}", f"output={tmp_path / 'cohort'}") for name in (plain, loss)])
     assert [member.error for member in members] == [None, None]
     ((path, record),) = records(tmp_path / "alone")
     alone = torch.load(path / "state.pt", weights_only=True)["model"]
     shared = {
-        m.planned.names["loss"]: torch.load(m.folder.path / "state.pt", weights_only=True) for m in members
+        m.plan.names["loss"]: torch.load(m.folder.path / "state.pt", weights_only=True) for m in members
     }
     assert all(torch.equal(alone[key], shared[loss]["model"][key]) for key in alone)
     assert any(not torch.equal(alone[key], shared[plain]["model"][key]) for key in alone), (
@@ -221,10 +223,12 @@ def test_what_cannot_be_is_said():
     with pytest.raises(
         ValueError, match=r"loss\.policy is for language models, and the task of fake is images"
     ):
-        plan(compose_checked("train", ["dataset=fake", "loss=gkd", "trainer=cpu", "loss.objectives={}"]), {})
+        make_plan(
+            compose_checked("train", ["dataset=fake", "loss=gkd", "trainer=cpu", "loss.objectives={}"]), {}
+        )
     with pytest.raises(ValueError, match="needs a teacher, and there is none"):
-        planned("loss=seqkd", "teacher=none")
+        plan("loss=seqkd", "teacher=none")
     with pytest.raises(ValueError, match=r"loss\.policy\.beams=5: from 1, and several for one writer"):
         Policy("student", beams=5)
-    assert recipe_hash(planned("loss=fkl")) != recipe_hash(planned("loss=skd"))
-    assert recipe_hash(planned("loss=seqkd")) != recipe_hash(planned("loss=seqkd", "loss.policy.beams=5"))
+    assert recipe_hash(plan("loss=fkl")) != recipe_hash(plan("loss=skd"))
+    assert recipe_hash(plan("loss=seqkd")) != recipe_hash(plan("loss=seqkd", "loss.policy.beams=5"))

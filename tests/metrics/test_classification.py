@@ -16,7 +16,7 @@ def drawn(rows=997, classes=7, scale=2.0):
 def scored(logits, target, size=100):
     scores = Scores(logits.shape[1])
     for rows in torch.arange(len(target)).split(size):
-        scores.update(logits[rows], target[rows])
+        scores.add(logits[rows], target[rows])
     return scores.compute()
 
 
@@ -34,7 +34,7 @@ def test_a_second_use_starts_again():
     logits, target = drawn()
     scores = Scores(7)
     for rows in (slice(0, 500), slice(500, 997)):
-        scores.update(logits[rows], target[rows], teacher=logits[rows])
+        scores.add(logits[rows], target[rows], teacher=logits[rows])
         found = scores.compute()
         assert found == pytest.approx(scored(logits[rows], target[rows]) | {"agreement": 100}, abs=1e-4)
 

@@ -9,7 +9,7 @@ from kdbench.config.compose import compose_checked
 from kdbench.metrics.classification import Scores
 from kdbench.metrics.diagnostics import GAMMA, OF_ONE, OF_PAIR, Diagnostics
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run
 
 register()
@@ -25,10 +25,10 @@ def answers():
 
 def test_they_are_what_analyze_says_whatever_the_chunks(answers):
     student, teacher, target = answers
-    meter = Scores(5, more=Diagnostics(5))
+    metric = Scores(5, more=Diagnostics(5))
     for rows in (slice(0, 20), slice(20, 21), slice(21, 57)):
-        meter.update(student[rows], target[rows], teacher[rows])
-    found = meter.compute()
+        metric.update(student[rows], target[rows], teacher[rows])
+    found = metric.compute()
     sides = [Answers(logits, None) for logits in (teacher, student)]
     alone = of_one(sides[1], target, list("abcde"), GAMMA).numbers
     pair = of_pair(*sides, GAMMA).numbers
@@ -36,8 +36,8 @@ def test_they_are_what_analyze_says_whatever_the_chunks(answers):
     expected |= {"conditional_mutual_information": alone["cmi"], "predictive_kl": pair["predictive_kl"]}
     expected |= {name: pair["ttm"][name] for name in OF_PAIR if name != "predictive_kl"}
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    meter.update(student[:20], target[:20])
-    again = meter.compute()
+    metric.update(student[:20], target[:20])
+    again = metric.compute()
     assert again["brier"] != found["brier"], "it starts again"
     assert "predictive_kl" not in again, "there was no teacher"
 
@@ -53,7 +53,9 @@ def test_a_run_has_them_where_it_was_asked_to(tmp_path):
     words += ["student=resnet8", "teacher=none", "loss=ce", "trainer=cpu", "progress=false"]
     with_them, without = (
         run(
-            plan(compose_checked("train", [*words, f"diagnostics={asked}", f"output={tmp_path / asked}"]), {})
+            make_plan(
+                compose_checked("train", [*words, f"diagnostics={asked}", f"output={tmp_path / asked}"]), {}
+            )
         )
         for asked in ("true", "false")
     )

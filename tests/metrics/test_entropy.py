@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.objectives.cases import STUDENT, TEACHER, gammas, normal, pairs
 
 from kdbench.metrics.entropy import predictive_kl, renyi_entropy, shannon_entropy, ttm_identity
+from tests.objectives.cases import STUDENT, TEACHER, gammas, normal, pairs
 
 seeds, orders = st.integers(0, 2**31), st.floats(0.05, 5.0)
 

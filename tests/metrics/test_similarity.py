@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.objectives.cases import normal
 
 from kdbench.metrics import similarity as features
 from kdbench.metrics.similarity import correlation_difference, linear_cka
+from tests.objectives.cases import normal
 
 seeds, rows = st.integers(0, 2**31), st.integers(4, 40)
 

@@ -1,4 +1,4 @@
-"""Networks with BatchNorms in the convolutions before them answer as they did, and so do their taps."""
+"""Networks with BatchNorms in the convolutions before them answer as they did, and so do their features."""
 
 import pytest
 import timm
@@ -8,7 +8,7 @@ from torch.optim.swa_utils import update_bn
 
 from kdbench.core.types import Batch
 from kdbench.models.bn_folding import fold_batch_norms
-from kdbench.models.features import answer, tap_names
+from kdbench.models.features import answer, feature_names
 from kdbench.models.names import available
 from kdbench.models.registry import create_model
 from kdbench.teachers.live import LiveTeacher
@@ -42,10 +42,13 @@ def test_logits_and_taps_stay(name):
     share = LEFT.get(name.split("_")[0], 0.0)
     assert norms(folded) <= share * norms(model) < norms(model)
     with torch.no_grad():
-        before, after = answer(model, images, tap_names(model)), answer(folded, images, tap_names(model))
+        before, after = (
+            answer(model, images, feature_names(model)),
+            answer(folded, images, feature_names(model)),
+        )
     torch.testing.assert_close(after.logits, before.logits, rtol=1e-3, atol=1e-3)
-    for tap, value in before.taps.items():
-        torch.testing.assert_close(after.taps[tap], value, rtol=1e-3, atol=1e-3)
+    for record, value in before.features.items():
+        torch.testing.assert_close(after.features[record], value, rtol=1e-3, atol=1e-3)
 
 
 def test_a_network_of_timm_keeps_its_answers():
@@ -90,8 +93,8 @@ def test_under_bfloat16_all_are_answered_by_the_same_network():
     model = trained(create_model("wrn_16_2", 10), images)
     batch = Batch(images, torch.zeros(8, dtype=torch.long), torch.arange(8), 1, 0)
     teacher = LiveTeacher("wrn_16_2", model, (), {}, bf16=True)
-    plain, tapped = teacher(batch), teacher(batch, tap_names(model))
-    assert torch.equal(plain.logits, tapped.logits)
+    plain, select_features = teacher(batch), teacher(batch, feature_names(model))
+    assert torch.equal(plain.logits, select_features.logits)
     assert norms(teacher.model) == 13  # who binds to its layers finds them
     with torch.no_grad():
         torch.testing.assert_close(plain.logits.float(), model(images), rtol=0.1, atol=0.1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench.models.features import answer, classifier, tap_names
+from kdbench.models.features import answer, classifier, feature_names
 from kdbench.models.registry import create_model
 
 
@@ -20,16 +20,16 @@ def test_tapping_leaves_the_logits_as_they_are(name):
     with torch.no_grad():
         plain = model(images)
         assert torch.equal(answer(model, images).logits, plain)
-        assert torch.equal(answer(model, images, tap_names(model)).logits, plain)
+        assert torch.equal(answer(model, images, feature_names(model)).logits, plain)
         assert torch.equal(answer(model, images, ["pooled"]).logits, plain)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "timm/test_convnext"])
 def test_only_the_taps_asked_for_are_kept_in_the_order_asked(name):
     model = create_model(name, num_classes=10)
-    taps = answer(model, torch.randn(2, 3, 32, 32), ["pooled", "stage1"]).taps
-    assert list(taps) == ["pooled", "stage1"]
-    assert not answer(model, torch.randn(2, 3, 32, 32)).taps
+    features = answer(model, torch.randn(2, 3, 32, 32), ["pooled", "stage1"]).features
+    assert list(features) == ["pooled", "stage1"]
+    assert not answer(model, torch.randn(2, 3, 32, 32)).features
 
 
 @pytest.mark.parametrize("name", ["MobileNetV2", "ShuffleV1", "timm/test_efficientnet", "timm/test_vit"])
@@ -38,7 +38,7 @@ def test_pooled_is_what_the_classifier_is_given(name):
     size = 160 if name == "timm/test_vit" else 64
     outputs = answer(model, torch.randn(2, 3, size, size), ["pooled"])
     weight, bias = outputs.classifier
-    assert torch.equal(nn.functional.linear(outputs.taps["pooled"], weight, bias), outputs.logits)
+    assert torch.equal(nn.functional.linear(outputs.features["pooled"], weight, bias), outputs.logits)
     assert weight is model.get_classifier().weight
 
 
@@ -46,8 +46,8 @@ def test_dropout_before_a_timm_classifier_is_drawn_once():
     model = create_model("timm/test_resnet", num_classes=10, options={"drop_rate": 0.5}).train()
     outputs = answer(model, torch.randn(2, 3, 64, 64), ["stage4", "pooled"])
     weight, bias = outputs.classifier
-    assert (outputs.taps["pooled"] == 0).any()
-    torch.testing.assert_close(nn.functional.linear(outputs.taps["pooled"], weight, bias), outputs.logits)
+    assert (outputs.features["pooled"] == 0).any()
+    torch.testing.assert_close(nn.functional.linear(outputs.features["pooled"], weight, bias), outputs.logits)
 
 
 TIMM_SHAPES = {
@@ -82,14 +82,14 @@ def test_timm_stages_have_the_networks_own_shapes(name):
     size, shapes = TIMM_SHAPES[name]
     with torch.device("meta"):
         model = create_model(name, num_classes=10)
-    taps = answer(model, torch.empty(2, 3, size, size, device="meta"), tap_names(model)).taps
-    assert {tap: tuple(value.shape[1:]) for tap, value in taps.items()} == shapes
-    assert tap_names(model) == tuple(shapes)
+    features = answer(model, torch.empty(2, 3, size, size, device="meta"), feature_names(model)).features
+    assert {record: tuple(value.shape[1:]) for record, value in features.items()} == shapes
+    assert feature_names(model) == tuple(shapes)
 
 
 def test_gradients_reach_a_timm_stage():
     model = create_model("timm/test_resnet", num_classes=10)
-    answer(model, torch.randn(2, 3, 64, 64), ["stage2"]).taps["stage2"].sum().backward()
+    answer(model, torch.randn(2, 3, 64, 64), ["stage2"]).features["stage2"].sum().backward()
     assert model.conv1[0].weight.grad.abs().sum() > 0
 
 
@@ -99,7 +99,7 @@ def test_a_classifier_that_is_no_linear_layer_is_none_and_gives_no_pooled():
     outputs = answer(model, torch.empty(2, 3, 64, 64, device="meta"), ["stage1"])
     assert classifier(model) is None
     assert outputs.classifier is None
-    assert "pooled" not in tap_names(model)
+    assert "pooled" not in feature_names(model)
 
 
 def test_the_hook_on_a_timm_classifier_is_gone_afterwards():
@@ -110,14 +110,14 @@ def test_the_hook_on_a_timm_classifier_is_gone_afterwards():
 
 def test_a_plain_module_has_no_taps():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
-    assert tap_names(model) == ()
+    assert feature_names(model) == ()
     assert answer(model, torch.randn(2, 3, 2, 2)).classifier is None
-    with pytest.raises(ValueError, match="has no tap 'pooled'; it has none"):
+    with pytest.raises(ValueError, match="has no feature 'pooled'; it has none"):
         answer(model, torch.randn(2, 3, 2, 2), ["pooled"])
 
 
 def test_an_unknown_tap_names_those_that_exist():
     model = create_model("MobileNetV2", num_classes=10)
-    message = "MobileNetV2 has no tap 'stage5.pre', 'stage9'; it has stem, stage1.pre, stage1, stage2.pre, .*unpooled"
+    message = "MobileNetV2 has no feature 'stage5.pre', 'stage9'; it has stem, stage1.pre, stage1, stage2.pre, .*unpooled"
     with pytest.raises(ValueError, match=message):
         answer(model, torch.randn(2, 3, 32, 32), ["stage5.pre", "stage1", "stage9"])

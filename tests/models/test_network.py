@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdbench.models.features import answer, tap_names
+from kdbench.models.features import answer, feature_names
 from kdbench.models.names import available
 from kdbench.models.network import Network, register
 from kdbench.models.registry import create_model
@@ -89,47 +89,49 @@ def test_size_cost_and_shapes_equal_the_table(name):
     parameters, cost, shapes = TABLE[name]
     model = on_meta(name)
     assert sum(p.numel() for p in model.parameters()) == parameters
-    outputs = answer(model, torch.empty(2, 3, 32, 32, device="meta"), tap_names(model))
-    plain = [tap for tap in outputs.taps if not tap.endswith(".pre") and tap != "unpooled"]
+    outputs = answer(model, torch.empty(2, 3, 32, 32, device="meta"), feature_names(model))
+    plain = [name for name in outputs.features if not name.endswith(".pre") and name != "unpooled"]
     assert plain == ["stem", *(f"stage{k}" for k in range(1, len(plain) - 1)), "pooled"]
-    assert ["x".join(map(str, outputs.taps[tap].shape[1:])) for tap in plain] == shapes.split()
+    assert ["x".join(map(str, outputs.features[name].shape[1:])) for name in plain] == shapes.split()
     assert outputs.logits.shape == (2, 100)
     assert multiply_adds(model) == cost
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "ResNet50", "vgg8", "ShuffleV1", "ShuffleV2"])
 def test_a_stage_is_its_pre_activation_rectified(name):
-    taps = answer(model := settled(name), torch.randn(2, 3, 32, 32), tap_names(model)).taps
-    twins = [tap for tap in taps if tap.endswith(".pre")]
+    features = answer(model := settled(name), torch.randn(2, 3, 32, 32), feature_names(model)).features
+    twins = [name for name in features if name.endswith(".pre")]
     assert twins == [f"stage{k}.pre" for k in range(1, len(twins) + 1)]
-    assert len(twins) == len([tap for tap in taps if tap.startswith("stage")]) / 2
+    assert len(twins) == len([name for name in features if name.startswith("stage")]) / 2
     for twin in twins:
-        assert (taps[twin] < 0).any()
-        assert torch.equal(taps[twin.removesuffix(".pre")], F.relu(taps[twin]))
+        assert (features[twin] < 0).any()
+        assert torch.equal(features[twin.removesuffix(".pre")], F.relu(features[twin]))
 
 
 def test_a_wide_resnets_stage_is_raw_and_its_twin_is_the_next_norm_of_it():
-    taps = answer(model := settled("wrn_16_2"), torch.randn(2, 3, 32, 32), tap_names(model)).taps
+    features = answer(model := settled("wrn_16_2"), torch.randn(2, 3, 32, 32), feature_names(model)).features
     norms = (model.block2.layer[0].bn1, model.block3.layer[0].bn1, model.bn1)
     for k, norm in enumerate(norms, start=1):
-        assert (taps[f"stage{k}"] < 0).any()
-        torch.testing.assert_close(taps[f"stage{k}.pre"], norm(taps[f"stage{k}"]))
-    assert (taps["stem"] < 0).any()
-    torch.testing.assert_close(taps["pooled"], F.relu(taps["stage3.pre"]).mean((2, 3)))
+        assert (features[f"stage{k}"] < 0).any()
+        torch.testing.assert_close(features[f"stage{k}.pre"], norm(features[f"stage{k}"]))
+    assert (features["stem"] < 0).any()
+    torch.testing.assert_close(features["pooled"], F.relu(features["stage3.pre"]).mean((2, 3)))
 
 
 def test_mobilenets_stages_are_signed_and_their_own_twins():
-    taps = answer(model := settled("MobileNetV2"), torch.randn(2, 3, 32, 32), tap_names(model)).taps
+    features = answer(
+        model := settled("MobileNetV2"), torch.randn(2, 3, 32, 32), feature_names(model)
+    ).features
     for k in range(1, 5):
-        assert (taps[f"stage{k}"] < 0).any()
-        assert torch.equal(taps[f"stage{k}"], taps[f"stage{k}.pre"])
+        assert (features[f"stage{k}"] < 0).any()
+        assert torch.equal(features[f"stage{k}"], features[f"stage{k}.pre"])
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "timm/resnet10t", "timm/test_efficientnet"])
 def test_pooled_is_the_mean_of_unpooled(name):
     model = settled(name) if name in FAMILIES else create_model(name, num_classes=10).eval()
-    taps = answer(model, torch.randn(2, 3, 32, 32), ["unpooled", "pooled"]).taps
-    torch.testing.assert_close(taps["pooled"], taps["unpooled"].mean((2, 3)))
+    features = answer(model, torch.randn(2, 3, 32, 32), ["unpooled", "pooled"]).features
+    torch.testing.assert_close(features["pooled"], features["unpooled"].mean((2, 3)))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -138,12 +140,12 @@ def test_training_mode_normalises_each_batch_once_and_changes_no_tapped_value(na
     model, images = create_model(name, num_classes=10), torch.randn(4, 3, 32, 32)
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def keep(tap, value):
-        seen[tap] = (value, value.detach().clone())
+    def keep(name, value):
+        seen[name] = (value, value.detach().clone())
         return value
 
-    model(images, tap=keep).square().mean().backward()
-    assert tuple(seen) == model.taps
+    model(images, name=keep).square().mean().backward()
+    assert tuple(seen) == model.features
     assert all(torch.equal(value, copy) for value, copy in seen.values())
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert {int(norm.num_batches_tracked) for norm in norms} == {1}
@@ -159,15 +161,15 @@ def test_other_image_sizes_fit(name):
 
 def test_vgg_pools_once_more_at_64():
     model = on_meta("vgg8")
-    taps = answer(model, torch.empty(2, 3, 64, 64, device="meta"), ["stage3", "stage4"]).taps
-    assert [taps[tap].shape[-1] for tap in ("stage3", "stage4")] == [8, 4]
+    features = answer(model, torch.empty(2, 3, 64, 64, device="meta"), ["stage3", "stage4"]).features
+    assert [features[name].shape[-1] for name in ("stage3", "stage4")] == [8, 4]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_tap_may_replace_a_value(name):
     """What the callable returns flows on: with zeros for `pooled` only the classifier's bias is left."""
     model = settled(name)
-    logits = model(torch.randn(2, 3, 32, 32), tap=lambda tap, value: value * (tap != "pooled"))
+    logits = model(torch.randn(2, 3, 32, 32), name=lambda name, value: value * (name != "pooled"))
     assert torch.equal(logits, model.get_classifier().bias.expand(2, -1))
 
 
@@ -238,14 +240,14 @@ def test_timm_builds_them_too():
 
 def test_a_new_network_is_one_call():
     class Tiny(Network):
-        taps = ("pooled",)
+        features = ("pooled",)
 
         def __init__(self, num_classes):
             super().__init__()
             self.fc = nn.Linear(3, num_classes)
 
-        def forward(self, x, tap):
-            return self.fc(tap("pooled", x.mean((2, 3))))
+        def forward(self, x, name):
+            return self.fc(name("pooled", x.mean((2, 3))))
 
         def get_classifier(self):
             return self.fc
@@ -253,7 +255,7 @@ def test_a_new_network_is_one_call():
     register("tiny_for_test", Tiny)
     try:
         model = create_model("tiny_for_test", num_classes=5)
-        assert answer(model, torch.ones(2, 3, 4, 4), ["pooled"]).taps["pooled"].shape == (2, 3)
+        assert answer(model, torch.ones(2, 3, 4, 4), ["pooled"]).features["pooled"].shape == (2, 3)
     finally:
         timm.models._registry._model_entrypoints.pop("kdbench_tiny_for_test")
 

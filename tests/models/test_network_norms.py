@@ -1,10 +1,10 @@
-"""`Network.stage_norms`: the BatchNorm behind each stage's `.pre` tap, in every network."""
+"""`Network.stage_norms`: the BatchNorm behind each stage's `.pre` feature, in every network."""
 
 import pytest
 import torch
 from torch import nn
 
-from kdbench.models.features import answer, tap_names
+from kdbench.models.features import answer, feature_names
 from kdbench.models.names import available
 from kdbench.models.registry import create_model
 
@@ -17,12 +17,14 @@ def on_meta(name: str) -> nn.Module:
 @pytest.mark.parametrize("name", [name for name in available() if name != "ShuffleV2"])
 def test_every_stage_has_a_norm_with_the_channels_of_its_tap(name):
     model = on_meta(name)
-    taps = answer(model, torch.empty(2, 3, 32, 32, device="meta"), tap_names(model)).taps
+    features = answer(model, torch.empty(2, 3, 32, 32, device="meta"), feature_names(model)).features
     norms = model.stage_norms()
-    assert list(norms) == [tap for tap in taps if tap.startswith("stage") and not tap.endswith(".pre")]
+    assert list(norms) == [
+        name for name in features if name.startswith("stage") and not name.endswith(".pre")
+    ]
     for stage, norm in norms.items():
         assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.num_features == taps[f"{stage}.pre"].shape[1]
+        assert norm.num_features == features[f"{stage}.pre"].shape[1]
 
 
 def test_half_of_a_shufflenet_v2_stage_comes_from_no_norm():
@@ -35,12 +37,12 @@ def test_a_shift_of_the_norm_shifts_its_tap_by_as_much(name):
     torch.manual_seed(0)
     model, images = create_model(name, num_classes=10).eval(), torch.randn(2, 3, 32, 32)
     for stage, norm in model.stage_norms().items():
-        tap = f"{stage}.pre"
+        name = f"{stage}.pre"
         shift = torch.linspace(-1, 1, norm.num_features)
         with torch.no_grad():
-            before = answer(model, images, [tap]).taps[tap]
+            before = answer(model, images, [name]).features[name]
             norm.bias += shift
-            after = answer(model, images, [tap]).taps[tap]
+            after = answer(model, images, [name]).features[name]
             norm.bias -= shift
         torch.testing.assert_close(
             after - before, shift[:, None, None].expand_as(after), rtol=1e-3, atol=1e-3

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from kdbench.config.compose import compose_checked
 from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run
 
 register()
@@ -63,7 +63,9 @@ def test_a_run_is_known_by_the_weights_it_starts_from_and_not_by_their_place(fil
     elsewhere = tmp_path / "moved.safetensors"
     elsewhere.write_bytes(file.read_bytes())
     hashes = [
-        run(plan(compose_checked("train", [*tiny, *more, f"output={tmp_path / str(number)}"]), {}))["hashes"]
+        run(make_plan(compose_checked("train", [*tiny, *more, f"output={tmp_path / str(number)}"]), {}))[
+            "hashes"
+        ]
         for number, more in enumerate(
             ([], *([f"+student.options.pretrained={path}"] for path in (file, elsewhere)))
         )

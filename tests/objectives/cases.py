@@ -9,10 +9,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Objective, Probes
+from kdbench.core.objective import DatasetInfo, Objective, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.losses.composite import Loss
-from kdbench.models.features import answer_batch, tap_names
+from kdbench.models.features import answer_batch, feature_names
 from kdbench.models.registry import create_model
 
 STUDENT = torch.tensor([[1.0, 0.5, -0.5], [0.2, -0.3, 1.1]], dtype=torch.float64)
@@ -73,13 +73,13 @@ def assert_shift_invariant(loss: Callable[[Tensor, Tensor], Tensor], pair: tuple
 
 @dataclass(frozen=True)
 class Sides:
-    """What a student and a teacher answered to a batch, detached, with every tap and a strong view."""
+    """What a student and a teacher answered to a batch, detached, with every feature and a strong view."""
 
     student: Outputs
     teacher: Outputs
     batch: Batch
     networks: tuple[nn.Module, nn.Module]
-    facts: Facts
+    dataset_info: DatasetInfo
 
     def to(self, dtype: torch.dtype) -> "Sides":
         return replace(self, student=cast(self.student, dtype), teacher=cast(self.teacher, dtype))
@@ -88,7 +88,7 @@ class Sides:
         """The same with other logits (a strong view's are theirs, reversed)."""
         sides = [
             replace(
-                outputs, logits=logits, parts={"strong": replace(outputs.parts["strong"], logits=-logits)}
+                outputs, raw_logits=logits, parts={"strong": outputs.parts["strong"].with_logits(-logits)}
             )
             for outputs, logits in ((self.student, student), (self.teacher, teacher))
         ]
@@ -116,8 +116,8 @@ def of_all(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
     """The outputs with every row tensor changed."""
     return replace(
         outputs,
-        logits=change(outputs.logits),
-        taps={name: change(tap) for name, tap in outputs.taps.items()},
+        raw_logits=change(outputs.logits),
+        features={name: change(record) for name, record in outputs.features.items()},
         parts={name: of_all(part, change) for name, part in outputs.parts.items()},
     )
 
@@ -141,18 +141,18 @@ def sides(rows: int = 8, classes: int = 10, student: str = "resnet8", teacher: s
     with torch.no_grad():
         for network in networks:  # logits of the size that a trained network's have
             network.get_classifier().weight.mul_(3 / network(images[0]).std())
-        answers = [answer_batch(network, batch, tap_names(network)) for network in networks]
+        answers = [answer_batch(network, batch, feature_names(network)) for network in networks]
     detached = [replace(a, classifier=tuple(t.detach() for t in a.classifier)) for a in answers]
-    facts = Facts(classes, torch.arange(40) % classes, torch.arange(40))
-    return Sides(*detached, batch, tuple(networks), facts)
+    dataset_info = DatasetInfo(classes, torch.arange(40) % classes, torch.arange(40))
+    return Sides(*detached, batch, tuple(networks), dataset_info)
 
 
 def bound(objective: Objective, case: Sides, dtype: torch.dtype = torch.float64) -> Objective:
-    """The objective with its taps chosen and its parts made for these two networks."""
+    """The objective with its features chosen and its parts made for these two networks."""
     loss = Loss({"it": 1.0}, {"it": objective})
-    loss.choose_taps(*(tap_names(network) for network in case.networks))
+    loss.choose_taps(*(feature_names(network) for network in case.networks))
     probes = case.rows(torch.arange(min(4, len(case.batch.target)))).to(torch.float32)
-    loss.bind(*case.networks, Probes(probes.student, probes.teacher), case.facts, seed=0)
+    loss.setup(*case.networks, Probes(probes.student, probes.teacher), case.dataset_info, seed=0)
     return objective.to(dtype)
 
 

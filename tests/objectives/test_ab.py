@@ -64,7 +64,8 @@ def test_maps_of_one_shape_are_compared_as_they_are():
     objective = bound(AB(), case)
     assert not list(objective.parameters())
     expected = formula(
-        case.student.tapped(objective.student_taps), case.teacher.tapped(objective.teacher_taps)
+        case.student.select_features(objective.student_features),
+        case.teacher.select_features(objective.teacher_features),
     )
     torch.testing.assert_close(term(objective, case), expected)
 
@@ -74,8 +75,8 @@ def test_others_are_connected_without_a_relu():
     objective = bound(AB(), case)
     for connect, ours, theirs in zip(
         objective.connectors,
-        case.student.tapped(objective.student_taps),
-        case.teacher.tapped(objective.teacher_taps),
+        case.student.select_features(objective.student_features),
+        case.teacher.select_features(objective.teacher_features),
         strict=True,
     ):
         connected = connect(ours)
@@ -87,10 +88,10 @@ def test_others_are_connected_without_a_relu():
 
 def test_refuses_maps_that_no_regressor_connects():
     objective = AB()
-    objective.student_taps = objective.teacher_taps = ("stage1.pre",)
+    objective.student_features = objective.teacher_features = ("stage1.pre",)
     probes = (Outputs(torch.zeros(4, 9), {"stage1.pre": torch.zeros(4, 3, h, h)}) for h in (2, 8))
     with pytest.raises(ValueError, match=r"\[3, 2, 2\] .* \[3, 8, 8\]"):
-        objective.bind(nn.Identity(), nn.Identity(), Probes(*probes), sides().facts)
+        objective.setup(nn.Identity(), nn.Identity(), Probes(*probes), sides().dataset_info)
 
 
 def test_refuses_lists_of_different_lengths():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Probes
+from kdbench.core.objective import DatasetInfo, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.models.features import answer
 from kdbench.models.registry import create_model
@@ -27,8 +27,8 @@ def side(features: Tensor, classifier: tuple[Tensor, Tensor] | None) -> Outputs:
 
 def made(student: Outputs, teacher: Outputs, **parameters) -> CATKD:
     objective = CATKD(**parameters)
-    objective.student_taps = objective.teacher_taps = ("unpooled",)
-    objective.bind(nn.Identity(), nn.Identity(), Probes(student, teacher), Facts(3, NONE, NONE))
+    objective.student_features = objective.teacher_features = ("unpooled",)
+    objective.setup(nn.Identity(), nn.Identity(), Probes(student, teacher), DatasetInfo(3, NONE, NONE))
     return objective
 
 
@@ -79,11 +79,11 @@ def test_the_objective_compares_what_the_classifiers_say_at_each_position(bias):
     "name", ["resnet8", "wrn_16_1", "vgg8", "ShuffleV2", "MobileNetV2", "timm/resnet10t"]
 )
 def test_the_mean_of_the_maps_is_the_logits(name):
-    """The tap is what the classifier averages, in every family."""
+    """The feature is what the classifier averages, in every family."""
     network = create_model(name, num_classes=5).eval()
     with torch.no_grad():
         answered = answer(network, torch.randn(2, 3, 32, 32), ["unpooled"])
-        said = class_maps(answered.taps["unpooled"], *answered.classifier)
+        said = class_maps(answered.features["unpooled"], *answered.classifier)
     torch.testing.assert_close(said.mean((2, 3)), answered.logits, rtol=1e-4, atol=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_refuses_a_map_that_the_classifier_does_not_average(which):
     network = create_model("ShuffleV2", num_classes=3).eval()
     with torch.no_grad():
         inner = answer(network, torch.randn(4, 3, 32, 32), ["stage3"])
-    shuffled = replace(inner, taps={"unpooled": inner.taps["stage3"]})
+    shuffled = replace(inner, features={"unpooled": inner.features["stage3"]})
     fits = side(maps(0, 5, 4), CLASSIFIERS[0])
     with pytest.raises(ValueError, match=rf"{which}'s last map \[464, 4, 4\].*1024 inputs"):
         made(*((shuffled, fits) if which == "student" else (fits, shuffled)))

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Probes
+from kdbench.core.objective import DatasetInfo, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.objectives.cc import CC, cc_loss
 from tests.objectives.cases import assert_same, normal, value_and_gradient
 
 STUDENT = torch.arange(1, 13, dtype=torch.float64).sin().view(3, 4)
 TEACHER = (torch.arange(1, 13, dtype=torch.float64) / 2).cos().view(3, 4)
-FACTS = Facts(2, torch.zeros(4, dtype=torch.int64), torch.arange(4))
+FACTS = DatasetInfo(2, torch.zeros(4, dtype=torch.int64), torch.arange(4))
 
 
 def formula(student: Tensor, teacher: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def side(seed: int, width: int, rows: int = 4) -> Outputs:
 
 def bound(student: Outputs, teacher: Outputs, dimension: int = 128) -> CC:
     objective = CC(dimension)
-    objective.bind(nn.Identity(), nn.Identity(), Probes(student, teacher), FACTS)
+    objective.setup(nn.Identity(), nn.Identity(), Probes(student, teacher), FACTS)
     return objective
 
 
@@ -71,8 +71,8 @@ def test_embeds_sides_of_other_widths_and_learns_both():
     value = objective(student, teacher, batch(4))
     ours, theirs = objective.student_embedding, objective.teacher_embedding
     assert (ours.weight.shape, theirs.weight.shape) == ((128, 6), (128, 10))
-    e_s = student.taps["pooled"] @ ours.weight.T + ours.bias
-    e_t = teacher.taps["pooled"] @ theirs.weight.T + theirs.bias
+    e_s = student.features["pooled"] @ ours.weight.T + ours.bias
+    e_t = teacher.features["pooled"] @ theirs.weight.T + theirs.bias
     torch.testing.assert_close(value, formula(e_s, e_t))
     value.backward()
     assert [name for name, p in objective.named_parameters() if p.grad.abs().sum() > 0] == [

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Probes
+from kdbench.core.objective import DatasetInfo, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.objectives import crd
 from kdbench.objectives.crd import CRD, crd_loss
@@ -28,10 +28,10 @@ SIDES = answer(normal(0, 5, 6)), answer(normal(1, 5, 9))
 
 def bound(labels: Tensor = LABELS, trained: Tensor | None = None, **parameters) -> CRD:
     objective = CRD(**{"dimension": 8, "negatives": 12, **parameters})
-    facts = Facts(4, labels, torch.arange(len(labels)) if trained is None else trained)
+    dataset_info = DatasetInfo(4, labels, torch.arange(len(labels)) if trained is None else trained)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        objective.bind(nn.Identity(), nn.Identity(), Probes(*SIDES), facts)
+        objective.setup(nn.Identity(), nn.Identity(), Probes(*SIDES), dataset_info)
     return objective.double()
 
 
@@ -46,7 +46,7 @@ def formula(scores: Tensor, train_size: int) -> Tensor:
 def transcription(objective: CRD, student: Tensor) -> Tensor:
     """Both directions by copying out what is drawn, differentiated as usual; the mean is that of a first batch."""
     rows, total = objective.drawn(BATCH), torch.zeros((), dtype=torch.float64)
-    anchors = objective.student_embedding(student), objective.teacher_embedding(SIDES[1].taps["pooled"])
+    anchors = objective.student_embedding(student), objective.teacher_embedding(SIDES[1].features["pooled"])
     settled = objective.normaliser.flip(0)
     for anchor, memory, normaliser in zip(anchors, objective.memory.clone().flip(0), settled, strict=True):
         cosine = (F.normalize(anchor, dim=1)[:, None] * memory[rows]).sum(2)
@@ -82,10 +82,13 @@ def test_value_and_gradients_are_the_formulas(negatives, positives, monkeypatch)
     def ours(student: Tensor) -> Tensor:
         return objective(answer(student), SIDES[1], BATCH)
 
-    assert_same(ours, lambda s: transcription(objective, s), SIDES[0].taps["pooled"])
+    assert_same(ours, lambda s: transcription(objective, s), SIDES[0].features["pooled"])
     grads = [
         torch.autograd.grad(value, list(objective.parameters()))
-        for value in (ours(SIDES[0].taps["pooled"]), transcription(objective, SIDES[0].taps["pooled"]))
+        for value in (
+            ours(SIDES[0].features["pooled"]),
+            transcription(objective, SIDES[0].features["pooled"]),
+        )
     ]
     torch.testing.assert_close(*grads)
 
@@ -94,9 +97,9 @@ def test_training_moves_the_rows_seen_and_fixes_the_normaliser_once():
     objective = bound()
     before, own = objective.memory.clone(), objective.place[INDEX]
     value = objective(*SIDES, BATCH)
-    torch.testing.assert_close(value, transcription(bound(), SIDES[0].taps["pooled"]))
+    torch.testing.assert_close(value, transcription(bound(), SIDES[0].features["pooled"]))
     value.backward()  # although the memories have moved on
-    embedded = F.normalize(objective.student_embedding(SIDES[0].taps["pooled"]), dim=1)
+    embedded = F.normalize(objective.student_embedding(SIDES[0].features["pooled"]), dim=1)
     expected = F.normalize(0.5 * before[0, own] + 0.5 * embedded, dim=1)
     torch.testing.assert_close(objective.memory[0, own], expected.detach())
     others = torch.ones(60, dtype=torch.bool).index_fill(0, own, False)
@@ -104,7 +107,7 @@ def test_training_moves_the_rows_seen_and_fixes_the_normaliser_once():
     normaliser = objective.normaliser.clone()
     assert (normaliser > 0).all()
     assert normaliser[0] != normaliser[1]
-    objective(SIDES[0], answer(-SIDES[1].taps["pooled"]), BATCH)
+    objective(SIDES[0], answer(-SIDES[1].features["pooled"]), BATCH)
     assert torch.equal(objective.normaliser, normaliser)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Probes
+from kdbench.core.objective import DatasetInfo, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.objectives.dcd import DCD, dcd_loss
 from tests.objectives.cases import assert_same, normal, value_and_gradient
@@ -34,7 +34,7 @@ def side(seed: int, width: int) -> Outputs:
 
 def bound(student: Outputs, teacher: Outputs, **parameters: float) -> DCD:
     objective, none = DCD(**parameters), torch.zeros(0, dtype=torch.int64)
-    objective.bind(nn.Identity(), nn.Identity(), Probes(student, teacher), Facts(2, none, none))
+    objective.setup(nn.Identity(), nn.Identity(), Probes(student, teacher), DatasetInfo(2, none, none))
     return objective.double()
 
 
@@ -83,8 +83,8 @@ def test_embeds_both_sides_and_learns_all(theta, scale):
     ours, theirs = objective.student_embedding, objective.teacher_embedding
     assert (ours.weight.shape, theirs.weight.shape) == ((128, 6), (128, 9))
     value = objective(student, teacher, BATCH)
-    e_s = student.taps["pooled"] @ ours.weight.T + ours.bias
-    e_t = teacher.taps["pooled"] @ theirs.weight.T + theirs.bias
+    e_s = student.features["pooled"] @ ours.weight.T + ours.bias
+    e_t = teacher.features["pooled"] @ theirs.weight.T + theirs.bias
     torch.testing.assert_close(value, formula(e_s, e_t, scale, 0.5))
     value.backward()
     learned = {name for name, p in objective.named_parameters() if p.grad.abs().sum() > 1e-12}

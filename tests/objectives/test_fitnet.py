@@ -2,24 +2,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Probes
+from kdbench.core.objective import DatasetInfo, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.objectives.fitnet import FitNet, fitnet_loss
 from tests.objectives.cases import assert_same, normal
 
 NETWORK = nn.Identity()
-FACTS = Facts(2, torch.zeros(4, dtype=torch.int64), torch.arange(4))
+FACTS = DatasetInfo(2, torch.zeros(4, dtype=torch.int64), torch.arange(4))
 BATCH = Batch(inputs=torch.zeros(4, 3), target=torch.zeros(4, dtype=torch.int64), index=torch.arange(4))
 
 
-def side(*shape: int, seed: int = 0, tap: str = "stage2") -> Outputs:
+def side(*shape: int, seed: int = 0, record: str = "stage2") -> Outputs:
     maps = torch.randn(4, *shape, generator=torch.Generator().manual_seed(seed))
-    return Outputs(torch.zeros(4, 2), {tap: maps})
+    return Outputs(torch.zeros(4, 2), {record: maps})
 
 
 def bound(student: Outputs, teacher: Outputs, hint: int = 2) -> FitNet:
     objective = FitNet(hint)
-    objective.bind(NETWORK, NETWORK, Probes(student, teacher), FACTS)
+    objective.setup(NETWORK, NETWORK, Probes(student, teacher), FACTS)
     return objective
 
 
@@ -50,7 +50,7 @@ def test_serves_other_channels_and_sizes(ours, theirs, kernel):
     student, teacher = side(*ours), side(*theirs, seed=1)
     objective = bound(student, teacher)
     assert objective.regressor[0].kernel_size == (kernel, kernel)
-    assert objective.regressor(student.taps["stage2"]).shape == (4, *theirs)
+    assert objective.regressor(student.features["stage2"]).shape == (4, *theirs)
     objective(student, teacher, BATCH).backward()
     for name, parameter in objective.named_parameters():
         # the BatchNorm that follows takes a constant out again: the convolution's bias has nothing to learn
@@ -61,15 +61,15 @@ def test_is_the_squared_error_of_the_rectified_regression():
     student, teacher = side(3, 4, 4), side(5, 4, 4, seed=1)
     objective = bound(student, teacher)
     convolution, norm = objective.regressor[0], objective.regressor[1].eval()
-    regressed = norm(convolution(student.taps["stage2"])).clamp(min=0)
-    expected = (regressed - teacher.taps["stage2"]).square().mean()
+    regressed = norm(convolution(student.features["stage2"])).clamp(min=0)
+    expected = (regressed - teacher.features["stage2"]).square().mean()
     torch.testing.assert_close(objective(student, teacher, BATCH), expected)
 
 
 def test_learns_a_linear_hint():
     """The regressor alone can bring the value down to what is left: the negative part that ReLU cannot reach."""
     student = side(3, 4, 4)
-    teacher = Outputs(student.logits, {"stage2": 2 * student.taps["stage2"].relu()})
+    teacher = Outputs(student.logits, {"stage2": 2 * student.features["stage2"].relu()})
     torch.manual_seed(0)
     objective = bound(student, teacher)
     optimiser = torch.optim.Adam(objective.parameters(), lr=0.05)
@@ -82,7 +82,7 @@ def test_learns_a_linear_hint():
 
 
 def test_takes_the_stage_that_is_named():
-    student, teacher = side(3, 4, 4, tap="stage3"), side(5, 2, 2, seed=1, tap="stage3")
+    student, teacher = side(3, 4, 4, record="stage3"), side(5, 2, 2, seed=1, record="stage3")
     assert bound(student, teacher, hint=3)(student, teacher, BATCH).isfinite()
 
 

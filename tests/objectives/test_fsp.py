@@ -50,24 +50,27 @@ def test_value_and_gradient_are_the_formulas():
 @given(st.integers(0, 1000))
 def test_zero_on_itself_and_for_positions_in_another_order(seed):
     maps = [normal(seed + k, 2, 18).view(2, 2, 3, 3) for k in range(3)]
-    elsewhere = [tap.transpose(2, 3).flip(2) for tap in maps]
+    elsewhere = [record.transpose(2, 3).flip(2) for record in maps]
     assert fsp_loss(maps, maps) == 0
     assert fsp_loss(maps, elsewhere) < 1e-20
 
 
 def test_sizes_may_differ_between_the_sides():
     """Twice as high and wide with every value four times: the same flow."""
-    larger = [tap.repeat_interleave(2, 2).repeat_interleave(2, 3) for tap in TEACHER]
+    larger = [record.repeat_interleave(2, 2).repeat_interleave(2, 3) for record in TEACHER]
     assert fsp_loss(TEACHER, larger) < 1e-20
 
 
 def test_two_networks_of_one_width():
     case = sides()
     objective = bound(FSP(), case)
-    assert objective.student_taps == ("stem", "stage1", "stage2", "stage3")
+    assert objective.student_features == ("stem", "stage1", "stage2", "stage3")
     assert not list(objective.parameters())
-    taps = case.student.tapped(objective.student_taps), case.teacher.tapped(objective.teacher_taps)
-    torch.testing.assert_close(term(objective, case), formula(*taps))
+    features = (
+        case.student.select_features(objective.student_features),
+        case.teacher.select_features(objective.teacher_features),
+    )
+    torch.testing.assert_close(term(objective, case), formula(*features))
 
 
 @pytest.mark.parametrize("teacher", ["resnet8x4", "wrn_16_2"])

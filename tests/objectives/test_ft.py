@@ -61,9 +61,9 @@ def test_the_first_phase_rebuilds_the_teachers_map():
     case = sides()
     objective = bound(FT(phase="paraphrase"), case)
     assert not objective.needs_student
-    assert objective.student_taps == ()
+    assert objective.student_features == ()
     assert all(parameter.requires_grad for parameter in objective.parameters())
-    (theirs,) = case.teacher.tapped(objective.teacher_taps)
+    (theirs,) = case.teacher.select_features(objective.teacher_features)
     expected = ((objective.paraphraser(theirs) - theirs) ** 2).mean()
     torch.testing.assert_close(term(objective, case), expected)
 
@@ -86,8 +86,11 @@ def test_the_second_phase_trains_the_translator_alone():
     learned = {key for key, parameter in objective.named_parameters() if parameter.requires_grad}
     assert learned == {key for key, _ in objective.named_parameters() if key.startswith("translator.")}
     (ours,), (theirs,) = (
-        side.tapped(taps)
-        for side, taps in ((case.student, objective.student_taps), (case.teacher, objective.teacher_taps))
+        side.select_features(features)
+        for side, features in (
+            (case.student, objective.student_features),
+            (case.teacher, objective.teacher_features),
+        )
     )
     factors = objective.translator(ours), objective.paraphraser[0](theirs)
     assert [factor.shape[1] for factor in factors] == [64, 64]  # half of the teacher's 128

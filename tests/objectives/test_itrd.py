@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Probes
+from kdbench.core.objective import DatasetInfo, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.objectives.itrd import ITRD, correlation_loss, itrd_loss, mutual_loss
 from tests.objectives.cases import assert_same, normal, value_and_gradient
@@ -37,7 +37,7 @@ def side(seed: int, width: int) -> Outputs:
 
 def bound(student: Outputs, teacher: Outputs, **parameters: float) -> ITRD:
     objective, none = ITRD(**parameters), torch.zeros(0, dtype=torch.int64)
-    objective.bind(nn.Identity(), nn.Identity(), Probes(student, teacher), Facts(2, none, none))
+    objective.setup(nn.Identity(), nn.Identity(), Probes(student, teacher), DatasetInfo(2, none, none))
     return objective.double()
 
 
@@ -95,7 +95,7 @@ def test_what_does_not_vary_correlates_with_nothing(student):
 def test_the_mutual_term_sees_the_embedding_only_where_widths_differ(width):
     student, teacher = side(0, width), side(1, 4)
     objective = bound(student, teacher, mi_weight=0.5)
-    ours, theirs = student.taps["pooled"], teacher.taps["pooled"]
+    ours, theirs = student.features["pooled"], teacher.features["pooled"]
     embedded = ours @ objective.embedding.weight.T + objective.embedding.bias
     value = objective(student, teacher, batch(5))
     expected = 2 * correlation_formula(embedded, theirs, 1.5)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from kdbench.core.objective import Facts
+from kdbench.core.objective import DatasetInfo
 from kdbench.functional.class_groups import groups_by_frequency
 from kdbench.functional.divergences import kl
 from kdbench.objectives.ltkd import LTKD, decouple_groups, ltkd_loss
@@ -98,8 +98,8 @@ def test_groups_by_frequency():
 def test_only_the_trained_images_count_and_empty_groups_go(options, groups):
     """Class 1 is the more frequent one, but not among the images that are trained on: two of class 0, one of 1."""
     objective = LTKD(**options)
-    facts = Facts(2, torch.tensor([0, 1, 1, 1, 0]), torch.tensor([0, 1, 4]))
-    objective.bind(None, None, None, facts)
+    dataset_info = DatasetInfo(2, torch.tensor([0, 1, 1, 1, 0]), torch.tensor([0, 1, 4]))
+    objective.setup(None, None, None, dataset_info)
     assert objective.group.tolist() == groups
     assert objective.groups == len(set(groups))
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdbench.core.objective import Facts, Probes, Survey
+from kdbench.core.objective import DatasetInfo, ExtraForward, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.class_information import class_centroids, conditional_mutual_information, normalised
 from kdbench.losses.composite import Loss
@@ -27,8 +27,11 @@ def by_definition(logits: Tensor, target: Tensor, centroids: Tensor) -> Tensor:
 
 def bound(objective: MCMI, classes: int) -> MCMI:
     nothing = Outputs(torch.zeros(1, classes))
-    objective.bind(
-        torch.nn.Identity(), torch.nn.Identity(), Probes(nothing, nothing), Facts(classes, TARGET, TARGET)
+    objective.setup(
+        torch.nn.Identity(),
+        torch.nn.Identity(),
+        Probes(nothing, nothing),
+        DatasetInfo(classes, TARGET, TARGET),
     )
     return objective
 
@@ -122,27 +125,35 @@ def test_when_it_asks_whom():
     offline, epoch, ema = (bound(MCMI(mode, per_class=3), 4) for mode in ("offline", "epoch", "ema"))
     answers = [labelled(0, 12, 4)]
     for objective in (offline, epoch, ema):
-        assert objective.survey(1) == Survey()
-        objective.take_survey(1, answers)
-    assert (offline.survey(1), epoch.survey(1), ema.survey(1)) == (None, None, Survey(per_class=3))
-    assert (offline.survey(2), epoch.survey(2), ema.survey(2)) == (None, Survey(), Survey(per_class=3))
-    assert bound(MCMI(train_mode=True), 4).survey(1) == Survey(train_mode=True)
+        assert objective.extra_forward(1) == ExtraForward()
+        objective.receive_extra_forward(1, answers)
+    assert (offline.extra_forward(1), epoch.extra_forward(1), ema.extra_forward(1)) == (
+        None,
+        None,
+        ExtraForward(per_class=3),
+    )
+    assert (offline.extra_forward(2), epoch.extra_forward(2), ema.extra_forward(2)) == (
+        None,
+        ExtraForward(),
+        ExtraForward(per_class=3),
+    )
+    assert bound(MCMI(train_mode=True), 4).extra_forward(1) == ExtraForward(train_mode=True)
 
 
 def test_a_survey_in_batches_is_the_survey_at_once():
     logits, target = labelled(3, 50, 6)
     objective = bound(MCMI(), 6)
-    objective.take_survey(1, zip(logits.split(8), target.split(8), strict=True))
+    objective.receive_extra_forward(1, zip(logits.split(8), target.split(8), strict=True))
     torch.testing.assert_close(objective.centroids, class_centroids(logits, target, 6))
 
 
 def test_the_moving_average_moves_the_classes_that_were_drawn():
     objective = bound(MCMI("ema", decay=0.9), 3)
     first, target = labelled(0, 30, 3)
-    objective.take_survey(1, [(first, target)])
+    objective.receive_extra_forward(1, [(first, target)])
     before = class_centroids(first, target, 3)
     drawn, labels = normal(1, 4, 3), torch.tensor([0, 0, 2, 2])
-    objective.take_survey(1, [(drawn, labels)])
+    objective.receive_extra_forward(1, [(drawn, labels)])
     expected = before.clone()
     for label in (0, 2):
         expected[label] = 0.9 * before[label] + 0.1 * drawn[labels == label].softmax(1).mean(0)
@@ -151,11 +162,11 @@ def test_the_moving_average_moves_the_classes_that_were_drawn():
 
 def test_what_it_knows_is_in_the_state_dict():
     objective, other = bound(MCMI("epoch"), 4), bound(MCMI("epoch"), 4)
-    objective.take_survey(3, [labelled(0, 12, 4)])
+    objective.receive_extra_forward(3, [labelled(0, 12, 4)])
     other.load_state_dict(objective.state_dict())
     assert torch.equal(other.centroids, objective.centroids)
-    assert other.survey(3) is None
-    assert other.survey(4) is not None
+    assert other.extra_forward(3) is None
+    assert other.extra_forward(4) is not None
 
 
 def test_normalised_rows():

@@ -20,7 +20,7 @@ from tests.objectives.cases import bound, normal, of_all, sides, term, value_and
 CONF = Path(__file__).parents[2] / "conf" / "objective"
 FILES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted(CONF.glob("*.yaml"))}
 NEEDS = {
-    "logits", "labels", "taps", "pooled", "classifier", "index", "epoch", "step", "views", "class frequencies",
+    "logits", "labels", "features", "pooled", "classifier", "index", "epoch", "step", "views", "class frequencies",
     "teacher weights", "inputs",
 }  # fmt: skip
 """What `cases.sides` supplies."""
@@ -40,7 +40,7 @@ every_objective = pytest.mark.parametrize("name", ON_IMAGES)
 
 
 def reads_logits_alone(name: str) -> bool:
-    return not {"taps", "pooled"} & set(build(name).needs)
+    return not {"features", "pooled"} & set(build(name).needs)
 
 
 on_logits = pytest.mark.parametrize("name", [name for name in ON_IMAGES if reads_logits_alone(name)])
@@ -114,8 +114,10 @@ def test_its_needs_are_met_here(name):
     objective = build(name)
     assert set(objective.needs) <= NEEDS
     assert ("views" in objective.needs) == bool(objective.views)
-    asks_for_maps = {tap for tap in (*objective.student_taps, *objective.teacher_taps) if tap != "pooled"}
-    assert ("taps" in objective.needs) == bool(asks_for_maps)
+    asks_for_maps = {
+        name for name in (*objective.student_features, *objective.teacher_features) if name != "pooled"
+    }
+    assert ("features" in objective.needs) == bool(asks_for_maps)
 
 
 @on_logits
@@ -142,7 +144,7 @@ def test_finite_where_features_are_degenerate(name, change):
     case = sides().to(torch.float32)
     objective = bound(build(name), case, torch.float32)
     dead = type(case)(
-        of_all(case.student, changes[change]), case.teacher, case.batch, case.networks, case.facts
+        of_all(case.student, changes[change]), case.teacher, case.batch, case.networks, case.dataset_info
     )
     value, gradients = value_and_gradients(objective, dead)
     assert value.isfinite()
@@ -185,7 +187,7 @@ def test_under_bfloat16_autocast_the_maths_is_float32(name):
 
 @every_objective
 def test_no_gradient_reaches_the_teacher(name):
-    """Not through a loss, whoever answered: its logits, taps, second view and classifier."""
+    """Not through a loss, whoever answered: its logits, features, second view and classifier."""
     case = sides()
     loss = Loss({"it": 1.0}, {"it": bound(build(name), case)})
     leaves: list[Tensor] = []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdbench.distributed.collectives import reduce_gradients, world_size
 from kdbench.losses.composite import Loss
-from kdbench.models.features import answer_batch, tap_names
+from kdbench.models.features import answer_batch, feature_names
 from kdbench.models.registry import create_model
 from tests.objectives.cases import Sides, bound, sides
 from tests.objectives.test_objectives_contract import ON_IMAGES, build, every_objective
@@ -27,8 +27,8 @@ def network() -> torch.nn.Module:
 
 def loss_of(name: str, case: Sides) -> Loss:
     loss = Loss({"ce": 0.1, "it": 1.0}, {"it": bound(build(name), case)})
-    if loss.terms["it"].survey(1) is not None:
-        loss.terms["it"].take_survey(1, [(case.student.logits, case.batch.target)])
+    if loss.terms["it"].extra_forward(1) is not None:
+        loss.terms["it"].receive_extra_forward(1, [(case.student.logits, case.batch.target)])
     return loss.double().eval() if name != "crd" else loss.double()
 
 
@@ -36,7 +36,7 @@ def gradients(name: str, case: Sides) -> tuple[list[Tensor], list[Tensor]]:
     """By the student's parameters and the objective's own, the mean over ranks where there are several; and the
     objective's buffers afterwards."""
     student, loss = network(), loss_of(name, case)
-    answer = answer_batch(student, case.batch, tap_names(student))
+    answer = answer_batch(student, case.batch, feature_names(student))
     total, _ = loss(answer, case.teacher, case.batch)
     total.backward()
     parameters = [p for p in (*student.parameters(), *loss.parameters()) if p.requires_grad]

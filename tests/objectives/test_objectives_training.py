@@ -18,11 +18,11 @@ from kdbench.config.compose import compose_checked
 from kdbench.core.objective import Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.losses.composite import Loss
-from kdbench.models.features import answer_batch, tap_names
+from kdbench.models.features import answer_batch, feature_names
 from kdbench.models.registry import create_model
 from kdbench.objectives import available
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import Plan, first_stage, plan
+from kdbench.runs.plan import Plan, first_stage, make_plan
 from kdbench.runs.run import run
 from kdbench.teachers.live import LiveTeacher, live_teacher
 from kdbench.training.run_folder import records
@@ -50,29 +50,29 @@ class Measure:
     def __init__(self, pair: list[str], output: Path) -> None:
         self.pair, self.output = pair, output
 
-    def plan(self, *more: str) -> Plan:
+    def make_plan(self, *more: str) -> Plan:
         overrides = [*COMMON, *self.pair, f"output={self.output}", *more]
         choices = dict(item.split("=", 1) for item in overrides)
-        return plan(compose_checked("train", overrides), choices)
+        return make_plan(compose_checked("train", overrides), choices)
 
-    def trained(self, planned: Plan) -> tuple[Plan, dict]:
+    def trained(self, plan: Plan) -> tuple[Plan, dict]:
         """The plan whose objective is measured, and the state that its run left."""
-        run(planned)
-        stage = bool(planned.loss.stage) and not planned.loss.terms
-        measured = first_stage(planned) if stage else planned
+        run(plan)
+        stage = bool(plan.loss.stage) and not plan.loss.terms
+        measured = first_stage(plan) if stage else plan
         (folder,) = [
             path
-            for path, record in records(Path(planned.cfg.output))
+            for path, record in records(Path(plan.cfg.output))
             if record["config"]["loss"] == measured.config["loss"] and record["is_stage"] == stage
         ]
         return measured, torch.load(folder / "state.pt", weights_only=True)
 
-    def worth(self, name: str, planned: Plan, state: dict) -> float:
+    def worth(self, name: str, plan: Plan, state: dict) -> float:
         """The objective with the student and the parts of this state, averaged over batches."""
-        teacher = self.teacher(planned)
-        data, loss = planned.data, planned.loss
+        teacher = self.teacher(plan)
+        data, loss = plan.data, plan.loss
         data.setup("fit")
-        student = create_model(planned.network["name"], data.num_classes)
+        student = create_model(plan.network["name"], data.num_classes)
         fresh = Loss({name: 1.0}, {name: copy.deepcopy(loss.terms[name])}, standardise=loss.standardise)
         _bind(fresh, student, teacher, data)
         fresh.load_state_dict(state["loss"])
@@ -81,7 +81,10 @@ class Measure:
         values = []
         for batch in self.batches(fresh, data):
             with torch.no_grad():
-                answers = answer_batch(student, batch, fresh.student_taps), teacher(batch, fresh.teacher_taps)
+                answers = (
+                    answer_batch(student, batch, fresh.student_features),
+                    teacher(batch, fresh.teacher_features),
+                )
                 values.append(float(copy.deepcopy(fresh)(*answers, batch)[1][name]))
         return sum(values) / len(values)
 
@@ -89,8 +92,8 @@ class Measure:
         if any("index" in term.needs for term in loss.terms.values()):
             plain = data.probe(256).split(64)
             for number, images in enumerate(plain):
-                index = data.facts.trained[64 * number : 64 * number + len(images)]
-                yield Batch(images, data.facts.labels[index], index, epoch=2)
+                index = data.dataset_info.trained[64 * number : 64 * number + len(images)]
+                yield Batch(images, data.dataset_info.labels[index], index, epoch=2)
             return
         for start in range(0, 512, 64):
             batch = data.eval_batch("test", start, start + 64)
@@ -104,31 +107,31 @@ class Measure:
         file = locate(name, "cifar100", checkpoint, "")
         return live_teacher(name, 100, str(file))
 
-    def teacher(self, planned: Plan) -> LiveTeacher:
-        return self._teacher(planned.cfg.teacher.name, planned.cfg.teacher.checkpoint)
+    def teacher(self, plan: Plan) -> LiveTeacher:
+        return self._teacher(plan.cfg.teacher.name, plan.cfg.teacher.checkpoint)
 
 
 def _bind(loss: Loss, student, teacher: LiveTeacher, data) -> None:
-    loss.choose_taps(tap_names(student), tap_names(teacher.model))
+    loss.choose_taps(feature_names(student), feature_names(teacher.model))
     nothing = torch.zeros(4, dtype=torch.int64)
     batch = Batch(data.probe(), nothing, nothing)
     with torch.no_grad():
         sides: list[Outputs] = [
-            answer_batch(student.eval(), batch, loss.student_taps),
-            teacher(batch, loss.teacher_taps),
+            answer_batch(student.eval(), batch, loss.student_features),
+            teacher(batch, loss.teacher_features),
         ]
-    loss.bind(student, teacher.model, Probes(*sides), data.facts, seed=0)
+    loss.setup(student, teacher.model, Probes(*sides), data.dataset_info, seed=0)
 
 
-def blind(planned: Plan) -> Plan:
+def blind(plan: Plan) -> Plan:
     """The plan with objectives whose gradient ends at the student's answers."""
-    loss = planned.loss.stage.loss if planned.loss.stage and not planned.loss.terms else planned.loss
+    loss = plan.loss.stage.loss if plan.loss.stage and not plan.loss.terms else plan.loss
     for term in loss.terms.values():
         seeing = term.forward
         term.forward = lambda s, t, b, seeing=seeing: seeing(of_all(s, torch.Tensor.detach), t, b)
     loss.weights.setdefault("ce", 1.0)
     loss.weights["ce"] = loss.weights["ce"] or 1.0  # mse, simkd
-    return planned
+    return plan
 
 
 def lowers_its_measure(name: str, measure: Measure) -> None:
@@ -138,14 +141,14 @@ def lowers_its_measure(name: str, measure: Measure) -> None:
         recipe.append("loss.stage.lr=0.01")
     if "ramps:" in (CONF_DIR / "loss" / f"{name}.yaml").read_text():
         recipe.append(f"loss.ramps.{name}=1")  # two epochs of a rise over 20 are next to nothing
-    planned, state = measure.trained(measure.plan(*recipe))
-    if any(parameter.requires_grad for parameter in planned.loss.terms[name].parameters()):
+    plan, state = measure.trained(measure.plan(*recipe))
+    if any(parameter.requires_grad for parameter in plan.loss.terms[name].parameters()):
         _, alone = measure.trained(blind(measure.plan(*recipe, f"output={measure.output / name}")))
     else:  # nothing to learn for the objective: the cross-entropy alone, for all of them
         _, alone = measure.trained(measure.plan("loss=ce"))
         alone["loss"] = state["loss"]
     assert all(value.isfinite().all() for value in state["model"].values())
-    with_it, without = (measure.worth(name, planned, one) for one in (state, alone))
+    with_it, without = (measure.worth(name, plan, one) for one in (state, alone))
     print(f"{name}: {with_it:.6g} with it, {without:.6g} without")
     assert with_it < without
 

@@ -106,7 +106,10 @@ def test_the_margins_are_the_teachers_and_stored():
 def test_maps_of_two_sizes_meet_at_the_smaller():
     case = sides(student="ShuffleV1", teacher="resnet8x4")
     objective = bound(OFD(), case)
-    ours, theirs = case.student.tapped(objective.student_taps), case.teacher.tapped(objective.teacher_taps)
+    ours, theirs = (
+        case.student.select_features(objective.student_features),
+        case.teacher.select_features(objective.teacher_features),
+    )
     assert [2 * s.shape[-1] for s in ours] == [t.shape[-1] for t in theirs]
     connected = [connect(s) for connect, s in zip(objective.connectors, ours, strict=True)]
     margins = [margins_of(norms) for norms in case.networks[1].stage_norms().values()]
@@ -126,6 +129,6 @@ def test_connectors_start_as_he_normal_by_fan_out():
 def test_refuses_a_teacher_without_norms_to_name(teacher):
     case = sides()
     objective = OFD()
-    objective.student_taps = objective.teacher_taps = ("stage2.pre", "stage3.pre")
+    objective.student_features = objective.teacher_features = ("stage2.pre", "stage3.pre")
     with pytest.raises(ValueError, match=r"names none for stage2, stage3: a resnet"):
-        objective.bind(case.networks[0], create_model(teacher, 10), None, case.facts)
+        objective.setup(case.networks[0], create_model(teacher, 10), None, case.dataset_info)

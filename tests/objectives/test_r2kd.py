@@ -134,7 +134,7 @@ def test_the_pruned_copy_is_frozen_unsaved_and_moves_along():
 
 def test_refuses_a_teacher_without_weights_to_prune():
     with pytest.raises(ValueError, match="no convolution or linear"):
-        R2KD().bind(nn.Identity(), nn.Identity(), None, None)
+        R2KD().setup(nn.Identity(), nn.Identity(), None, None)
 
 
 @pytest.mark.parametrize(

@@ -70,12 +70,15 @@ def test_the_chain_reviews_from_deep_to_shallow(pair):
     """The second student's maps are half as large as the teacher's."""
     case = sides(student=pair[0], teacher=pair[1])
     objective = bound(ReviewKD(), case)
-    assert objective.student_taps == ("stage1", "stage2", "stage3", "pooled")
-    assert objective.teacher_taps == ("stage1.pre", "stage2.pre", "stage3.pre", "pooled")
-    ours, theirs = case.student.tapped(objective.student_taps), case.teacher.tapped(objective.teacher_taps)
+    assert objective.student_features == ("stage1", "stage2", "stage3", "pooled")
+    assert objective.teacher_features == ("stage1.pre", "stage2.pre", "stage3.pre", "pooled")
+    ours, theirs = (
+        case.student.select_features(objective.student_features),
+        case.teacher.select_features(objective.teacher_features),
+    )
     ours, theirs = [*ours[:-1], ours[-1][..., None, None]], [*theirs[:-1], theirs[-1][..., None, None]]
     fused = chain(objective, ours, theirs)
-    assert [tuple(tap.shape) for tap in reversed(fused)] == [tuple(tap.shape) for tap in theirs]
+    assert [tuple(record.shape) for record in reversed(fused)] == [tuple(record.shape) for record in theirs]
     expected = sum(formula(a, b) for a, b in zip(fused, reversed(theirs), strict=True))
     torch.testing.assert_close(objective(case.student, case.teacher, case.batch), expected)
 
@@ -126,7 +129,7 @@ def test_convolutions_start_as_kaiming_uniform():
 def test_the_student_before_its_relu_as_on_imagenet():
     case = sides()
     objective = bound(ReviewKD(student_pre=True), case)
-    assert objective.student_taps == objective.teacher_taps
+    assert objective.student_features == objective.teacher_features
     assert term(objective, case) != term(bound(ReviewKD(), case), case)
 
 

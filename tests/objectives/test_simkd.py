@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Probes
+from kdbench.core.objective import DatasetInfo, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.models.features import answer
 from kdbench.models.registry import create_model
@@ -28,8 +28,8 @@ def theirs(features: Tensor, bias: Tensor | None = BIAS) -> Outputs:
 
 def made(student: Outputs, teacher: Outputs, factor: int = 2) -> SimKD:
     objective, none = SimKD(factor), torch.zeros(0, dtype=torch.int64)
-    objective.student_taps, objective.teacher_taps = ("stage3",), ("unpooled",)
-    objective.bind(nn.Identity(), nn.Identity(), Probes(student, teacher), Facts(3, none, none))
+    objective.student_features, objective.teacher_features = ("stage3",), ("unpooled",)
+    objective.setup(nn.Identity(), nn.Identity(), Probes(student, teacher), DatasetInfo(3, none, none))
     return objective.double()
 
 
@@ -71,15 +71,15 @@ def test_predicts_with_the_teachers_classifier(student_size, teacher_size, bias)
 
 def test_a_student_at_zero_loss_answers_as_the_teacher():
     """That is what the method is for: the map that is matched is the one that the teacher's classifier averages."""
-    tap = "unpooled"
+    record = "unpooled"
     for name in ("resnet20", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV2"):
         teacher = create_model(name, num_classes=5).eval()
         with torch.no_grad():
-            answered = answer(teacher, torch.randn(4, 3, 32, 32), [tap])
+            answered = answer(teacher, torch.randn(4, 3, 32, 32), [record])
         objective = SimKD().eval()
-        objective.student_taps = objective.teacher_taps = (tap,)
+        objective.student_features = objective.teacher_features = (record,)
         none = torch.zeros(0, dtype=torch.int64)
-        objective.bind(nn.Identity(), teacher, Probes(answered, answered), Facts(5, none, none))
+        objective.setup(nn.Identity(), teacher, Probes(answered, answered), DatasetInfo(5, none, none))
         objective.projector = nn.Sequential(nn.Identity())
         assert objective(answered, answered, BATCH) == 0
         torch.testing.assert_close(objective.predict(answered), answered.logits)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts, Probes
+from kdbench.core.objective import DatasetInfo, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.objectives.srrl import SRRL, srrl_loss
 from tests.objectives.cases import assert_same, normal, value_and_gradient
@@ -25,8 +25,8 @@ MAPS = normal(0, 4, 5 * 6).view(4, 5, 2, 3)
 
 def bound(teacher: Outputs = TEACHER, **parameters) -> SRRL:
     objective, none = SRRL(**parameters), torch.zeros(0, dtype=torch.int64)
-    objective.student_taps = tuple(tap.replace("-1", "3") for tap in objective.student_taps)
-    objective.bind(nn.Identity(), nn.Identity(), Probes(answer(MAPS), teacher), Facts(3, none, none))
+    objective.student_features = tuple(name.replace("-1", "3") for name in objective.student_features)
+    objective.setup(nn.Identity(), nn.Identity(), Probes(answer(MAPS), teacher), DatasetInfo(3, none, none))
     return objective.double()
 
 
@@ -74,14 +74,14 @@ def test_the_connector_starts_he_normal_by_its_fan_out():
     teacher = Outputs(torch.zeros(4, 3), {"pooled": features}, (torch.zeros(3, 4000), None))
     none = torch.zeros(0, dtype=torch.int64)
     objective = SRRL()
-    objective.bind(nn.Identity(), nn.Identity(), Probes(answer(maps), teacher), Facts(3, none, none))
+    objective.setup(nn.Identity(), nn.Identity(), Probes(answer(maps), teacher), DatasetInfo(3, none, none))
     assert objective.connector[0].weight.std().item() == pytest.approx((2 / 4000) ** 0.5, rel=0.03)
 
 
 def test_pooling_first_asks_for_no_map():
-    assert SRRL().student_taps == ("unpooled",)
-    assert SRRL(pooled_first=True).student_taps == ("pooled",)
-    assert "taps" not in SRRL(pooled_first=True).needs
+    assert SRRL().student_features == ("unpooled",)
+    assert SRRL(pooled_first=True).student_features == ("pooled",)
+    assert "features" not in SRRL(pooled_first=True).needs
 
 
 def test_a_student_that_is_the_teacher_is_at_zero():
@@ -98,11 +98,13 @@ def test_a_student_that_is_the_teacher_is_at_zero():
 
 def test_refuses_a_teacher_without_a_linear_layer_and_a_student_without_maps():
     with pytest.raises(ValueError, match="one linear layer"):
-        bound(Outputs(TEACHER.logits, TEACHER.taps))
+        bound(Outputs(TEACHER.logits, TEACHER.features))
     objective, none = SRRL(), torch.zeros(0, dtype=torch.int64)
-    objective.student_taps = ("pooled",)
+    objective.student_features = ("pooled",)
     with pytest.raises(ValueError, match=r"map .* \[4, 5\]"):
-        objective.bind(nn.Identity(), nn.Identity(), Probes(answer(MAPS), TEACHER), Facts(3, none, none))
+        objective.setup(
+            nn.Identity(), nn.Identity(), Probes(answer(MAPS), TEACHER), DatasetInfo(3, none, none)
+        )
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])

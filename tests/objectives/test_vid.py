@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from kdbench.core.objective import Facts, Probes
+from kdbench.core.objective import DatasetInfo, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.objectives.vid import VID, vid_loss
 from tests.objectives.cases import assert_same, normal
 
-FACTS = Facts(2, torch.zeros(4, dtype=torch.int64), torch.arange(4))
+FACTS = DatasetInfo(2, torch.zeros(4, dtype=torch.int64), torch.arange(4))
 BATCH = Batch(inputs=torch.zeros(4, 3), target=torch.zeros(4, dtype=torch.int64), index=torch.arange(4))
 SHAPES = {
     "stage1": ((3, 4, 4), (5, 4, 4)),
@@ -33,15 +33,15 @@ def formula(predicted: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
 
 
 def sides() -> tuple[Outputs, Outputs]:
-    ours = {tap: maps(i, 4, *shapes[0]).float() for i, (tap, shapes) in enumerate(SHAPES.items())}
-    theirs = {tap: maps(i + 9, 4, *shapes[1]).float() for i, (tap, shapes) in enumerate(SHAPES.items())}
+    ours = {record: maps(i, 4, *shapes[0]).float() for i, (record, shapes) in enumerate(SHAPES.items())}
+    theirs = {record: maps(i + 9, 4, *shapes[1]).float() for i, (record, shapes) in enumerate(SHAPES.items())}
     return Outputs(torch.zeros(4, 2), ours), Outputs(torch.zeros(4, 2), theirs)
 
 
 def bound(**parameters: float) -> VID:
     objective = VID(**parameters)
-    objective.student_taps = objective.teacher_taps = tuple(SHAPES)
-    objective.bind(nn.Identity(), nn.Identity(), Probes(*sides()), FACTS)
+    objective.student_features = objective.teacher_features = tuple(SHAPES)
+    objective.setup(nn.Identity(), nn.Identity(), Probes(*sides()), FACTS)
     return objective
 
 
@@ -78,11 +78,11 @@ def test_serves_other_channels_and_sizes():
     objective = bound()
     value = objective(student, teacher, BATCH)
     expected = torch.zeros(())
-    for tap, regressor in zip(SHAPES, objective.regressors, strict=True):
-        ours, theirs = student.taps[tap], teacher.taps[tap]
-        if tap == "stage2":
+    for record, regressor in zip(SHAPES, objective.regressors, strict=True):
+        ours, theirs = student.features[record], teacher.features[record]
+        if record == "stage2":
             ours = F.avg_pool2d(ours, 2)
-        if tap == "stage3":
+        if record == "stage3":
             theirs = F.avg_pool2d(theirs, 2)
         expected = expected + formula(regressor(ours), theirs, torch.full((theirs.shape[1],), 5.0))
     torch.testing.assert_close(value, expected)

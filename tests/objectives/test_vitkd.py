@@ -38,19 +38,21 @@ def formula(
 def vits(blocks: int = 64, grid: int = 3) -> tuple[ViTKD, Outputs, Outputs, Batch]:
     """The objective bound to timm's smallest ViT as the teacher, and maps as it would give them."""
     objective = ViTKD()
-    objective.student_taps = objective.teacher_taps = TAPS
+    objective.student_features = objective.teacher_features = TAPS
     answers = [
         Outputs(
             torch.zeros(4, 9),
             {
-                tap: normal(seed + k, 4, width * grid**2).view(4, width, grid, grid)
-                for k, tap in enumerate(TAPS)
+                record: normal(seed + k, 4, width * grid**2).view(4, width, grid, grid)
+                for k, record in enumerate(TAPS)
             },
         )
         for seed, width in ((0, blocks), (10, 64))
     ]
     torch.manual_seed(0)
-    objective.bind(torch.nn.Identity(), create_model("timm/test_vit", 9), Probes(*answers), sides().facts)
+    objective.setup(
+        torch.nn.Identity(), create_model("timm/test_vit", 9), Probes(*answers), sides().dataset_info
+    )
     batch = Batch(torch.zeros(4), torch.zeros(4, dtype=torch.int64), torch.arange(4), epoch=2, step=7)
     return objective.double(), *answers, batch
 
@@ -66,7 +68,7 @@ def test_by_hand():
     mask = torch.zeros(2, 3, 3, dtype=torch.bool)
     mask[0, :2, :2] = mask[1, 0, :2] = True
     maps = [torch.zeros(2, 2, 3, 3)] * 3
-    value = vitkd_loss([tap + 1 for tap in maps], maps, mask, alpha=0.1, beta=0.01, ratio=0.25)
+    value = vitkd_loss([record + 1 for record in maps], maps, mask, alpha=0.1, beta=0.01, ratio=0.25)
     assert value.item() == pytest.approx(0.1 * 2 * 18 + 0.01 / 0.25 * (8 + 4) / 2)
 
 
@@ -105,7 +107,7 @@ def test_what_is_masked_cannot_be_seen():
     """The deepest map counts only through the tokens that are left."""
     objective, student, teacher, batch = vits(blocks=32)
     mask = objective.mask(batch, 3, 3)[:, None]
-    leaf = student.taps["stage6"].requires_grad_()
+    leaf = student.features["stage6"].requires_grad_()
     (gradient,) = torch.autograd.grad(objective(student, teacher, batch), leaf)
     assert (gradient[mask.expand_as(gradient)] == 0).all()
     assert (gradient[~mask.expand_as(gradient)] != 0).all()
@@ -113,7 +115,7 @@ def test_what_is_masked_cannot_be_seen():
 
 def test_all_of_it_spelt_out():
     objective, student, teacher, batch = vits(blocks=32)
-    s, t = student.tapped(TAPS), teacher.tapped(TAPS)
+    s, t = student.select_features(TAPS), teacher.select_features(TAPS)
     mask = objective.mask(batch, 3, 3)
     linear = [
         torch.einsum("oi,nihw->nohw", a.weight[..., 0, 0], x) + a.bias[:, None, None]

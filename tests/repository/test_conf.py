@@ -19,7 +19,7 @@ from kdbench.models.language.causal_lm import PRETRAINED, SIZES
 from kdbench.models.language.t5 import NAMES
 from kdbench.models.names import available
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.tables.grid import cells, load_table, tables
 from kdbench.utils.paths import CONF_DIR
 
@@ -80,17 +80,17 @@ def test_a_finished_run_composes_as_a_teacher(finished_run):
 def test_every_option_composes_and_builds(option):
     if option == "trainer=gpu" and not torch.cuda.is_available():
         with pytest.raises(ValueError, match="torch finds no CUDA device"):
-            plan(compose_checked("train", [option]), {})
+            make_plan(compose_checked("train", [option]), {})
         return
-    planned = plan(compose_checked("train", [option, *NEEDS.get(option, [])]), {})
-    assert planned.schedule.epochs >= 1
+    plan = make_plan(compose_checked("train", [option, *NEEDS.get(option, [])]), {})
+    assert plan.schedule.epochs >= 1
 
 
 @pytest.mark.parametrize("option", TEACHER_LOSSES)
 def test_every_teacher_loss_composes_and_builds(option):
-    planned = plan(compose_checked("train_teacher", [f"teacher_loss={option}", "teacher=vgg8"]), {})
-    assert planned.trains_teacher
-    assert not planned.needs_teacher
+    plan = make_plan(compose_checked("train_teacher", [f"teacher_loss={option}", "teacher=vgg8"]), {})
+    assert plan.trains_teacher
+    assert not plan.needs_teacher
 
 
 def test_the_fine_tuning_of_mcmi_teachers():
@@ -113,7 +113,7 @@ def test_every_network_can_be_either_side(side):
 
 
 def test_the_other_roots_compose():
-    assert plan(compose_checked("train_teacher", ["teacher=vgg8"]), {}).trains_teacher
+    assert make_plan(compose_checked("train_teacher", ["teacher=vgg8"]), {}).trains_teacher
     evaluate = compose_checked("evaluate", ["model=resnet8", "checkpoint=x.pth"])
     assert evaluate.model.name == "resnet8"
 

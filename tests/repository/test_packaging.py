@@ -43,8 +43,8 @@ def test_the_wheel_is_small_and_holds_what_it_needs(installed):
 
 
 def test_the_reference_of_the_bench_is_in_the_wheel(installed, tmp_path):
-    look = "from kdbench.benchmark.settings import reference_module; print(reference_module().__file__)"
-    assert execute(installed, tmp_path, "-c", look).strip().startswith(str(installed))
+    update = "from kdbench.benchmark.settings import reference_module; print(reference_module().__file__)"
+    assert execute(installed, tmp_path, "-c", update).strip().startswith(str(installed))
 
 
 def test_a_run_from_the_wheel(installed, tmp_path):

@@ -14,7 +14,7 @@ from kdbench.data.sources.cifar import CIFAR100
 from kdbench.models.features import answer
 from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.utils.seeding import drawn_from
 
 register()
@@ -37,12 +37,12 @@ def test_the_networks_are_those_of_kdbench(name):
     features, logits = theirs(images)
     expected = answer(ours, images, FEATURES)
     torch.testing.assert_close(logits, expected.logits, rtol=1e-4, atol=1e-4)
-    for feature, tap in zip(features, FEATURES, strict=True):
-        torch.testing.assert_close(feature, expected.taps[tap], rtol=1e-4, atol=1e-4)
+    for feature, record in zip(features, FEATURES, strict=True):
+        torch.testing.assert_close(feature, expected.features[record], rtol=1e-4, atol=1e-4)
 
 
 def test_two_steps_have_the_loss_and_leave_the_weights_of_kdbench():
-    made = plan(compose_checked("train", ["dataset=fake", "loss=kd"]), {})
+    made = make_plan(compose_checked("train", ["dataset=fake", "loss=kd"]), {})
     with drawn_from(0, "steps"):
         (their_teacher, teacher), (their_student, student) = twins("resnet20"), twins("resnet8")
         batches = [(torch.randn(16, 3, 32, 32), torch.randint(10, (16,)), torch.arange(16)) for _ in range(2)]
@@ -65,7 +65,7 @@ def test_two_steps_have_the_loss_and_leave_the_weights_of_kdbench():
 
 
 def test_one_step_moves_the_weights_as_kdbench_does():
-    schedule = plan(compose_checked("train", ["dataset=fake", "loss=ce", "teacher=none"]), {}).schedule
+    schedule = make_plan(compose_checked("train", ["dataset=fake", "loss=ce", "teacher=none"]), {}).schedule
     with drawn_from(0, "step"):
         theirs, ours = twins("resnet8")
         batch = torch.randn(8, 3, 32, 32), torch.randint(10, (8,)), torch.arange(8)
@@ -83,14 +83,14 @@ def test_one_step_moves_the_weights_as_kdbench_does():
 
 
 def test_what_the_loader_shows_is_one_of_the_views():
-    data = plan(compose_checked("train", ["dataset=cifar100_mini", "schedule.batch_size=8"]), {}).data
+    data = make_plan(compose_checked("train", ["dataset=cifar100_mini", "schedule.batch_size=8"]), {}).data
     data.setup("fit")
     images = np.ascontiguousarray(data.train_images.permute(0, 2, 3, 1).numpy())
     loader = reference.make_loader(
-        images, data.facts.labels.tolist(), CIFAR100.mean, CIFAR100.std, batch_size=8
+        images, data.dataset_info.labels.tolist(), CIFAR100.mean, CIFAR100.std, batch_size=8
     )
     inputs, target, index = next(iter(loader))
-    assert torch.equal(data.facts.labels[index], target)
+    assert torch.equal(data.dataset_info.labels[index], target)
     numbers = torch.arange(view_count(data.padding))
     met = set()
     for row, image in zip(inputs, index, strict=True):
@@ -106,10 +106,10 @@ def test_accuracies_and_their_mean_by_hand():
     logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [2.0, 3.0, 1.0], [1.0, 3.0, 2.0]])
     top1, top2 = reference.accuracy(logits, torch.tensor([0, 0, 0, 1]), ks=(1, 2))
     assert (top1.item(), top2.item()) == (50.0, 75.0)
-    meter = reference.AverageMeter()
-    meter.update(50.0, 4)
-    meter.update(100.0, 1)
-    assert (meter.value, meter.average) == (100.0, 60.0)
+    metric = reference.AverageMeter()
+    metric.update(50.0, 4)
+    metric.update(100.0, 1)
+    assert (metric.value, metric.average) == (100.0, 60.0)
 
 
 def test_kd_of_two_classes_by_hand():

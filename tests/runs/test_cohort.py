@@ -17,7 +17,7 @@ from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.runs.cohort import cohorts
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import Plan, plan
+from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.record import Member
 from kdbench.runs.run import run, run_cohort
 from kdbench.teachers.live import LiveTeacher
@@ -46,13 +46,13 @@ def common(tmp_path_factory) -> list[str]:
     return [*TINY, random_teacher(tmp_path_factory.mktemp("teacher"), "resnet20")]
 
 
-def planned(*overrides: str) -> Plan:
+def plan(*overrides: str) -> Plan:
     choices = dict(item.split("=", 1) for item in overrides)
-    return plan(compose_checked("train", list(overrides)), choices)
+    return make_plan(compose_checked("train", list(overrides)), choices)
 
 
 def together(*runs: list[str]) -> list[Member]:
-    (group,) = cohorts([planned(*overrides) for overrides in runs])
+    (group,) = cohorts([plan(*overrides) for overrides in runs])
     return run_cohort(group)
 
 
@@ -61,7 +61,7 @@ def alone(tmp_path_factory, common) -> Path:
     """Every member trained alone."""
     output = tmp_path_factory.mktemp("alone")
     for member in MEMBERS.values():
-        run(planned(*common, *member, f"output={output}"))
+        run(plan(*common, *member, f"output={output}"))
     return output
 
 
@@ -143,7 +143,7 @@ def test_a_cohort_leaves_what_its_members_leave_alone(tmp_path, common, alone, s
     asked = []
     forward = LiveTeacher.forward
     monkeypatch.setattr(
-        LiveTeacher, "forward", lambda self, batch, taps=(): asked.append(batch) or forward(self, batch, taps)
+        LiveTeacher, "forward", lambda self, batch, features=(): asked.append(batch) or forward(self, batch, features)
     )
     members = together(*([*common, *member, f"output={tmp_path}"] for member in MEMBERS.values()))
     assert_as_alone(tmp_path, alone)
@@ -176,7 +176,7 @@ def test_in_bfloat16_a_member_is_as_alone_too(tmp_path, common, monkeypatch):
     """Broken off in the middle of an epoch, and resumed."""
     chosen = [[*common, *MEMBERS[name], "precision=bf16"] for name in ("crd", "wttm")]
     for one in chosen:
-        run(planned(*one, f"output={tmp_path / 'alone'}"))
+        run(plan(*one, f"output={tmp_path / 'alone'}"))
     runs = [[*one, f"output={tmp_path / 'together'}", "save_every=0"] for one in chosen]
     killed_at(monkeypatch, 2, 3, runs)
     together(*([*overrides, "resume=true", "save_every=300"] for overrides in runs))
@@ -217,12 +217,12 @@ def test_a_member_that_cannot_be_built_does_not_keep_the_others_from_it(tmp_path
     assert done.record["state"] == "done"
     assert done.record["cohort"] is None
     with pytest.raises(ValueError, match="one width"):
-        run(refused.planned)
+        run(refused.plan)
 
 
 def test_who_may_share_batches():
     def grouped(*runs: str) -> list[list[str]]:
-        plans = [planned(*TINY, *overrides.split()) for overrides in runs]
+        plans = [plan(*TINY, *overrides.split()) for overrides in runs]
         numbers = {id(one): number for number, one in enumerate(plans)}
         return [[numbers[id(one)] for one in group] for group in cohorts(plans)]
 
@@ -243,7 +243,7 @@ def test_first_stages_come_first_and_are_shared(tmp_path, common, monkeypatch):
     scored = []
     monkeypatch.setattr("kdbench.runs.run.evaluate", lambda *_: scored.append(1))
     for overrides in runs:
-        run(planned(*overrides, f"output={tmp_path / 'alone'}"))
+        run(plan(*overrides, f"output={tmp_path / 'alone'}"))
     assert not scored, "the teacher's scores are no part of a first stage"
     together(*([*overrides, f"output={tmp_path / 'cohort'}"] for overrides in runs))
     assert_as_alone(tmp_path / "cohort", tmp_path / "alone")
@@ -306,7 +306,7 @@ def test_killed_between_the_checkpoints_of_two_members(tmp_path, common):
     sweep = [*common, "loss=kd,crd", "student=resnet8", "save_every=0"]
     for loss in ("kd", "crd"):
         overrides = [item for item in sweep if not item.startswith("loss")]
-        run(planned(*overrides, f"loss={loss}", f"output={tmp_path / 'alone'}"))
+        run(plan(*overrides, f"loss={loss}", f"output={tmp_path / 'alone'}"))
     killed = start(*sweep, f"output={tmp_path / 'cohort'}", code=DIES)
     killed.communicate(timeout=120)
     assert killed.returncode == -signal.SIGKILL

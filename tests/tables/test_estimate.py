@@ -67,5 +67,5 @@ def test_records_of_this_machine_come_first(tmp_path):
 
 def test_nothing_is_foretold_of_data_whose_size_nobody_knows_yet(tmp_path):
     table, todo = demo(tmp_path, "dataset.subset.fraction=0.5")
-    todo[0][0].planned.data.name = "mine"
+    todo[0][0].plan.data.name = "mine"
     assert Forecast(table).of_runs(todo).startswith("no estimate: the size of mine is known only once")

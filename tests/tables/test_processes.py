@@ -77,7 +77,7 @@ class Asked:
 
 
 def asked(grid, *words: str) -> int:
-    (group,) = served_together([cell.planned for cell in GRID])
+    (group,) = served_together([cell.plan for cell in GRID])
     return images_asked(batches(table(*words), grid), Asked, group)
 
 
@@ -94,7 +94,7 @@ def test_runs_on_other_data_ask_for_answers_of_their_own():
     few, many = (
         cells(load_table("demo", [*words[1:], f"dataset.subset.fraction={part}"])) for part in (0.1, 0.5)
     )
-    of_few, of_many = served_together([cell.planned for cell in (*few, *many)])
+    of_few, of_many = served_together([cell.plan for cell in (*few, *many)])
     assert [one.cfg.dataset.subset.fraction for one in of_few] == [0.1] * len(few)
     both = batches(table(*words[1:]), [*few, *many])
     assert images_asked(both, Asked, of_many) == images_asked(

@@ -11,7 +11,7 @@ from kdbench.core.types import Batch
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run
 from kdbench.teachers.ensemble import Ensemble, ensemble_teacher
 from kdbench.teachers.store import stored
@@ -80,9 +80,9 @@ def teacher_of(members: dict[str, nn.Module], **more):
     return ensemble_teacher("ensemble", list(members), 4, files, **more)
 
 
-def planned(*overrides: str):
+def plan(*overrides: str):
     choices = dict(item.split("=", 1) for item in overrides)
-    return plan(compose_checked("train", list(overrides)), choices)
+    return make_plan(compose_checked("train", list(overrides)), choices)
 
 
 def test_members_answer_each_view_and_carry_no_gradient(members):
@@ -127,7 +127,7 @@ def test_a_run_with_an_ensemble(members, tmp_path):
         "loss=mlkd",
         f"output={tmp_path}",
     ]
-    record = run(planned(*overrides))
+    record = run(plan(*overrides))
     assert record["state"] == "done"
     assert record["names"]["teacher"] == record["teacher"]["name"] == "resnet8+resnet8@other"
     assert record["teacher"]["file"] == "resnet8.safetensors, resnet8@other.safetensors"
@@ -144,11 +144,11 @@ def test_who_is_asked_is_part_of_the_identity(members, tmp_path):
         f"output={tmp_path}",
     ]
     for more in ([], ["teacher.average=logits"], ["teacher.weights=[1,3]"]):
-        run(planned(*common, *more))
+        run(plan(*common, *more))
     assert len(list(tmp_path.glob("*/record.json"))) == 3
     elsewhere = tmp_path / "elsewhere.safetensors"
     elsewhere.write_bytes(stored("fake4", "resnet8").read_bytes())
-    run(planned(*common, f"teacher.checkpoints={{resnet8:{elsewhere}}}"))
+    run(plan(*common, f"teacher.checkpoints={{resnet8:{elsewhere}}}"))
     assert len(list(tmp_path.glob("*/record.json"))) == 3, "the same weights from another file"
 
 
@@ -182,7 +182,7 @@ def test_mistakes_are_said(members, more, words, tmp_path):
         else ["teacher.members=[resnet8,wrn_16_1]"]
     )
     with pytest.raises(ValueError, match=words):
-        run(planned(*TINY, "teacher=ensemble", *first, *more, f"output={tmp_path / 'runs'}"))
+        run(plan(*TINY, "teacher=ensemble", *first, *more, f"output={tmp_path / 'runs'}"))
     assert not (tmp_path / "runs").exists()
 
 

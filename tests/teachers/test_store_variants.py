@@ -12,7 +12,7 @@ from kdbench.models.checkpoints import load_weights, save_weights, weights_hash
 from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.identity import sibling_key
-from kdbench.runs.plan import plan, recipe_hash
+from kdbench.runs.plan import make_plan, recipe_hash
 from kdbench.runs.run import run
 from kdbench.teachers.store import put, stored
 from kdbench.training.run_folder import finished_run, read_record
@@ -24,17 +24,17 @@ TINY += ["schedule.epochs=1", "trainer=cpu", "threads=1", "progress=false"]
 STILL = ["schedule.lr=1e-30", "schedule.plan=constant"]
 
 
-def planned(root: str, *overrides: str):
+def plan(root: str, *overrides: str):
     choices = dict(item.split("=", 1) for item in (*TINY, *overrides))
-    return plan(compose_checked(root, [*TINY, *overrides]), choices)
+    return make_plan(compose_checked(root, [*TINY, *overrides]), choices)
 
 
 def train_teacher(*overrides: str) -> dict:
-    return run(planned("train_teacher", "teacher=resnet8", *overrides))
+    return run(plan("train_teacher", "teacher=resnet8", *overrides))
 
 
 def train(*overrides: str) -> dict:
-    return run(planned("train", *overrides))
+    return run(plan("train", *overrides))
 
 
 @pytest.fixture(autouse=True)
@@ -124,13 +124,15 @@ def test_a_missing_variant_says_the_command_that_trains_it(tmp_path):
 
 
 def test_the_command_starts_from_the_shipped_one_where_that_is_what_there_is():
-    made = plan(compose_checked("train", ["dataset=cifar100_mini", "teacher=resnet20", "loss=kd"]), {})
+    made = make_plan(compose_checked("train", ["dataset=cifar100_mini", "teacher=resnet20", "loss=kd"]), {})
     assert "teacher.init=shipped" in made.training_command("resnet20@mcmi-0.4")
     assert "teacher.init=store" in made.training_command("vgg8@mcmi-0.4")
 
 
 def test_a_teacher_for_imagenet_is_trained_by_its_schedule():
-    made = plan(compose_checked("train", spelled_out(["dataset=imagenet", "teacher=ResNet50"], "train")), {})
+    made = make_plan(
+        compose_checked("train", spelled_out(["dataset=imagenet", "teacher=ResNet50"], "train")), {}
+    )
     assert made.schedule.epochs == 100
     assert made.training_command("ResNet50").endswith("teacher=ResNet50 schedule=imagenet100")
 
@@ -160,7 +162,7 @@ def test_a_teacher_for_imagenet_is_trained_by_its_schedule():
 def test_mistakes_are_said(tmp_path, root, more, words, monkeypatch):
     first = [] if any(word.startswith("teacher=") for word in more) else ["teacher=resnet8"]
     with pytest.raises(ValueError, match=words):
-        run(planned(root, *first, *more, f"output={tmp_path / 'runs'}"))
+        run(plan(root, *first, *more, f"output={tmp_path / 'runs'}"))
     assert not (tmp_path / "runs").exists()
 
 
@@ -192,8 +194,8 @@ def test_a_chain_of_students_each_taught_by_the_one_before(tmp_path):
         load_weights(network, taught_by / "student.safetensors")
         assert record["teacher"]["hash"] == weights_hash(network)
         assert record["config"]["loss"]["pair"] is None
-    whole = planned("train", f"teacher=run:{tmp_path / 'g1'}", *common)
-    direct = planned("train", f"teacher=run:{next((tmp_path / 'g1').glob('*'))}", *common)
+    whole = plan("train", f"teacher=run:{tmp_path / 'g1'}", *common)
+    direct = plan("train", f"teacher=run:{next((tmp_path / 'g1').glob('*'))}", *common)
     assert recipe_hash(whole) == recipe_hash(direct)
 
 

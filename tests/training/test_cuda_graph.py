@@ -17,7 +17,7 @@ from kdbench.data.images.image_data import _RESIDENT, ImageData, _Epoch
 from kdbench.models.registry import create_model
 from kdbench.runs.cohort import cohorts
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import Plan, plan
+from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.run import run_cohort
 from kdbench.teachers.live import live_teacher
 from kdbench.training.cuda_graph import WARM_UP, hindrance, of_epoch
@@ -63,13 +63,15 @@ def common(tmp_path_factory) -> list[str]:
     return [*TINY, random_teacher(tmp_path_factory.mktemp("teacher"), "resnet14")]
 
 
-def planned(*overrides: str) -> Plan:
-    return plan(compose_checked("train", list(overrides)), dict(item.split("=", 1) for item in overrides))
+def plan(*overrides: str) -> Plan:
+    return make_plan(
+        compose_checked("train", list(overrides)), dict(item.split("=", 1) for item in overrides)
+    )
 
 
 def trained(monkeypatch, output: Path, runs: list[list[str]], record: bool) -> dict[str, dict]:
     """Train a cohort, with its steps recorded or as they are: the weights of each run."""
-    plans = [planned(*overrides, f"output={output}") for overrides in runs]
+    plans = [plan(*overrides, f"output={output}") for overrides in runs]
     for one in plans:
         one.cfg.cuda_graph = record
     monkeypatch.setattr("kdbench.runs.fit.CudaGraph", Tape)
@@ -103,7 +105,7 @@ def assert_same(ours: dict[str, dict], theirs: dict[str, dict], rounding: float 
 
 
 QUICK = ("ce", "kd", "dkd", "ctkd", "reviewkd", "simkd", "srrl", "fsp")
-"""A ramp, the epoch's number, taps, learned parts, a head, a first stage; the others are slow."""
+"""A ramp, the epoch's number, features, learned parts, a head, a first stage; the others are slow."""
 
 
 @pytest.mark.parametrize(
@@ -161,8 +163,8 @@ def test_a_recorded_run_resumes_to_the_bit(tmp_path, monkeypatch, common):
 def test_a_student_that_fails_leaves_the_others_recorded(tmp_path, monkeypatch, common):
     """The recording of three is of no use to two."""
     alone = trained(monkeypatch, tmp_path / "alone", [[*common, "loss=kd"]], record=False)
-    plans = [planned(*common, "loss=kd", f"output={tmp_path / 'both'}")]
-    plans += [planned(*common, "loss=mse", "loss.weights.mse=1e30", f"output={tmp_path / 'both'}")]
+    plans = [plan(*common, "loss=kd", f"output={tmp_path / 'both'}")]
+    plans += [plan(*common, "loss=mse", "loss.weights.mse=1e30", f"output={tmp_path / 'both'}")]
     for one in plans:
         one.cfg.cuda_graph = True
     monkeypatch.setattr("kdbench.runs.fit.CudaGraph", Tape)
@@ -185,7 +187,7 @@ def test_a_student_that_fails_leaves_the_others_recorded(tmp_path, monkeypatch, 
 )
 def test_what_cannot_be_recorded_is_refused_before_anything_begins(words, reason):
     with pytest.raises(ValueError, match=reason) as refused:
-        planned("cuda_graph=true", "trainer=cpu", *words)
+        plan("cuda_graph=true", "trainer=cpu", *words)
     assert "cuda_graph=false" in str(refused.value)
 
 
@@ -253,13 +255,13 @@ class Rerun:
 
 @pytest.mark.parametrize("recipe", RECORDED)
 def test_a_recorded_step_is_nothing_but_work_of_the_device(tmp_path, monkeypatch, common, recipe):
-    one = planned(*common, f"loss={recipe}")
+    one = plan(*common, f"loss={recipe}")
     data, loss = one.data, one.loss
     assert isinstance(data, ImageData)
     data.setup("fit")
     teacher = live_teacher("resnet14", 4, one.cfg.teacher.checkpoint)
     student = Student(create_model("resnet8", 4), loss, one.schedule, RunFolder(tmp_path), {})
-    student.bind(teacher, data.probe_batch(), data.facts, seed=0)
+    student.setup(teacher, data.probe_batch(), data.dataset_info, seed=0)
     data.drawn(1, 0)
     drawn = data._epoch
     assert drawn is not None

@@ -13,7 +13,7 @@ from kdbench.losses.composite import Loss
 from kdbench.objectives import create
 from kdbench.objectives.kd import kd_loss
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run
 from kdbench.training.dot import DOT
 from kdbench.training.schedule import Schedule
@@ -139,7 +139,7 @@ def test_a_run_takes_these_steps(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Steps, "_learn", checked)
     words = [*TINY, "loss=kd_dot", f"output={tmp_path}", random_teacher(tmp_path, "resnet8")]
-    run(plan(compose_checked("train", words), {}))
+    run(make_plan(compose_checked("train", words), {}))
     assert len(steps) == 2 * 3
 
 
@@ -169,7 +169,7 @@ def test_the_total_is_the_sum_of_the_two_sides():
 )
 def test_what_cannot_be_is_said_before_a_run(words, said):
     with pytest.raises(ValueError) as caught:
-        plan(compose_checked("train", [*TINY, *words]), {})
+        make_plan(compose_checked("train", [*TINY, *words]), {})
     assert said in str(caught.value)
 
 

@@ -9,7 +9,7 @@ from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.identity import moved, places_of, recipe_of, sibling_key
-from kdbench.runs.plan import plan, recipe_hash
+from kdbench.runs.plan import make_plan, recipe_hash
 from kdbench.training.progress import Progress
 from kdbench.training.run_folder import RunFolder, records
 from kdbench.utils.atomic_io import write_atomically
@@ -155,8 +155,8 @@ def test_a_teacher_that_no_objective_looks_at_does_not_count():
 def test_a_run_keeps_its_identity_when_keys_are_added(loss, recipe):
     """As version 0.1 named them: finished runs are found again, unfinished ones resumed."""
     register()
-    planned = plan(compose_checked("train", ["dataset=fake", f"loss={loss}", "trainer=cpu"]), {})
-    assert recipe_hash(planned) == recipe
+    plan = make_plan(compose_checked("train", ["dataset=fake", f"loss={loss}", "trainer=cpu"]), {})
+    assert recipe_hash(plan) == recipe
 
 
 @pytest.mark.parametrize(
@@ -168,16 +168,18 @@ def test_a_run_keeps_its_identity_when_keys_are_added(loss, recipe):
 )
 def test_a_teachers_run_keeps_its_identity_when_keys_are_added(overrides, recipe):
     register()
-    planned = plan(compose_checked("train_teacher", [*overrides, "trainer=cpu"]), {})
-    assert recipe_hash(planned) == recipe
+    plan = make_plan(compose_checked("train_teacher", [*overrides, "trainer=cpu"]), {})
+    assert recipe_hash(plan) == recipe
 
 
 def test_a_switch_that_is_set_makes_another_run():
     register()
     common = ["dataset=fake", "loss=wttm", "trainer=cpu"]
     more = ["loss.objectives.wttm.weighting=none", "loss.standardise=[wttm]", "loss.weights.ce=0.5"]
-    plans = [plan(compose_checked("train", [*common, *one]), {}) for one in ([], *([key] for key in more))]
-    assert len({recipe_hash(planned) for planned in plans}) == 4
+    plans = [
+        make_plan(compose_checked("train", [*common, *one]), {}) for one in ([], *([key] for key in more))
+    ]
+    assert len({recipe_hash(plan) for plan in plans}) == 4
 
 
 def test_forgetting_a_run_forgets_what_was_made_of_it(tmp_path):

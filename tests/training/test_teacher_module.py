@@ -18,15 +18,15 @@ from kdbench.models.checkpoints import load_weights
 from kdbench.models.registry import create_model
 from kdbench.objectives.mcmi import MCMI
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run
 from kdbench.teachers.store import cards, stored
 from kdbench.training.evaluation import class_spread
+from kdbench.training.extra_forwards import ExtraForwards
 from kdbench.training.progress import Progress
 from kdbench.training.run_folder import RunFolder
 from kdbench.training.schedule import Schedule
 from kdbench.training.student import Student
-from kdbench.training.surveys import Surveys
 
 register()
 
@@ -44,12 +44,12 @@ MODES = ["offline", "epoch", "ema"]
 MODE, PER_CLASS = "teacher_loss.objectives.mcmi.mode", "teacher_loss.objectives.mcmi.per_class"
 
 
-def planned(*overrides: str):
-    return plan(compose_checked("train_teacher", list(overrides)), {"dataset": "fake"})
+def plan(*overrides: str):
+    return make_plan(compose_checked("train_teacher", list(overrides)), {"dataset": "fake"})
 
 
 def train(*overrides: str) -> dict:
-    return run(planned(*overrides))
+    return run(plan(*overrides))
 
 
 def folder_of(output: Path) -> RunFolder:
@@ -66,7 +66,7 @@ def centroids(output: Path) -> torch.Tensor:
 
 
 def data_of(*overrides: str):
-    data = planned(*overrides).data
+    data = plan(*overrides).data
     data.setup()
     return data
 
@@ -92,13 +92,13 @@ class Steps:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.weights: list[dict] = []
-        before = Surveys.before
+        before = ExtraForwards.before
 
-        def look(surveys, student, epoch, step):
+        def update(extra_forwards, student, epoch, step):
             self.weights.append(copy.deepcopy(student.model.state_dict()))
-            before(surveys, student, epoch, step)
+            before(extra_forwards, student, epoch, step)
 
-        patch.setattr(Surveys, "before", look)
+        patch.setattr(ExtraForwards, "before", update)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from kdbench.config.compose import compose_checked
 from kdbench.runs import run as run_module
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run
 from kdbench.utils import hardware as machine
 from kdbench.utils.hardware import emulates_bf16, free_cores, has_bf16_units, resident_mib
@@ -51,7 +51,7 @@ def test_a_precision_that_costs_time_is_said(tmp_path, monkeypatch, precision):
     overrides = [*TINY, "trainer=cpu", "progress=false", f"output={tmp_path}", f"precision={precision}"]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        run(plan(compose_checked("train", overrides), {}))
+        run(make_plan(compose_checked("train", overrides), {}))
     found = [str(one.message) for one in said if "no bf16 units" in str(one.message)]
     assert len(found) == (precision != "fp32")
 
@@ -78,7 +78,7 @@ def test_more_threads_than_cores_are_said(tmp_path):
     many = free_cores() + 1
     overrides = [*TINY, "trainer=cpu", "progress=false", f"output={tmp_path}", f"threads={many}"]
     with pytest.warns(UserWarning, match=f"threads={many}, and this process may use"):
-        run(plan(compose_checked("train", overrides), {}))
+        run(make_plan(compose_checked("train", overrides), {}))
 
 
 def test_cores_and_memory_are_known():

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from kdbench.core.objective import Facts
+from kdbench.core.objective import DatasetInfo
 from kdbench.core.task import TASKS
 from kdbench.core.types import Batch, View
 from kdbench.data.base import TaskData
@@ -124,9 +124,9 @@ class ImageData(TaskData):
         self.steps_per_epoch = -(-len(self._index) // self.batch_size)
 
     @property
-    def facts(self) -> Facts:
+    def dataset_info(self) -> DatasetInfo:
         """The labels are the full training set's, which `Batch.index` counts in, as the student is told them."""
-        return Facts(self.num_classes, self._train_labels.cpu(), self._subset.cpu())
+        return DatasetInfo(self.num_classes, self._train_labels.cpu(), self._subset.cpu())
 
     @property
     def about(self) -> dict[str, Any]:
@@ -265,7 +265,7 @@ class ImageData(TaskData):
         nothing = torch.zeros(len(inputs := self.probe()), dtype=torch.int64)
         return Batch(inputs=inputs, target=nothing, index=nothing)
 
-    def meter(self, split: str) -> Scores:
+    def metric(self, split: str) -> Scores:
         """Top-1 and what else is said of class probabilities."""
         from kdbench.metrics.diagnostics import Diagnostics
 

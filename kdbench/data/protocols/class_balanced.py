@@ -18,11 +18,11 @@ class ClassBalanced:
     """
 
     def __init__(self, data: ImageData) -> None:
-        facts = data.facts
-        labels = facts.labels[facts.trained]
+        dataset_info = data.dataset_info
+        labels = dataset_info.labels[dataset_info.trained]
         self._data = data
-        self._by_class = facts.trained[labels.argsort(stable=True)]
-        counts = torch.bincount(labels, minlength=facts.num_classes)
+        self._by_class = dataset_info.trained[labels.argsort(stable=True)]
+        counts = torch.bincount(labels, minlength=dataset_info.num_classes)
         self._classes = counts.nonzero().flatten()
         self._counts = counts[self._classes]
         self._starts = (counts.cumsum(0) - counts)[self._classes]

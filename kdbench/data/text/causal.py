@@ -20,7 +20,7 @@ from kdbench.data.text.tokenizers import (
     trained_tokenizer,
     words_hash,
 )
-from kdbench.metrics.base import Meter
+from kdbench.metrics.base import Metric
 from kdbench.metrics.token import TokenScores
 from kdbench.models.language.causal_lm import CONTEXT, causal_lm, check_causal
 from kdbench.utils.hashing import digest
@@ -96,7 +96,7 @@ class CausalData(TextData):
         """The mark, and the most tokens of a response."""
         return self.mark, self.max_response
 
-    def meter(self, split: str) -> Meter:
+    def metric(self, split: str) -> Metric:
         """Loss per token, perplexity, the share of tokens foretold, and agreement with the teacher."""
         return TokenScores()
 

@@ -14,7 +14,7 @@ from kdbench.data.images.image_io import DataError
 from kdbench.data.text.causal import CausalData
 from kdbench.data.text.text_data import Side
 from kdbench.data.text.tokenizers import kept, texts_hash, tokenizer_hash
-from kdbench.metrics.base import Meter
+from kdbench.metrics.base import Metric
 
 # the wording is Alpaca's (Taori et al. 2023), which Dolly, Self-Instruct and the others are put in
 _TASK = "Below is an instruction that describes a task"
@@ -114,7 +114,7 @@ class InstructionData(CausalData):
         splits = ("train", *self.eval_splits, *self.final_splits)
         self.sides = {split: {"text": self._side(self.texts[split])} for split in dict.fromkeys(splits)}
 
-    def meter(self, split: str) -> Meter:
+    def metric(self, split: str) -> Metric:
         """Of answers as they are written, and of the right ones token by token."""
         from kdbench.metrics.generation import AnswerScores
 

@@ -25,7 +25,7 @@ from kdbench.data.text.tokenizers import (
     tokenizer_hash,
     trained_tokenizer,
 )
-from kdbench.metrics.base import Meter
+from kdbench.metrics.base import Metric
 from kdbench.models.language.pretrained import needs
 from kdbench.models.language.t5 import NAMES, t5
 from kdbench.utils.seeding import generator
@@ -130,7 +130,7 @@ class RationaleData(TextData):
                 file=sys.stderr,
             )
 
-    def meter(self, split: str) -> Meter:
+    def metric(self, split: str) -> Metric:
         """What is said of labels, and at the end of rationales."""
         from kdbench.metrics.rationale import RationaleScores
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from kdbench.core.objective import Facts
+from kdbench.core.objective import DatasetInfo
 from kdbench.core.types import IGNORED, Batch, Tokens
 from kdbench.data.base import TaskData
 from kdbench.data.text.ragged import Ragged
@@ -109,9 +109,9 @@ class TextData(TaskData):
         return {"texts": digest.hexdigest()}
 
     @property
-    def facts(self) -> Facts:
+    def dataset_info(self) -> DatasetInfo:
         """The vocabulary and the number of samples; they have no classes."""
-        return Facts(
+        return DatasetInfo(
             self.num_classes,
             torch.zeros(self.train_size, dtype=torch.int64),
             torch.arange(self.train_size),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdbench.core.logits import Hidden
+from kdbench.core.logits import ProjectedLogits
 from kdbench.core.types import Batch, Outputs
 from kdbench.models.language.pretrained import loaded, settings_of
 
@@ -34,7 +34,7 @@ class CausalLM(nn.Module):
     (tied). words: how many the tokenizer has; a network that has more of them, to round up, answers these alone.
     """
 
-    taps: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
     def __init__(self, body: nn.Module, head: nn.Linear | None, words: int, context: int = CONTEXT) -> None:
         super().__init__()
@@ -74,10 +74,12 @@ class CausalLM(nn.Module):
         )
         return nn.functional.linear(answer.last_hidden_state[:, -1], *self.last_layer), answer.past_key_values
 
-    def answer_batch(self, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
+    def answer_batch(self, batch: Batch, features: Sequence[str] = ()) -> Outputs:
         """The rows of the batch's first text; their logits are made when somebody looks."""
         tokens = next(iter(batch.texts.values()))
-        return Hidden(self.hidden(tokens.ids)[tokens.valid], *self.last_layer)
+        weight, bias = self.last_layer
+        logits = ProjectedLogits(self.hidden(tokens.ids)[tokens.valid], weight, bias)
+        return Outputs(logits, classifier=(weight, bias))
 
 
 def causal_lm(name: str, num_classes: int, options: Mapping[str, Any] | None = None) -> CausalLM:

@@ -64,10 +64,10 @@ def t5(
 class T5(nn.Module):
     """Wraps transformers' T5.
 
-    taps: `pooled`, the mean of the decoder's last states over the valid positions, [B, D], of each text.
+    features: `pooled`, the mean of the decoder's last states over the valid positions, [B, D], of each text.
     """
 
-    taps = ("pooled",)
+    features = ("pooled",)
 
     def __init__(self, name: str, network: Any) -> None:
         super().__init__()
@@ -77,24 +77,24 @@ class T5(nn.Module):
         self.register_state_dict_post_hook(_drop_tied)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_add_tied)  # type: ignore[no-untyped-call]
 
-    def answer_batch(self, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
+    def answer_batch(self, batch: Batch, features: Sequence[str] = ()) -> Outputs:
         """Logits [N, V] of the first text's valid positions; every text's [B, T, V] in `parts`."""
-        if unknown := set(taps) - set(self.taps):
-            raise ValueError(f"T5 has no tap {', '.join(map(repr, sorted(unknown)))}; it has pooled")
-        parts = {view: self._answer(tokens, bool(taps)) for view, tokens in batch.texts.items()}
+        if unknown := set(features) - set(self.features):
+            raise ValueError(f"T5 has no feature {', '.join(map(repr, sorted(unknown)))}; it has pooled")
+        parts = {view: self._answer(tokens, bool(features)) for view, tokens in batch.texts.items()}
         view, first = next(iter(batch.texts.items()))
-        return replace(parts[view], logits=parts[view].logits[first.valid], parts=parts)
+        return replace(parts[view], raw_logits=parts[view].logits[first.valid], parts=parts)
 
-    def _answer(self, tokens: Tokens, tapped: bool) -> Outputs:
+    def _answer(self, tokens: Tokens, select_features: bool) -> Outputs:
         inputs = self.network.prepare_decoder_input_ids_from_labels(tokens.labels)
         answer = self.network(
             input_ids=tokens.ids,
             attention_mask=tokens.mask,
             decoder_input_ids=inputs,
-            output_hidden_states=tapped,
+            output_hidden_states=select_features,
             use_cache=False,
         )
-        if not tapped:
+        if not select_features:
             return Outputs(answer.logits)
         states, valid = answer.decoder_hidden_states[-1], tokens.valid[..., None]
         pooled = (states * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)

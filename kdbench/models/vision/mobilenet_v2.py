@@ -4,17 +4,17 @@
 from torch import Tensor, nn
 
 from kdbench.models.network import (
+    FeatureRecorder,
     Network,
-    Tap,
     by_stage,
     conv1x1,
     conv3x3,
     global_pool,
     kaiming_convolutions,
-    rectified_taps,
+    no_recording,
+    rectified_feature_names,
     register,
     small_normal,
-    untapped,
 )
 
 # expansion, channels (half of the paper's, rounded down), blocks, stride of the first
@@ -71,7 +71,7 @@ class MobileNetV2(Network):
     """Half-width MobileNetV2. Its stages end in linear bottlenecks: there is no last ReLU, and each `.pre` is the
     stage itself."""
 
-    taps = rectified_taps(4)
+    features = rectified_feature_names(4)
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -83,15 +83,15 @@ class MobileNetV2(Network):
         kaiming_convolutions(self)
         small_normal(head)
 
-    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+    def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
         """Logits [N, C] of images [N, 3, H, W]."""
-        x = tap("stem", self.conv1(x))
+        x = record("stem", self.conv1(x))
         for number, group in enumerate(self.blocks):
             x = group(x)
             if number in _STAGE_ENDS:
                 stage = _STAGE_ENDS[number]
-                x = tap(stage, tap(f"{stage}.pre", x))
-        logits: Tensor = self.classifier(tap("pooled", global_pool(tap("unpooled", self.conv2(x)))))
+                x = record(stage, record(f"{stage}.pre", x))
+        logits: Tensor = self.classifier(record("pooled", global_pool(record("unpooled", self.conv2(x)))))
         return logits
 
     def get_classifier(self) -> nn.Linear:

@@ -7,17 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.models.network import (
+    FeatureRecorder,
     Network,
-    Tap,
     by_stage,
     conv1x1,
     conv3x3,
     global_pool,
     kaiming_convolutions,
+    no_recording,
+    rectified_feature_names,
     rectified_stage,
-    rectified_taps,
     register,
-    untapped,
 )
 
 
@@ -83,7 +83,7 @@ def bottleneck_stage(blocks: int, inputs: int, width: int, stride: int) -> nn.Se
 class ResNet(Network):
     """A CIFAR ResNet of 6n+2 layers; `width` multiplies the stages, but a wide stem has 32 channels."""
 
-    taps = rectified_taps(3)
+    features = rectified_feature_names(3)
 
     def __init__(self, depth: int, num_classes: int, width: int = 1) -> None:
         super().__init__()
@@ -99,13 +99,13 @@ class ResNet(Network):
         self.fc = nn.Linear(w3, num_classes)
         kaiming_convolutions(self)
 
-    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+    def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
         """Logits [N, C] of images [N, 3, H, W]."""
-        x = tap("stem", F.relu_(self.bn1(self.conv1(x))))
-        x = rectified_stage(self.layer1, x, "stage1", tap)
-        x = rectified_stage(self.layer2, x, "stage2", tap)
-        x = rectified_stage(self.layer3, x, "stage3", tap)
-        logits: Tensor = self.fc(tap("pooled", global_pool(tap("unpooled", x))))
+        x = record("stem", F.relu_(self.bn1(self.conv1(x))))
+        x = rectified_stage(self.layer1, x, "stage1", record)
+        x = rectified_stage(self.layer2, x, "stage2", record)
+        x = rectified_stage(self.layer3, x, "stage3", record)
+        logits: Tensor = self.fc(record("pooled", global_pool(record("unpooled", x))))
         return logits
 
     def get_classifier(self) -> nn.Linear:
@@ -120,7 +120,7 @@ class ResNet(Network):
 class ResNet50(Network):
     """The ImageNet bottleneck network with a 3x3 stem of stride 1 and no max-pooling."""
 
-    taps = rectified_taps(4)
+    features = rectified_feature_names(4)
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -133,14 +133,14 @@ class ResNet50(Network):
         self.linear = nn.Linear(2048, num_classes)
         kaiming_convolutions(self)
 
-    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+    def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
         """Logits [N, C] of images [N, 3, H, W]."""
-        x = tap("stem", F.relu_(self.bn1(self.conv1(x))))
-        x = rectified_stage(self.layer1, x, "stage1", tap)
-        x = rectified_stage(self.layer2, x, "stage2", tap)
-        x = rectified_stage(self.layer3, x, "stage3", tap)
-        x = rectified_stage(self.layer4, x, "stage4", tap)
-        logits: Tensor = self.linear(tap("pooled", global_pool(tap("unpooled", x))))
+        x = record("stem", F.relu_(self.bn1(self.conv1(x))))
+        x = rectified_stage(self.layer1, x, "stage1", record)
+        x = rectified_stage(self.layer2, x, "stage2", record)
+        x = rectified_stage(self.layer3, x, "stage3", record)
+        x = rectified_stage(self.layer4, x, "stage4", record)
+        logits: Tensor = self.linear(record("pooled", global_pool(record("unpooled", x))))
         return logits
 
     def get_classifier(self) -> nn.Linear:

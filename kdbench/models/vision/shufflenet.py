@@ -6,16 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.models.network import (
+    FeatureRecorder,
     Network,
-    Tap,
     by_stage,
     conv1x1,
     conv3x3,
     global_pool,
+    no_recording,
+    rectified_feature_names,
     rectified_stage,
-    rectified_taps,
     register,
-    untapped,
 )
 
 _STEM = 24
@@ -62,7 +62,7 @@ def grouped_stage(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
 class ShuffleV1(Network):
     """ShuffleNet with three groups."""
 
-    taps = rectified_taps(3)
+    features = rectified_feature_names(3)
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -73,13 +73,13 @@ class ShuffleV1(Network):
         self.layer3 = grouped_stage(4, 480, 960)
         self.linear = nn.Linear(960, num_classes)
 
-    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+    def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
         """Logits [N, C] of images [N, 3, H, W]."""
-        x = tap("stem", F.relu(self.bn1(self.conv1(x))))
-        x = rectified_stage(self.layer1, x, "stage1", tap)
-        x = rectified_stage(self.layer2, x, "stage2", tap)
-        x = rectified_stage(self.layer3, x, "stage3", tap)
-        logits: Tensor = self.linear(tap("pooled", global_pool(tap("unpooled", x))))
+        x = record("stem", F.relu(self.bn1(self.conv1(x))))
+        x = rectified_stage(self.layer1, x, "stage1", record)
+        x = rectified_stage(self.layer2, x, "stage2", record)
+        x = rectified_stage(self.layer3, x, "stage3", record)
+        logits: Tensor = self.linear(record("pooled", global_pool(record("unpooled", x))))
         return logits
 
     def get_classifier(self) -> nn.Linear:
@@ -94,7 +94,7 @@ class ShuffleV1(Network):
 class SplitBlock(nn.Module):
     """Half of the channels pass, half are convolved, all are shuffled; the last ReLU is the caller's.
 
-    The passing half comes out of a ReLU already, so the caller's does not change it. The reference taps the
+    The passing half comes out of a ReLU already, so the caller's does not change it. The reference features the
     value before that ReLU unshuffled: the same channels in another order than the stage's.
     """
 
@@ -149,7 +149,7 @@ def split_stage(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
 class ShuffleV2(Network):
     """ShuffleNet V2 of size 1. No `stage_norms`: half of a stage's channels come from earlier blocks' ReLUs."""
 
-    taps = rectified_taps(3)
+    features = rectified_feature_names(3)
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -162,14 +162,14 @@ class ShuffleV2(Network):
         self.bn2 = nn.BatchNorm2d(1024)
         self.linear = nn.Linear(1024, num_classes)
 
-    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+    def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
         """Logits [N, C] of images [N, 3, H, W]."""
-        x = tap("stem", F.relu(self.bn1(self.conv1(x))))
-        x = rectified_stage(self.layer1, x, "stage1", tap)
-        x = rectified_stage(self.layer2, x, "stage2", tap)
-        x = rectified_stage(self.layer3, x, "stage3", tap)
+        x = record("stem", F.relu(self.bn1(self.conv1(x))))
+        x = rectified_stage(self.layer1, x, "stage1", record)
+        x = rectified_stage(self.layer2, x, "stage2", record)
+        x = rectified_stage(self.layer3, x, "stage3", record)
         x = F.relu(self.bn2(self.conv2(x)))
-        logits: Tensor = self.linear(tap("pooled", global_pool(tap("unpooled", x))))
+        logits: Tensor = self.linear(record("pooled", global_pool(record("unpooled", x))))
         return logits
 
     def get_classifier(self) -> nn.Linear:

@@ -7,20 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.models.network import (
+    FeatureRecorder,
     Network,
-    Tap,
     by_stage,
     global_pool,
     kaiming_convolutions,
-    rectified_taps,
+    no_recording,
+    rectified_feature_names,
     register,
     small_normal,
-    untapped,
 )
 
 
 def conv_block(convolutions: int, inputs: int, outputs: int) -> nn.Sequential:
-    """conv-BN-ReLU repeated; the last ReLU is the caller's, so that its input can be tapped."""
+    """conv-BN-ReLU repeated; the last ReLU is the caller's, so that its input can be recorded."""
     layers: list[nn.Module] = []
     for _ in range(convolutions):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
@@ -31,7 +31,7 @@ def conv_block(convolutions: int, inputs: int, outputs: int) -> nn.Sequential:
 class VGG(Network):
     """Five blocks of 64, 128, 256, 512 and 512 channels; `convolutions` counts the layers of each."""
 
-    taps = rectified_taps(4)
+    features = rectified_feature_names(4)
 
     def __init__(self, convolutions: tuple[int, int, int, int, int], num_classes: int) -> None:
         super().__init__()
@@ -44,17 +44,17 @@ class VGG(Network):
         kaiming_convolutions(self)
         small_normal(self.classifier)
 
-    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+    def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
         """Logits [N, C] of images [N, 3, H, W]."""
         # the published rule is a fourth pooling at 64x64 and none at 32x32; larger images follow the former
         pools_late = x.shape[2] >= 64
-        x = tap("stem", F.relu(self.block0(x)))
+        x = record("stem", F.relu(self.block0(x)))
         for number, block in enumerate((self.block1, self.block2, self.block3, self.block4), start=1):
             if number < 4 or pools_late:
                 x = F.max_pool2d(x, 2)
-            x = tap(f"stage{number}.pre", block(x))
-            x = tap(f"stage{number}", F.relu(x))
-        logits: Tensor = self.classifier(tap("pooled", global_pool(tap("unpooled", x))))
+            x = record(f"stage{number}.pre", block(x))
+            x = record(f"stage{number}", F.relu(x))
+        logits: Tensor = self.classifier(record("pooled", global_pool(record("unpooled", x))))
         return logits
 
     def get_classifier(self) -> nn.Linear:

@@ -6,15 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.models.network import (
+    FeatureRecorder,
     Network,
-    Tap,
     by_stage,
     conv1x1,
     conv3x3,
     global_pool,
     kaiming_convolutions,
+    no_recording,
     register,
-    untapped,
 )
 
 
@@ -31,7 +31,7 @@ class WideBlock(nn.Module):
 
     def forward(self, x: Tensor, normed: Tensor | None = None) -> Tensor:
         """[N, C, H, W] -> the raw sum. `normed` is bn1(x) where the caller has it already."""
-        # what was made here may be overwritten; `normed` is tapped
+        # what was made here may be overwritten; `normed` is recorded
         active = F.relu_(self.bn1(x)) if normed is None else F.relu(normed)
         y: Tensor = self.conv2(F.relu_(self.bn2(self.conv1(active))))
         return y.add_(x if self.convShortcut is None else self.convShortcut(active))
@@ -46,7 +46,7 @@ class WideStage(nn.Module):
         self.layer = nn.Sequential(first, *(WideBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
     def norm(self, x: Tensor) -> Tensor:
-        """The first block's bn1(x), apart from the rest because it is also the tap of the stage before."""
+        """The first block's bn1(x), apart from the rest because it is also the feature of the stage before."""
         first = self.layer[0]
         assert isinstance(first, WideBlock)
         normed: Tensor = first.bn1(x)
@@ -68,7 +68,7 @@ class WideResNet(Network):
     the value before the next ReLU.
     """
 
-    taps = (
+    features = (
         "stem",
         "stage1",
         "stage1.pre",
@@ -94,16 +94,16 @@ class WideResNet(Network):
         kaiming_convolutions(self)
         nn.init.zeros_(self.fc.bias)
 
-    def forward(self, x: Tensor, tap: Tap = untapped) -> Tensor:
+    def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
         """Logits [N, C] of images [N, 3, H, W]."""
-        x = tap("stem", self.conv1(x))
-        x = tap("stage1", self.block1(x, self.block1.norm(x)))
-        normed = tap("stage1.pre", self.block2.norm(x))
-        x = tap("stage2", self.block2(x, normed))
-        normed = tap("stage2.pre", self.block3.norm(x))
-        x = tap("stage3", self.block3(x, normed))
-        normed = tap("stage3.pre", self.bn1(x))
-        logits: Tensor = self.fc(tap("pooled", global_pool(tap("unpooled", F.relu(normed)))))
+        x = record("stem", self.conv1(x))
+        x = record("stage1", self.block1(x, self.block1.norm(x)))
+        normed = record("stage1.pre", self.block2.norm(x))
+        x = record("stage2", self.block2(x, normed))
+        normed = record("stage2.pre", self.block3.norm(x))
+        x = record("stage3", self.block3(x, normed))
+        normed = record("stage3.pre", self.bn1(x))
+        logits: Tensor = self.fc(record("pooled", global_pool(record("unpooled", F.relu(normed)))))
         return logits
 
     def get_classifier(self) -> nn.Linear:

@@ -48,8 +48,8 @@ def place(teacher: LiveTeacher, data: TaskData) -> Path:
 def obstacle(loss: Loss) -> str | None:
     """Why stored logits cannot serve a loss, or None."""
     for name, term in loss.terms.items():
-        if term.needs_teacher and term.teacher_taps:
-            return f"{name} looks at the teacher's features ({', '.join(term.teacher_taps)})"
+        if term.needs_teacher and term.teacher_features:
+            return f"{name} looks at the teacher's features ({', '.join(term.teacher_features)})"
         if term.needs_teacher and term.views:
             return f"{name} asks for a second, freely augmented view of each image"
     return None
@@ -127,10 +127,10 @@ class CachedTeacher:
         self.cache, self._live, self._data = cache, live, data
         self.storage = cache.storage
 
-    def __call__(self, batch: Batch, taps: tuple[str, ...] = ()) -> Outputs:
-        """Logits [N, C]; there are no taps and no further views."""
+    def __call__(self, batch: Batch, features: tuple[str, ...] = ()) -> Outputs:
+        """Logits [N, C]; there are no features and no further views."""
         assert batch.view is not None
-        assert not taps
+        assert not features
         linear = classifier(self._live.model)
         weights = None if linear is None else (linear.weight, linear.bias)
         return Outputs(self.cache.logits(self._data.view_keys(batch.index, batch.view)), classifier=weights)

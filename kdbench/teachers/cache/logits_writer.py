@@ -13,11 +13,11 @@ from torch import Tensor
 from kdbench.core.types import Batch
 from kdbench.data.images.image_data import ImageData
 from kdbench.teachers.cache.logits import LOGITS, STORAGES, Cache, place, sealed
-from kdbench.teachers.cache.writer import Filling
+from kdbench.teachers.cache.writer import CacheWriter
 
 
 @dataclass(frozen=True)
-class ViewFilling(Filling):
+class ViewFilling(CacheWriter):
     """Logits for views of images.
 
     keys: the views, int64, ascending; None for all that the training set has.

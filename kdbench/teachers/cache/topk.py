@@ -10,13 +10,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from kdbench.core.logits import Hidden, TopK
-from kdbench.core.types import IGNORED, Batch
+from kdbench.core.logits import TopKLogits, concatenate_top_k
+from kdbench.core.types import IGNORED, Batch, Outputs
 from kdbench.data.text.text_data import TextData
-from kdbench.functional.topk import topk_of
 from kdbench.losses.chunked import rows_at_once
 from kdbench.teachers.cache.logits import CARD, STORAGES, Sealed, mapped, place, subject
-from kdbench.teachers.cache.writer import Filling
+from kdbench.teachers.cache.writer import CacheWriter
 from kdbench.teachers.live import LiveTeacher
 
 INDICES, LOG_PROBS, TAIL = "indices.bin", "log_probs.bin", "tail.bin"
@@ -44,13 +43,13 @@ class LikeliestCache(Sealed):
             self._known = indices.to(device), log_probs.to(device), tail.to(device)
         return self
 
-    def rows_of(self, rows: Tensor) -> TopK:
+    def rows_of(self, rows: Tensor) -> TopKLogits:
         """What is known of these rows [N]."""
         indices, log_probs, tail = (known.index_select(0, rows) for known in self._known)
-        return TopK(indices.long(), log_probs.float(), tail)
+        return TopKLogits(indices.long(), log_probs.float(), tail, self.card["subject"]["classes"])
 
 
-class LikeliestTeacher:
+class TopKTeacher:
     """A teacher's answers to batches of texts by its k likeliest words; called as the live teacher is.
 
     cache: where the training texts' are; None: the live teacher is asked. ValueError where there are fewer words.
@@ -68,13 +67,13 @@ class LikeliestTeacher:
         assert self.cache is not None
         return self.cache.storage
 
-    def __call__(self, batch: Batch, taps: tuple[str, ...] = ()) -> TopK:
-        """Of the batch's rows; there are no taps."""
-        assert not taps
+    def __call__(self, batch: Batch, features: tuple[str, ...] = ()) -> Outputs:
+        """Of the batch's rows; there are no features."""
+        assert not features
         if self.cache is None:
-            return likeliest(self._live, batch, self._k)
+            return Outputs(top_k_answers(self._live, batch, self._k))
         self._offsets = self._offsets.to(batch.index.device)
-        return self.cache.rows_of(_places(batch.index, self._offsets))
+        return Outputs(self.cache.rows_of(_places(batch.index, self._offsets)))
 
 
 def check_words(k: int, data: TextData) -> None:
@@ -83,21 +82,16 @@ def check_words(k: int, data: TextData) -> None:
         raise ValueError(f"teacher.top_k={k}: {data.name} has {data.num_classes} words")
 
 
-def likeliest(teacher: LiveTeacher, batch: Batch, k: int) -> TopK:
+def top_k_answers(teacher: LiveTeacher, batch: Batch, k: int) -> TopKLogits:
     """The live teacher's k likeliest words of each row, a few rows at a time."""
     answer = teacher(batch)
     rows = rows_at_once(answer) or len(batch.target)
-    parts = []
-    for start in range(0, len(batch.target), rows):
-        span = slice(start, start + rows)
-        logits = answer.rows(span).logits if isinstance(answer, Hidden) else answer.logits[span]
-        parts.append(topk_of(logits.float(), k))
-    fields = zip(*((part.indices, part.log_probs, part.tail) for part in parts), strict=True)
-    return TopK(*(torch.cat(field) for field in fields))
+    chunks = answer.lazy_logits.chunks(rows)
+    return concatenate_top_k([TopKLogits.from_dense(logits.dense().float(), k) for _, logits in chunks])
 
 
 @dataclass(frozen=True)
-class LikeliestFilling(Filling):
+class LikeliestFilling(CacheWriter):
     """The answers to all training texts by the top_k likeliest words. Indices take 4 bytes, log-probabilities those of
     the storage, the mass of all others 4."""
 
@@ -151,7 +145,7 @@ class LikeliestFilling(Filling):
 
     def answers(self, start: int, stop: int) -> dict[str, Tensor]:
         """Of the texts [start, stop)."""
-        known = likeliest(self.teacher, self.data.eval_batch("train", start, stop), self.top_k)
+        known = top_k_answers(self.teacher, self.data.eval_batch("train", start, stop), self.top_k)
         return {
             INDICES: known.indices.cpu().to(torch.int32),
             LOG_PROBS: self.stored(known.log_probs),

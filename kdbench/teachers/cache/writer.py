@@ -28,7 +28,7 @@ _CALLS = 40
 
 
 @dataclass(frozen=True)
-class Filling(ABC):
+class CacheWriter(ABC):
     """What a cache will hold, before it does: the answers to so many `units`, each of one row or more of the files."""
 
     teacher: LiveTeacher

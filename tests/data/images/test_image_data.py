@@ -36,11 +36,12 @@ def test_attributes_after_setup():
 def test_facts_cover_every_index_also_with_a_validation_part():
     data = ready(validation=8)
     largest = max(int(data.train_batch(1, step).index.max()) for step in range(data.steps_per_epoch))
-    facts = data.facts
-    assert (facts.train_size, facts.num_classes) == (64, 4)
-    assert torch.equal(facts.labels[:8], load_fake().train.labels[:8])
+    dataset_info = data.dataset_info
+    assert (dataset_info.train_size, dataset_info.num_classes) == (64, 4)
+    assert torch.equal(dataset_info.labels[:8], load_fake().train.labels[:8])
     assert torch.equal(
-        torch.cat([facts.trained, data.eval_batch("validation", 0, 8).index]).sort().values, torch.arange(64)
+        torch.cat([dataset_info.trained, data.eval_batch("validation", 0, 8).index]).sort().values,
+        torch.arange(64),
     )
     assert largest >= data.train_size
 

@@ -15,7 +15,7 @@ from kdbench.data.images.image_io import DataError
 from kdbench.data.images.random_resized_crop import centre_of_file, draw_parts, part_of, view_of_file
 from kdbench.data.sources.imagenet import imagenet
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan
+from kdbench.runs.plan import make_plan
 
 SIZES = [(70, 50), (40, 90), (64, 64), (200, 30)]
 
@@ -160,7 +160,9 @@ def test_a_run_on_files_and_stored_answers_refused(tree, tmp_path):
 def test_what_files_do_not_have_is_refused_before_they_are_looked_for(root, words, said):
     register()
     with pytest.raises(ValueError) as caught:
-        plan(compose_checked(root, ["dataset=imagenet", "dataset.path=nowhere", "trainer=cpu", *words]), {})
+        make_plan(
+            compose_checked(root, ["dataset=imagenet", "dataset.path=nowhere", "trainer=cpu", *words]), {}
+        )
     assert said in str(caught.value)
 
 

@@ -16,8 +16,8 @@ def data():
 def test_every_class_has_its_share_of_the_images_that_are_trained_on(data):
     batch = ClassBalanced(data).batch(5, seed=0, epoch=1, step=2)
     assert torch.bincount(batch.target).tolist() == [5] * 4
-    assert torch.equal(data.facts.labels[batch.index], batch.target)
-    assert set(batch.index.tolist()) <= set(data.facts.trained.tolist())
+    assert torch.equal(data.dataset_info.labels[batch.index], batch.target)
+    assert set(batch.index.tolist()) <= set(data.dataset_info.trained.tolist())
     assert torch.equal(batch.inputs, data.train_inputs(batch.index, batch.view))
 
 
@@ -42,7 +42,7 @@ def test_an_image_that_is_drawn_twice_has_two_views(data):
 def test_all_images_of_a_class_are_as_likely(data):
     index = torch.cat([ClassBalanced(data).batch(100, 0, 1, step).index for step in range(30)])
     for label in range(4):
-        mine = data.facts.trained[data.facts.labels[data.facts.trained] == label]
+        mine = data.dataset_info.trained[data.dataset_info.labels[data.dataset_info.trained] == label]
         counts = torch.stack([(index == image).sum() for image in mine])
         assert counts.sum() == 3000
         assert chisquare(counts.numpy()).pvalue > 1e-4
@@ -51,8 +51,10 @@ def test_all_images_of_a_class_are_as_likely(data):
 def test_classes_without_images_are_left_out(data):
     class Without:
         padding, device, train_inputs = data.padding, data.device, data.train_inputs
-        facts = type(data.facts)(
-            4, data.facts.labels, data.facts.trained[data.facts.labels[data.facts.trained] != 1]
+        dataset_info = type(data.dataset_info)(
+            4,
+            data.dataset_info.labels,
+            data.dataset_info.trained[data.dataset_info.labels[data.dataset_info.trained] != 1],
         )
 
     batch = ClassBalanced(Without).batch(3, 0, 1, 0)

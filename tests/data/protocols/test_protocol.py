@@ -108,19 +108,19 @@ def test_a_repeated_image_has_a_view_of_its_own_each_time():
     data = ready(subset=Subset(0.1, repeat=True), batch_size=50)
     rows = shown(data)
     assert (data.train_size, data.steps_per_epoch, len(rows)) == (12, 3, 120)
-    assert {index for index, *_ in rows} == set(data.facts.trained.tolist())
+    assert {index for index, *_ in rows} == set(data.dataset_info.trained.tolist())
     assert len(set(rows)) > 90, "of 162 views each"
 
 
 def test_an_epoch_of_few_images_is_short_unless_they_are_repeated():
     data = ready(subset=Subset(0.1))
     assert (data.train_size, data.steps_per_epoch) == (12, 2)
-    assert [index for index, *_ in shown(data)] == data.facts.trained.tolist()
+    assert [index for index, *_ in shown(data)] == data.dataset_info.trained.tolist()
 
 
 def test_a_training_seed_sees_the_same_subset_unless_it_is_told_to():
     one, other = (ready(subset=Subset(0.1), seed=seed) for seed in (0, 1))
-    assert torch.equal(one.facts.trained, other.facts.trained)
+    assert torch.equal(one.dataset_info.trained, other.dataset_info.trained)
     assert epoch_of(one)[0].index.tolist() != epoch_of(other)[0].index.tolist()
     asked = ["dataset=fake", "dataset.subset.fraction=0.5", "dataset.subset.seed=${seed}", "seed=1"]
     moved = build(compose_checked("train", asked).dataset, seed=1, batch_size=8)
@@ -150,8 +150,8 @@ def test_both_ways_to_omit_show_the_same_samples_in_the_same_views(subset, label
     for epoch in (1, 2):
         assert shown(in_advance, epoch) == shown(in_the_loop, epoch)
     assert in_the_loop.steps_per_epoch > in_advance.steps_per_epoch
-    assert torch.equal(in_advance.facts.trained, in_the_loop.facts.trained)
-    assert torch.equal(in_advance.facts.labels, in_the_loop.facts.labels)
+    assert torch.equal(in_advance.dataset_info.trained, in_the_loop.dataset_info.trained)
+    assert torch.equal(in_advance.dataset_info.labels, in_the_loop.dataset_info.labels)
 
 
 def test_the_loop_takes_rows_out_of_the_batches_of_the_whole():
@@ -194,9 +194,9 @@ def test_no_label_and_no_image_of_an_omitted_class_is_ever_shown(omit, label_noi
         for batch in epoch_of(data, epoch):
             assert not set(batch.target.tolist()) & {1, 4}
             assert not set(clean[batch.index].tolist()) & {1, 4}
-    facts = data.facts
-    assert not set(facts.labels[facts.trained].tolist()) & {1, 4}
-    assert data.num_classes == facts.num_classes == 5, "the classifier keeps its outputs"
+    dataset_info = data.dataset_info
+    assert not set(dataset_info.labels[dataset_info.trained].tolist()) & {1, 4}
+    assert data.num_classes == dataset_info.num_classes == 5, "the classifier keeps its outputs"
 
 
 def test_names_and_labels_omit_the_same():
@@ -316,7 +316,7 @@ def test_noise_stays_out_of_validation_test_and_the_fingerprint():
     batches = epoch_of(data)
     wrong = sum(int((batch.target != splits.train.labels[batch.index]).sum()) for batch in batches)
     assert 70 <= wrong <= 100
-    assert torch.equal(data.facts.labels[batches[0].index], batches[0].target)
+    assert torch.equal(data.dataset_info.labels[batches[0].index], batches[0].target)
 
 
 @pytest.mark.parametrize(("seed", "same"), [(0, True), (1, False)])

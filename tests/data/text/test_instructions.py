@@ -18,7 +18,7 @@ from kdbench.reports.read import by_test_set
 from kdbench.reports.report import report_on
 from kdbench.reports.rows import summarise
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan, recipe_hash
+from kdbench.runs.plan import make_plan, recipe_hash
 from kdbench.runs.run import run
 from kdbench.training.run_folder import records
 from tests.helpers.model_folders import rows, save_instructions
@@ -136,10 +136,10 @@ def scores_of(data, monkeypatch, answers: list[list[str]]) -> dict[str, float]:
         return [[*data.tokenizer.encode(text).ids, end] for text in next(said)]
 
     monkeypatch.setattr("kdbench.metrics.generation.write", written)
-    meter = AnswerScores(data, "test")
+    metric = AnswerScores(data, "test")
     batch = data.eval_batch("test", 0, len(answers[0]))
-    meter.look(Says(), batch, torch.zeros(len(batch.target), data.num_classes))
-    return meter.compute()
+    metric.update(Says(), batch, torch.zeros(len(batch.target), data.num_classes))
+    return metric.compute()
 
 
 def test_rouge_is_the_best_over_right_answers_and_the_mean_over_draws(folder, gpt2, monkeypatch, tmp_path):
@@ -164,9 +164,9 @@ def test_two_networks_are_asked_with_the_same_chance(folder, gpt2):
     logits = torch.zeros(len(batch.target), data.num_classes)
     found = []
     for _ in range(2):
-        meter = AnswerScores(data, "test")
-        meter.look(network, batch, logits)
-        found.append((meter.compute(), [sample["written"] for sample in meter.samples]))
+        metric = AnswerScores(data, "test")
+        metric.update(network, batch, logits)
+        found.append((metric.compute(), [sample["written"] for sample in metric.samples]))
     assert found[0] == found[1]
     assert len(set(found[0][1])) > 1
 
@@ -176,11 +176,11 @@ def test_what_is_written_to_a_row_depends_on_no_other(folder, gpt2):
     for size in (4, 3):
         data = data_of(folder, gpt2, draws=2)
         network = data.network("gpt2", {"pretrained": str(gpt2)})
-        meter = AnswerScores(data, "test")
+        metric = AnswerScores(data, "test")
         for start in range(0, 6, size):
             batch = data.eval_batch("test", start, min(6, start + size))
-            meter.look(network, batch, torch.zeros(len(batch.target), data.num_classes))
-        found.append((meter.compute(), [sample["written"] for sample in meter.samples]))
+            metric.update(network, batch, torch.zeros(len(batch.target), data.num_classes))
+        found.append((metric.compute(), [sample["written"] for sample in metric.samples]))
     assert found[0] == found[1]
 
 
@@ -191,8 +191,8 @@ def test_where_the_files_lie_says_nothing_of_the_recipe(words, tmp_path):
         "dataset.further.vicuna=/elsewhere/v.jsonl",
         "loss=ce",
     ]
-    assert recipe_hash(planned(*other)) == recipe_hash(planned(*words, "loss=ce"))
-    assert recipe_hash(planned(*other, "+dataset.further.more=x")) != recipe_hash(planned(*other))
+    assert recipe_hash(plan(*other)) == recipe_hash(plan(*words, "loss=ce"))
+    assert recipe_hash(plan(*other, "+dataset.further.more=x")) != recipe_hash(plan(*other))
 
 
 def test_a_cache_of_likeliest_words_of_such_data_is_filled(words, gpt2, capsys):
@@ -227,16 +227,16 @@ def test_a_cache_of_likeliest_words_of_such_data_is_filled(words, gpt2, capsys):
     assert cache(["fill", *mine]) == 0
 
 
-def planned(*given: str):
+def plan(*given: str):
     overrides = spelled_out(given, "train")
-    return plan(compose_checked("train", overrides), dict(one.split("=", 1) for one in overrides))
+    return make_plan(compose_checked("train", overrides), dict(one.split("=", 1) for one in overrides))
 
 
 @pytest.fixture(scope="module")
 def done(words, tmp_path_factory):
     """A run on labels alone, and its record."""
     output = tmp_path_factory.mktemp("runs")
-    run(planned(*words, "loss=ce", "teacher=none", f"output={output}"))
+    run(plan(*words, "loss=ce", "teacher=none", f"output={output}"))
     ((folder, record),) = list(records(output))
     return folder, record
 

@@ -10,7 +10,7 @@ from kdbench.data.text.rationale import RationaleData, disturbed
 from kdbench.data.text.rationale_files import Row
 from kdbench.metrics.rationale import RationaleScores, calibration, quality
 from kdbench.models.checkpoints import load_weights, save_weights
-from kdbench.models.features import tap_names
+from kdbench.models.features import feature_names
 from kdbench.models.language.t5 import Said
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")
@@ -121,7 +121,7 @@ def test_the_same_texts_make_the_same_tokenizer(data, monkeypatch, tmp_path):
 
 
 def test_answers_are_rows_and_padded_parts(data, network):
-    assert tap_names(network) == ("pooled",)
+    assert feature_names(network) == ("pooled",)
     batch = data.train_batch(1, 0, ("predict", "explain"))
     answer = network.answer_batch(batch, ("pooled",))
     predict = batch.texts["predict"]
@@ -130,7 +130,7 @@ def test_answers_are_rows_and_padded_parts(data, network):
     assert answer.parts["explain"].logits.shape[:2] == batch.texts["explain"].labels.shape
     loss = network.network(input_ids=predict.ids, attention_mask=predict.mask, labels=predict.labels).loss
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(answer.logits, batch.target))
-    assert answer.parts["explain"].taps["pooled"].shape == (16, 16)
+    assert answer.parts["explain"].features["pooled"].shape == (16, 16)
 
 
 def test_padding_changes_no_answer(data, network):
@@ -206,19 +206,19 @@ def scored(data, texts, monkeypatch, split="test"):
             return Said(rows, torch.full(rows.shape, -0.01))
 
     monkeypatch.setattr(module, "T5", Liar)
-    meter, batch = RationaleScores(data, split), data.eval_batch(split, 0, len(texts))
+    metric, batch = RationaleScores(data, split), data.eval_batch(split, 0, len(texts))
     only = Batch(batch.inputs, batch.target, batch.index, texts={"predict": batch.texts["predict"]})
-    meter.look(Liar(), only, torch.zeros(len(batch.target), data.num_classes))
-    return meter, meter.compute()
+    metric.update(Liar(), only, torch.zeros(len(batch.target), data.num_classes))
+    return metric, metric.compute()
 
 
 def test_right_labels_right_values_and_junk(data, monkeypatch):
     labels = [data.texts["test"][row].label for row in range(4)]
     assert labels[0] == "( 10.0 * 45.0 )"
-    meter, found = scored(data, [labels[0], "( 10.0 - 9.0 )", "()", "9 ** 9"], monkeypatch)
+    metric, found = scored(data, [labels[0], "( 10.0 - 9.0 )", "()", "9 ** 9"], monkeypatch)
     assert (found["accuracy"], found["exact_match"], found["unparsed"]) == (50, 25, 50)
     assert found["nll"] == pytest.approx(torch.tensor(float(data.num_classes)).log().item(), rel=1e-5)
-    assert meter.samples[0]["prediction"] == labels[0]
+    assert metric.samples[0]["prediction"] == labels[0]
     assert scored(data, labels, monkeypatch)[1]["accuracy"] == 100
 
 

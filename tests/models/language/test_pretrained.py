@@ -8,7 +8,7 @@ import torch
 
 from kdbench.cli.evaluate import main as evaluate
 from kdbench.config.compose import compose_checked
-from kdbench.core.logits import Hidden
+from kdbench.core.logits import ProjectedLogits
 from kdbench.core.types import Batch, Tokens
 from kdbench.data.text.rationale_lm import LanguageData
 from kdbench.models.checkpoints import load_weights, weights_hash
@@ -17,7 +17,7 @@ from kdbench.models.language.causal_lm import causal_lm
 from kdbench.models.language.generation import prompts_of, write
 from kdbench.models.language.t5 import t5
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import plan, recipe_hash
+from kdbench.runs.plan import make_plan, recipe_hash
 from kdbench.runs.run import run
 from kdbench.training.run_folder import records
 from tests.helpers.model_folders import END, save_gpt2, save_llama, save_t5, save_tokenizer
@@ -49,7 +49,7 @@ def test_it_answers_as_transformers_does_row_by_row(family, request):
     batch = data.eval_batch("test", 0, 4)
     tokens = batch.texts["text"]
     answer = answer_batch(network, batch)
-    assert isinstance(answer, Hidden)
+    assert isinstance(answer.lazy_logits, ProjectedLogits)
     expected = whole(input_ids=tokens.ids, attention_mask=tokens.mask).logits[tokens.valid]
     assert answer.logits.shape == (len(batch.target), data.num_classes)
     torch.testing.assert_close(answer.logits, expected[:, : data.num_classes], rtol=1e-4, atol=1e-4)
@@ -133,16 +133,16 @@ def words(folder, *more) -> list[str]:
     return [*tiny, "dataset.max_prompt=40", "progress=false", "teacher=none", "loss=ce", *more]
 
 
-def planned(*overrides):
-    return plan(compose_checked("train", list(overrides)), dict(one.split("=", 1) for one in overrides))
+def plan(*overrides):
+    return make_plan(compose_checked("train", list(overrides)), dict(one.split("=", 1) for one in overrides))
 
 
 def test_where_the_weights_lie_says_nothing_of_the_recipe(gpt2, tmp_path):
-    assert recipe_hash(planned(*words(gpt2))) == recipe_hash(planned(*words(save_gpt2(tmp_path))))
+    assert recipe_hash(plan(*words(gpt2))) == recipe_hash(plan(*words(save_gpt2(tmp_path))))
 
 
 def test_a_student_starts_from_the_folders_weights_and_its_run_says_so(gpt2, tmp_path):
-    run(planned(*words(gpt2, "schedule.lr=1e-12", f"output={tmp_path}")))
+    run(plan(*words(gpt2, "schedule.lr=1e-12", f"output={tmp_path}")))
     ((folder, record),) = list(records(tmp_path))
     assert record["state"] == "done"
     trained = torch.load(folder / "state.pt", weights_only=True)["model"]
@@ -156,7 +156,7 @@ def test_a_small_student_learns_in_the_words_of_a_pretrained_teacher(gpt2, tmp_p
         one for one in words(gpt2, f"output={tmp_path}") if not one.startswith(("student", "teacher", "loss"))
     ]
     teaching = ["teacher=gpt2", f"teacher.options.pretrained={gpt2}"]
-    lacking = planned(*common, *teaching, "student=lm_tiny", "loss=fkl")
+    lacking = plan(*common, *teaching, "student=lm_tiny", "loss=fkl")
     with pytest.raises(
         ValueError, match=r"kdbench train-teacher .*teacher=gpt2 .*options.pretrained="
     ) as caught:
@@ -165,8 +165,8 @@ def test_a_small_student_learns_in_the_words_of_a_pretrained_teacher(gpt2, tmp_p
     given = [one for one in command.split("train-teacher ")[1].split() if "=" in one]
     keys = {one.partition("=")[0] for one in given}
     given += [one for one in common if one.partition("=")[0] not in keys]
-    run(plan(compose_checked("train_teacher", given), dict(one.split("=", 1) for one in given)))
-    run(planned(*common, *teaching, "student=lm_tiny", "loss=fkl"))
+    run(make_plan(compose_checked("train_teacher", given), dict(one.split("=", 1) for one in given)))
+    run(plan(*common, *teaching, "student=lm_tiny", "loss=fkl"))
     found = {record["names"].get("student"): record for _, record in records(tmp_path)}
     assert found["lm_tiny"]["state"] == "done"
     assert "agreement" in found["lm_tiny"]["results"]["last"]
@@ -187,7 +187,7 @@ def test_dropout_is_as_the_files_say_whatever_the_loss(loss, gpt2, tmp_path, mon
     if loss != "ce":
         store_teacher(gpt2)
         common = [*common, "teacher=gpt2", f"teacher.options.pretrained={gpt2}"]
-    run(planned(*common, "schedule.epochs=1"))
+    run(plan(*common, "schedule.epochs=1"))
     assert any(dropped)
 
 
@@ -210,7 +210,7 @@ def test_a_network_that_is_tuned_already_can_teach_as_it_is(gpt2, tmp_path, caps
         one for one in words(gpt2, f"output={tmp_path}") if not one.startswith(("student", "teacher", "loss"))
     ]
     common += ["teacher=causal", "teacher.name=causal/mine", "student=lm_tiny", "loss=fkl"]
-    run(planned(*common, f"teacher.options.pretrained={gpt2}"))
+    run(plan(*common, f"teacher.options.pretrained={gpt2}"))
     ((_, record),) = list(records(tmp_path))
     assert record["names"]["teacher"] == "causal/mine"
     config = json.loads((gpt2 / "config.json").read_text())
@@ -218,7 +218,7 @@ def test_a_network_that_is_tuned_already_can_teach_as_it_is(gpt2, tmp_path, caps
     shutil.copytree(gpt2, other)
     (other / "config.json").write_text(json.dumps({**config, "n_head": 4}))
     with pytest.raises(ValueError, match="was trained as another causal/mine"):
-        run(planned(*common, f"teacher.options.pretrained={other}"))
+        run(plan(*common, f"teacher.options.pretrained={other}"))
 
 
 def test_random_weights_are_nobodys_teacher(capsys):
@@ -270,7 +270,7 @@ def test_a_t5_of_a_folder_answers_writes_and_is_kept_as_it_is(tied, tmp_path):
     few = ["schedule.epochs=1", "dataset.epoch_steps=2", "schedule.batch_size=4", "schedule.lr=1e-12"]
     few += ["trainer=cpu", "threads=1", "progress=false", "dataset.max_answer=4", "dataset.quality_samples=2"]
     few += ["dataset=svamp", "teacher=none", "loss=dss", f"output={tmp_path / 'runs'}"]
-    run(planned(*few, "student=t5_small", f"student.options.pretrained={folder}", "dataset.max_target=12"))
+    run(plan(*few, "student=t5_small", f"student.options.pretrained={folder}", "dataset.max_target=12"))
     ((made, record),) = list(records(tmp_path / "runs"))
     assert record["state"] == "done"
     own = t5("t5_small", options={"pretrained": str(folder)})

@@ -18,7 +18,7 @@ from kdbench.core.errors import Interrupted, RunError
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import Plan, plan
+from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.run import run, run_cohort
 from kdbench.runs.weights import load_teacher, teacher_files
 from kdbench.teachers.cache import writer as filling_module
@@ -56,14 +56,14 @@ def common(weights, tmp_path, monkeypatch) -> list[str]:
     return [*TINY, f"teacher.checkpoint={weights}", f"output={tmp_path / 'runs'}"]
 
 
-def planned(*overrides: str) -> Plan:
+def plan(*overrides: str) -> Plan:
     choices = dict(item.split("=", 1) for item in overrides)
-    return plan(compose_checked("train", list(overrides)), choices)
+    return make_plan(compose_checked("train", list(overrides)), choices)
 
 
 def sides(common: list[str], *more: str):
     """The live teacher and the data of a run."""
-    one = planned(*common, "loss=kd", *more)
+    one = plan(*common, "loss=kd", *more)
     one.data.setup("fit")
     return load_teacher(one, teacher_files(one)), one.data
 
@@ -227,9 +227,9 @@ def test_a_damaged_cache_is_not_used_and_verify_finds_a_changed_byte(common, cap
 
 
 def test_auto_takes_what_there_is_and_is_another_run_than_the_live_one(common):
-    live = run(planned(*common, "loss=kd", "teacher.cache=off"))
+    live = run(plan(*common, "loss=kd", "teacher.cache=off"))
     cache = filled(common)
-    read = run(planned(*common, "loss=kd", "seed=0", "output=" + common[-1].removeprefix("output=") + "2"))
+    read = run(plan(*common, "loss=kd", "seed=0", "output=" + common[-1].removeprefix("output=") + "2"))
     assert live["teacher"]["answers"] == "live"
     assert read["teacher"]["answers"]["cache"] == cache.name
     assert read["hashes"] == {**live["hashes"], "answers": "float16"}
@@ -237,29 +237,29 @@ def test_auto_takes_what_there_is_and_is_another_run_than_the_live_one(common):
 
 
 def test_a_run_that_is_finished_live_is_left_alone(common, capsys):
-    live = run(planned(*common, "loss=kd"))
+    live = run(plan(*common, "loss=kd"))
     filled(common)
-    assert run(planned(*common, "loss=kd"))["hashes"] == live["hashes"]
+    assert run(plan(*common, "loss=kd"))["hashes"] == live["hashes"]
     assert "already finished" in capsys.readouterr().out
 
 
 def test_a_loss_that_needs_features_or_has_no_cache_is_refused_where_it_is_required(common):
     with pytest.raises(ValueError, match="at looks at the teacher's features"):
-        planned(*common, "loss=at", "teacher.cache=require")
+        plan(*common, "loss=at", "teacher.cache=require")
     with pytest.raises(ValueError, match="mlkd asks for a second"):
-        planned(*common, "loss=mlkd", "teacher.cache=require")
+        plan(*common, "loss=mlkd", "teacher.cache=require")
     with pytest.raises(ValueError, match="no sealed cache"):
-        run(planned(*common, "loss=kd", "teacher.cache=require"))
+        run(plan(*common, "loss=kd", "teacher.cache=require"))
     assert main(["fill", *common, "loss=at"]) == 2
-    assert run(planned(*common, "loss=ce", "teacher.cache=require"))["state"] == "done"
+    assert run(plan(*common, "loss=ce", "teacher.cache=require"))["state"] == "done"
 
 
 def test_members_read_or_ask_the_live_teacher_as_they_would_alone(common, tmp_path):
     filled(common)
-    alone = [run(planned(*common, f"loss={loss}")) for loss in ("kd", "at", "wttm")]
+    alone = [run(plan(*common, f"loss={loss}")) for loss in ("kd", "at", "wttm")]
     apart = [*common, f"output={tmp_path / 'together'}"]
     together = [
-        member.record for member in run_cohort([planned(*apart, f"loss={x}") for x in ("kd", "at", "wttm")])
+        member.record for member in run_cohort([plan(*apart, f"loss={x}") for x in ("kd", "at", "wttm")])
     ]
     answers = [record["teacher"]["answers"] for record in together]
     assert answers[1] == "live"
@@ -278,14 +278,14 @@ def test_the_live_network_is_not_asked_for_training_batches(common, monkeypatch)
         "forward",
         lambda self, batch, *more: asked.append(batch.view) or forward(self, batch, *more),
     )
-    run(planned(*common, "loss=kd"))
+    run(plan(*common, "loss=kd"))
     assert asked
     assert all(view is None for view in asked), "a probe and evaluations"
-    run(planned(*common, "loss=at"))
+    run(plan(*common, "loss=at"))
     assert sum(view is not None for view in asked) == 2 * 6
 
 
-def interrupt(monkeypatch, begun: Plan) -> None:
+def interrupt(monkeypatch, context: Plan) -> None:
     """Train until the middle of the second epoch."""
     step = StudentModule._optimise
 
@@ -296,44 +296,44 @@ def interrupt(monkeypatch, begun: Plan) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(StudentModule, "_optimise", interrupted)
         with pytest.raises(Interrupted):
-            run(begun)
+            run(context)
 
 
 def test_a_run_on_stored_answers_resumes_to_the_bit(common, tmp_path, monkeypatch):
     filled(common)
-    whole = run(planned(*common, "loss=kd"))
+    whole = run(plan(*common, "loss=kd"))
     broken = [*common, f"output={tmp_path / 'broken'}"]
-    interrupt(monkeypatch, planned(*broken, "loss=kd"))
-    resumed = run(planned(*broken, "loss=kd", "resume=true"))
+    interrupt(monkeypatch, plan(*broken, "loss=kd"))
+    resumed = run(plan(*broken, "loss=kd", "resume=true"))
     assert resumed["hashes"] == whole["hashes"]
     assert same(weights_of(resumed, broken), weights_of(whole, common))
 
 
 def test_a_run_that_began_live_goes_on_live(common, monkeypatch):
-    interrupt(monkeypatch, planned(*common, "loss=kd"))
+    interrupt(monkeypatch, plan(*common, "loss=kd"))
     filled(common)
-    resumed = run(planned(*common, "loss=kd", "resume=true"))
+    resumed = run(plan(*common, "loss=kd", "resume=true"))
     assert resumed["teacher"]["answers"] == "live"
     assert "answers" not in resumed["hashes"]
 
 
 def test_a_run_on_stored_answers_does_not_begin_again_when_they_are_gone(common, monkeypatch):
     cache = filled(common)
-    interrupt(monkeypatch, planned(*common, "loss=kd"))
+    interrupt(monkeypatch, plan(*common, "loss=kd"))
     assert main(["remove", cache.name]) == 0
     with pytest.raises(
         ValueError, match=r"begun on answers stored in float16, .*cache fill --storage=float16"
     ):
-        run(planned(*common, "loss=kd", "resume=true"))
+        run(plan(*common, "loss=kd", "resume=true"))
     assert filled(common).name == cache.name
-    assert run(planned(*common, "loss=kd", "resume=true"))["hashes"]["answers"] == "float16"
+    assert run(plan(*common, "loss=kd", "resume=true"))["hashes"]["answers"] == "float16"
 
 
 def test_each_storage_is_a_cache_of_its_own_and_the_finer_one_is_read(common):
     for storage in ("float16", "float32"):
         assert main(["fill", *common, "loss=kd", f"--storage={storage}"]) == 0
     assert len(list(Path(os.environ["KDBENCH_HOME"]).glob("cache/*/*/cache.json"))) == 2
-    assert run(planned(*common, "loss=kd"))["hashes"]["answers"] == "float32"
+    assert run(plan(*common, "loss=kd"))["hashes"]["answers"] == "float32"
 
 
 def test_a_kill_before_the_card_leaves_files_that_can_be_filled_further(common, monkeypatch):

@@ -1,4 +1,4 @@
-"""A language model that is known by its likeliest words: live and stored."""
+"""A language model that is known by its top_k_answers words: live and stored."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,13 @@ import torch
 from kdbench.cli.cache import main
 from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
-from kdbench.functional.topk import topk_of
+from kdbench.core.logits import TopKLogits
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import Plan, plan
+from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.run import run, run_cohort
 from kdbench.runs.validation import why_not_stored
 from kdbench.runs.weights import load_teacher, teacher_files
-from kdbench.teachers.cache.topk import LikeliestCache, LikeliestTeacher, likeliest
+from kdbench.teachers.cache.topk import LikeliestCache, TopKTeacher, top_k_answers
 from kdbench.teachers.store import put
 from kdbench.training.run_folder import RunFolder, records
 
@@ -48,12 +48,12 @@ def home(tmp_path, monkeypatch):
     put(network, made.label_space, "lm_tiny", {"model": "lm_tiny", **made.about})
 
 
-def planned(*words: str) -> Plan:
-    return plan(compose_checked("train", list(words)), dict(word.split("=", 1) for word in words))
+def plan(*words: str) -> Plan:
+    return make_plan(compose_checked("train", list(words)), dict(word.split("=", 1) for word in words))
 
 
 def sides(*words: str):
-    one = planned(*TOP, "loss=fkl", *words)
+    one = plan(*TOP, "loss=fkl", *words)
     one.data.setup("fit")
     return load_teacher(one, teacher_files(one)), one.data
 
@@ -73,10 +73,10 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 def test_every_stored_row_is_the_live_teachers_up_to_the_rounding_of_the_storage(storage, error):
     cache = filled(f"--storage={storage}")
     teacher, data = sides()
-    live, stored = LikeliestTeacher(teacher, K, data), LikeliestTeacher(teacher, K, data, cache)
+    live, stored = TopKTeacher(teacher, K, data), TopKTeacher(teacher, K, data, cache)
     for step in range(data.steps_per_epoch):
         batch = data.train_batch(2, step)
-        ours, theirs = stored(batch), live(batch)
+        ours, theirs = stored(batch).lazy_logits, live(batch)
         # a text among others, longer ones, is answered a little differently
         torch.testing.assert_close(ours.log_probs, theirs.log_probs, rtol=error, atol=1e-5)
         torch.testing.assert_close(ours.tail, theirs.tail, rtol=1e-4, atol=1e-4)
@@ -86,9 +86,9 @@ def test_every_stored_row_is_the_live_teachers_up_to_the_rounding_of_the_storage
 def test_live_rows_are_those_of_all_logits_at_once(monkeypatch):
     teacher, data = sides()
     batch = data.train_batch(1, 0)
-    wanted = topk_of(teacher(batch).logits, K)
+    wanted = TopKLogits.from_dense(teacher(batch).logits, K)
     monkeypatch.setattr("kdbench.losses.chunked.NUMBERS_AT_ONCE", 400 * 50)
-    found = likeliest(teacher, batch, K)
+    found = top_k_answers(teacher, batch, K)
     assert len(batch.target) > 100
     assert torch.equal(found.indices, wanted.indices)
     torch.testing.assert_close(found.log_probs, wanted.log_probs)
@@ -96,9 +96,9 @@ def test_live_rows_are_those_of_all_logits_at_once(monkeypatch):
 
 
 def test_a_run_on_stored_words_is_the_run_on_live_ones(tmp_path, capsys):
-    live = run(planned(*TOP, "loss=fkl", f"output={tmp_path / 'live'}"))
+    live = run(plan(*TOP, "loss=fkl", f"output={tmp_path / 'live'}"))
     filled("--storage=float32")
-    stored = run(planned(*TOP, "loss=fkl", "teacher.cache=require", f"output={tmp_path / 'stored'}"))
+    stored = run(plan(*TOP, "loss=fkl", "teacher.cache=require", f"output={tmp_path / 'stored'}"))
     assert "answers are read from" in capsys.readouterr().out
     assert live["teacher"]["answers"] == "live"
     assert stored["teacher"]["answers"]["storage"] == "float32"
@@ -117,7 +117,7 @@ def test_fewer_words_are_another_run_and_all_words_the_teachers_own(tmp_path):
     weights_of = {}
     for name, k in {"dense": "null", "all": "400", "few": "2"}.items():
         words = [*SHORT, f"teacher.top_k={k}", "loss=fkl", f"output={tmp_path / name}"]
-        record = run(planned(*words))
+        record = run(plan(*words))
         weights_of[name] = weights(tmp_path / name), record["hashes"]["recipe"]
     (dense, recipe), (every, other), (few, another) = weights_of.values()
     assert len({recipe, other, another}) == 3
@@ -126,9 +126,7 @@ def test_fewer_words_are_another_run_and_all_words_the_teachers_own(tmp_path):
 
 def test_a_policys_own_texts_are_answered_live_beside_a_run_that_reads(tmp_path):
     filled()
-    runs = [
-        planned(*TOP, f"loss={loss}", f"output={tmp_path}", "schedule.epochs=1") for loss in ("fkl", "skd")
-    ]
+    runs = [plan(*TOP, f"loss={loss}", f"output={tmp_path}", "schedule.epochs=1") for loss in ("fkl", "skd")]
     reads, asks = run_cohort(runs)
     assert reads.error is None
     assert asks.error is None
@@ -141,17 +139,17 @@ def test_a_cohort_asks_the_live_teacher_once_for_a_batch(tmp_path, monkeypatch):
 
     def counted(teacher, batch, k):
         asked.append((batch.epoch, batch.step))
-        return likeliest(teacher, batch, k)
+        return top_k_answers(teacher, batch, k)
 
-    monkeypatch.setattr("kdbench.teachers.cache.topk.likeliest", counted)
+    monkeypatch.setattr("kdbench.teachers.cache.topk.top_k_answers", counted)
     words = [*TOP, f"output={tmp_path}", "schedule.epochs=1"]
-    first, *_ = run_cohort([planned(*words, f"loss={loss}") for loss in ("rkl", "js", "tvd")])
-    assert asked == [(1, step) for step in range(first.planned.data.steps_per_epoch)]
+    first, *_ = run_cohort([plan(*words, f"loss={loss}") for loss in ("rkl", "js", "tvd")])
+    assert asked == [(1, step) for step in range(first.plan.data.steps_per_epoch)]
 
 
 def test_a_run_on_stored_words_resumes_to_the_bit(tmp_path, monkeypatch):
     filled()
-    run(planned(*TOP, "loss=js", f"output={tmp_path / 'whole'}"))
+    run(plan(*TOP, "loss=js", f"output={tmp_path / 'whole'}"))
     append = RunFolder.append_metrics
 
     def die(folder, row):
@@ -162,8 +160,8 @@ def test_a_run_on_stored_words_resumes_to_the_bit(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "append_metrics", die)
         with pytest.raises(KillError):
-            run(planned(*TOP, "loss=js", f"output={tmp_path / 'broken'}"))
-    run(planned(*TOP, "loss=js", f"output={tmp_path / 'broken'}", "resume=true"))
+            run(plan(*TOP, "loss=js", f"output={tmp_path / 'broken'}"))
+    run(plan(*TOP, "loss=js", f"output={tmp_path / 'broken'}", "resume=true"))
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -198,19 +196,19 @@ def test_a_filling_goes_on_where_it_was_stopped():
 
 def test_what_cannot_be_known_so_is_refused():
     with pytest.raises(ValueError, match="akl: cannot be told"):
-        planned(*TOP, "loss=akl")
+        plan(*TOP, "loss=akl")
     with pytest.raises(ValueError, match="at least 1"):
-        planned(*SHORT, "loss=fkl", "teacher.top_k=0")
+        plan(*SHORT, "loss=fkl", "teacher.top_k=0")
     with pytest.raises(ValueError, match="that is for students of language models"):
-        planned("dataset=fake", "teacher=resnet20", "student=resnet8", "loss=kd", "teacher.top_k=4")
+        plan("dataset=fake", "teacher=resnet20", "student=resnet8", "loss=kd", "teacher.top_k=4")
     with pytest.raises(ValueError, match=r"teacher\.top_k says how many"):
-        planned(*SHORT, "loss=fkl", "teacher.cache=require")
+        plan(*SHORT, "loss=fkl", "teacher.cache=require")
     with pytest.raises(ValueError, match="no stored answers"):
-        planned(*TOP, "loss=skd", "teacher.cache=require")
+        plan(*TOP, "loss=skd", "teacher.cache=require")
     with pytest.raises(ValueError, match="no term of this loss"):
-        planned(*TOP, "loss=seqkd")
+        plan(*TOP, "loss=seqkd")
     with pytest.raises(ValueError, match="has 400 words"):
-        run(planned(*SHORT, "loss=fkl", "teacher.top_k=401"))
+        run(plan(*SHORT, "loss=fkl", "teacher.top_k=401"))
     assert main(["fill", *SHORT, "loss=fkl", "teacher.top_k=401"]) == 2
     assert main(["fill", *TOP, "loss=fkl", "--all"]) == 2
-    assert why_not_stored(planned(*TOP, "loss=ce")) == "the loss does not look at a teacher"
+    assert why_not_stored(plan(*TOP, "loss=ce")) == "the loss does not look at a teacher"

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kdbench.core.objective import Survey
+from kdbench.core.objective import ExtraForward
 from kdbench.core.types import Batch
 from kdbench.data.base import TaskData
 from kdbench.data.images.image_data import ImageData
@@ -18,7 +18,7 @@ from kdbench.training.student import Student
 from kdbench.utils.seeding import begin_draws, derive
 
 
-class Surveys:
+class ExtraForwards:
     """Holds the surveys that the objectives of a student want before a step."""
 
     def __init__(self, data: TaskData, seed: int, bf16: bool) -> None:
@@ -27,15 +27,15 @@ class Surveys:
     def before(self, student: Student, epoch: int, step: int) -> None:
         """Ask the student what each of its objectives wants to know before this step."""
         for term in student.loss.terms.values():
-            if (wanted := term.survey(epoch)) is not None:
-                term.take_survey(epoch, self._answers(student, wanted, epoch, step))
+            if (wanted := term.extra_forward(epoch)) is not None:
+                term.receive_extra_forward(epoch, self._answers(student, wanted, epoch, step))
 
     @cached_property
     def _balanced(self) -> ClassBalanced:
         assert isinstance(self.data, ImageData)  # objectives that survey are for images
         return ClassBalanced(self.data)
 
-    def _batches(self, wanted: Survey, epoch: int, step: int) -> Iterator[Batch]:
+    def _batches(self, wanted: ExtraForward, epoch: int, step: int) -> Iterator[Batch]:
         if wanted.per_class is not None:
             drawn = self._balanced.batch(wanted.per_class, self.seed, epoch, step)
             if len(drawn.target):
@@ -49,7 +49,7 @@ class Surveys:
 
     @torch.no_grad()
     def _answers(
-        self, student: Student, wanted: Survey, epoch: int, step: int
+        self, student: Student, wanted: ExtraForward, epoch: int, step: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         model, was_training = student.model, student.model.training
         begin_draws(derive(self.seed, "survey", epoch, step), self.data.device)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kdbench import objectives
+from kdbench.core.logits import TopKLogits
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.topk import bucketed, topk_of
 from kdbench.losses.composite import Loss
 
 PARAMETERS = {"alphanet": {"alpha": 0.0, "beta": 1.0}}
@@ -34,7 +34,7 @@ def dense(name: str, student, teacher):
 
 
 def from_topk(name: str, student, known):
-    return dense(name, *bucketed(student, known))
+    return dense(name, *known.pair_with(student))
 
 
 def test_all_that_say_so_are_tested_and_no_other():
@@ -45,7 +45,7 @@ def test_all_that_say_so_are_tested_and_no_other():
 
 @pytest.mark.parametrize("name", SERVED)
 def test_all_classes_known_is_the_dense_value_and_gradient(name):
-    known = topk_of(TEACHER, 12)
+    known = TopKLogits.from_dense(TEACHER, 12)
     found = value_and_gradient(lambda s: from_topk(name, s, known), STUDENT)
     torch.testing.assert_close(found, value_and_gradient(lambda s: dense(name, s, TEACHER), STUDENT))
 
@@ -53,7 +53,7 @@ def test_all_classes_known_is_the_dense_value_and_gradient(name):
 @pytest.mark.parametrize("name", SERVED)
 @pytest.mark.parametrize("k", [1, 4, 11])
 def test_fewer_classes_are_the_dense_value_of_a_teacher_with_the_students_tail(name, k):
-    known = topk_of(TEACHER, k)
+    known = TopKLogits.from_dense(TEACHER, k)
     log_q = STUDENT.log_softmax(1)
     rest = log_q.scatter(1, known.indices, -torch.inf)
     spread = rest - rest.logsumexp(1, keepdim=True) + known.tail[:, None]
@@ -64,9 +64,12 @@ def test_fewer_classes_are_the_dense_value_of_a_teacher_with_the_students_tail(n
 
 @pytest.mark.parametrize("name", SERVED)
 def test_grows_towards_the_dense_value_and_is_never_larger(name):
-    values = [from_topk(name, STUDENT, topk_of(TEACHER, k)).item() for k in range(1, 13)]
+    values = [from_topk(name, STUDENT, TopKLogits.from_dense(TEACHER, k)).item() for k in range(1, 13)]
     rows = [
-        [from_topk(name, STUDENT[i : i + 1], topk_of(TEACHER[i : i + 1], k)).item() for k in range(1, 13)]
+        [
+            from_topk(name, STUDENT[i : i + 1], TopKLogits.from_dense(TEACHER[i : i + 1], k)).item()
+            for k in range(1, 13)
+        ]
         for i in range(6)
     ]
     assert all(a <= b + 1e-12 for row in rows for a, b in itertools.pairwise(row))
@@ -75,18 +78,20 @@ def test_grows_towards_the_dense_value_and_is_never_larger(name):
 
 
 def test_akl_is_not_served_for_it_is_no_such_sum():
-    known = topk_of(TEACHER, 4)
+    known = TopKLogits.from_dense(TEACHER, 4)
     loss = Loss({"akl": 1.0}, {"akl": objective("akl")})
     batch = Batch(STUDENT, torch.zeros(6, dtype=torch.int64), torch.arange(6))
     with pytest.raises(ValueError, match=r"akl: cannot be told .* possible are .*fkl, rkl"):
-        loss(Outputs(STUDENT), known, batch)
+        loss(Outputs(STUDENT), Outputs(known), batch)
 
 
 def test_a_loss_takes_it_in_place_of_the_teacher_and_the_labels_see_all_classes():
     target = torch.arange(6)
     loss = Loss({"ce": 0.5, "fkl": 1.0}, {"fkl": objective("fkl")})
-    total, parts = loss(Outputs(STUDENT), topk_of(TEACHER, 4), Batch(STUDENT, target, target))
-    torch.testing.assert_close(parts["fkl"], from_topk("fkl", STUDENT, topk_of(TEACHER, 4)))
+    total, parts = loss(
+        Outputs(STUDENT), Outputs(TopKLogits.from_dense(TEACHER, 4)), Batch(STUDENT, target, target)
+    )
+    torch.testing.assert_close(parts["fkl"], from_topk("fkl", STUDENT, TopKLogits.from_dense(TEACHER, 4)))
     torch.testing.assert_close(parts["ce"], torch.nn.functional.cross_entropy(STUDENT, target))
     torch.testing.assert_close(total, 0.5 * parts["ce"] + parts["fkl"])
 
@@ -94,10 +99,12 @@ def test_a_loss_takes_it_in_place_of_the_teacher_and_the_labels_see_all_classes(
 @pytest.mark.parametrize("name", SERVED)
 def test_finite_at_extreme_logits_and_for_a_tail_that_was_stored_as_nothing(name):
     student, teacher = 1e4 * STUDENT.float().sign(), 1e4 * TEACHER.float().sign()
-    known = topk_of(teacher, 4)
+    known = TopKLogits.from_dense(teacher, 4)
     for tail in (known.tail, torch.full_like(known.tail, -torch.inf)):
         value, gradient = value_and_gradient(
-            lambda s, tail=tail: from_topk(name, s, type(known)(known.indices, known.log_probs, tail)),
+            lambda s, tail=tail: from_topk(
+                name, s, type(known)(known.indices, known.log_probs, tail, known.num_classes)
+            ),
             student,
         )
         assert value.isfinite()
@@ -107,4 +114,4 @@ def test_finite_at_extreme_logits_and_for_a_tail_that_was_stored_as_nothing(name
 def test_a_small_tail_keeps_its_digits_in_float32():
     logits = torch.tensor([[0.0, -30.0, -31.0, -32.0]])
     exact = torch.logsumexp(logits[:, 1:].double(), 1) - torch.logsumexp(logits.double(), 1)
-    assert topk_of(logits, 1).tail.double().item() == pytest.approx(exact.item(), rel=1e-6)
+    assert TopKLogits.from_dense(logits, 1).tail.double().item() == pytest.approx(exact.item(), rel=1e-6)
