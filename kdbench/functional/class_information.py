@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEAST = 1e-30
+PROBABILITY_FLOOR = 1e-30
 """A probability of a centroid below this counts as this: none is infinitely far from an answer."""
 
 
@@ -21,10 +21,10 @@ def class_centroids(logits: Tensor, target: Tensor, num_classes: int) -> Tensor:
 
     target: int64 [N]. A class without rows has the uniform distribution.
     """
-    return normalised(class_sums(logits, target, num_classes))
+    return normalise_rows(class_sums(logits, target, num_classes))
 
 
-def normalised(sums: Tensor) -> Tensor:
+def normalise_rows(sums: Tensor) -> Tensor:
     """Non-negative rows [C, C] scaled to a sum of 1; a row of zeros, of a class without samples, becomes uniform."""
     mass = sums.sum(dim=-1, keepdim=True)
     return torch.where(mass > 0, sums / mass, 1 / sums.shape[-1])
@@ -36,5 +36,5 @@ def conditional_mutual_information(logits: Tensor, target: Tensor, centroids: Te
     It is I(X; Yhat | Y) where the centroids are those of the same rows; with others it is larger by the mean
     divergence of the class means from them.
     """
-    log_q = centroids[target].clamp_min(LEAST).log().to(logits.dtype)
+    log_q = centroids[target].clamp_min(PROBABILITY_FLOOR).log().to(logits.dtype)
     return F.kl_div(log_q, F.log_softmax(logits, dim=-1), reduction="batchmean", log_target=True)

@@ -20,11 +20,16 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)
 
 
-def mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
+def log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
     """log(share p + (1 - share) q): log-probabilities [..., C] -> [..., C]. 0 <= share < 1."""
     if share == 0:
         return log_q
     return torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
+
+
+def skewed_kl(log_p: Tensor, log_q: Tensor, skew: float) -> Tensor:
+    """Return KL(p || skew p + (1 - skew) q) of each row, in nats: log-probabilities [..., C] -> [...]."""
+    return kl(log_p, log_mixture(log_p, log_q, skew))
 
 
 def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
@@ -50,7 +55,7 @@ def decouple(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return F.log_softmax(binary, dim=-1), F.log_softmax(others, dim=-1)
 
 
-def alpha_beta(
+def alpha_beta_divergence(
     log_p: Tensor, log_q: Tensor, alpha: float, beta: float, official_scale: bool = False
 ) -> Tensor:
     """The alpha-beta divergence D(p || q) of each row, in nats: log-probabilities [..., C] -> [...].
@@ -134,7 +139,7 @@ def _soft_ranks(logits: Tensor, tau: float) -> Tensor:
     return torch.tanh(gaps / (2 * tau)).sum(dim=-1) / 2
 
 
-def cosine(a: Tensor, b: Tensor, dim: int = -1, eps: float = 1e-8) -> Tensor:
+def cosine_similarity(a: Tensor, b: Tensor, dim: int = -1, eps: float = 1e-8) -> Tensor:
     """a . b / (|a| |b| + eps) along `dim`; 0 where one of them is zero. Pearson's coefficient of centred ones."""
     norms: Tensor = vector_norm(a, dim=dim) * vector_norm(b, dim=dim)
     return (a * b).sum(dim=dim) / (norms + eps)
@@ -146,7 +151,7 @@ def softmax_correlation(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
     0 where one of them is constant.
     """
     a, b = _centred(student, dim), _centred(teacher, dim)
-    return cosine(a, b, dim)
+    return cosine_similarity(a, b, dim)
 
 
 def _centred(logits: Tensor, dim: int) -> Tensor:

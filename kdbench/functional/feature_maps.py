@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 
-def to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def pool_to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps at the smaller one's height: the larger is averaged adaptively, as RepDistiller does."""
     if a.shape[-2:] == b.shape[-2:]:
         return a, b
@@ -40,7 +40,7 @@ def hint_regressor(student: Tensor, teacher: Tensor, relu: bool = True) -> nn.Se
     return nn.Sequential(*layers)
 
 
-def unit(vectors: Tensor) -> Tensor:
+def unit_vectors(vectors: Tensor) -> Tensor:
     """Each vector over its Euclidean norm, of the same shape [..., D]; one shorter than 1e-12 stays as it is.
 
     Below that F.normalize divides by 1e-12, and multiplies the gradient of a vector of zeros by 1e12.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from kdbench.functional.class_information import LEAST, class_sums, normalised
+from kdbench.functional.class_information import PROBABILITY_FLOOR, class_sums, normalise_rows
 
 if TYPE_CHECKING:
     pass
@@ -40,9 +40,9 @@ class ConditionalMutualInformation(Metric):
 
     def compute(self) -> Tensor:
         """The CMI of what was seen."""
-        return self.against(normalised(self.sums))
+        return self.against(normalise_rows(self.sums))
 
     def against(self, centroids: Tensor) -> Tensor:
         """The same with given centroids [C, C] in the place of the images' own: never less."""
-        cross = (self.sums * centroids.double().clamp_min(LEAST).log()).sum()
+        cross = (self.sums * centroids.double().clamp_min(PROBABILITY_FLOOR).log()).sum()
         return (self.negentropy - cross) / self.count

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.divergences import alpha_beta, decouple, kl
+from kdbench.functional.divergences import alpha_beta_divergence, decouple, kl
 
 
 def abdkd_loss(
@@ -25,11 +25,11 @@ def abdkd_loss(
     student, teacher: logits [N, C]; target: class indices [N]. Returns a scalar in nats.
     TCKD is the KL of (target, everything else); D the alpha-beta divergence among the C - 1 other classes, 0 for
     C = 2. DKD, which calls these weights alpha and beta, at (alpha, beta) = (1, 0).
-    See `kdbench.functional.divergences.alpha_beta`; official_scale restores ABKD's published scale on the axes.
+    See `functional.divergences.alpha_beta_divergence`; official_scale restores ABKD's published scale on the axes.
     """
     log_q, log_q_others = decouple(student / temperature, target)
     log_p, log_p_others = decouple(teacher / temperature, target)
-    among_others = alpha_beta(log_p_others, log_q_others, alpha, beta, official_scale)
+    among_others = alpha_beta_divergence(log_p_others, log_q_others, alpha, beta, official_scale)
     rows = target_weight * kl(log_p, log_q) + other_weight * among_others
     return temperature**2 * rows.mean()
 

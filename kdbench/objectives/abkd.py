@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.divergences import alpha_beta
+from kdbench.functional.divergences import alpha_beta_divergence
 
 
 def abkd_loss(
@@ -21,11 +21,11 @@ def abkd_loss(
     """Alpha-beta divergence D(p_T || q_T) of teacher from student, averaged over rows. No T^2.
 
     student, teacher: logits [N, C]. Returns a scalar in nats.
-    See `kdbench.functional.divergences.alpha_beta`; official_scale restores the published code's scale on the axes.
+    See `functional.divergences.alpha_beta_divergence`; official_scale restores the published code's scale on the axes.
     """
     log_p = F.log_softmax(teacher / temperature, dim=-1)
     log_q = F.log_softmax(student / temperature, dim=-1)
-    return alpha_beta(log_p, log_q, alpha, beta, official_scale).mean()
+    return alpha_beta_divergence(log_p, log_q, alpha, beta, official_scale).mean()
 
 
 class ABKD(Objective):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.divergences import alpha_beta, standardise
+from kdbench.functional.divergences import alpha_beta_divergence, standardise
 
 
 def ablskd_loss(
@@ -21,11 +21,11 @@ def ablskd_loss(
     """T^2 * alpha-beta divergence D(p_T || q_T) of z-scored logits, averaged over rows.
 
     student, teacher: logits [N, C], C >= 2. Returns a scalar in nats; LSKD at (1, 0).
-    See `kdbench.functional.divergences.alpha_beta`; official_scale restores ABKD's published scale on the axes.
+    See `functional.divergences.alpha_beta_divergence`; official_scale restores ABKD's published scale on the axes.
     """
     log_q = F.log_softmax(standardise(student) / temperature, dim=-1)
     log_p = F.log_softmax(standardise(teacher) / temperature, dim=-1)
-    return temperature**2 * alpha_beta(log_p, log_q, alpha, beta, official_scale).mean()
+    return temperature**2 * alpha_beta_divergence(log_p, log_q, alpha, beta, official_scale).mean()
 
 
 class ABLSKD(Objective):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.divergences import alpha_beta
+from kdbench.functional.divergences import alpha_beta_divergence
 
 
 def abttm_loss(
@@ -21,11 +21,11 @@ def abttm_loss(
     """Alpha-beta divergence of the power-transformed teacher from the plain student, averaged over rows.
 
     student, teacher: logits [N, C]; gamma = 1/T. Returns a scalar in nats. No T^2; TTM at (1, 0).
-    See `kdbench.functional.divergences.alpha_beta`; official_scale restores ABKD's published scale on the axes.
+    See `functional.divergences.alpha_beta_divergence`; official_scale restores ABKD's published scale on the axes.
     """
     log_q = F.log_softmax(student, dim=-1)
     log_p = F.log_softmax(gamma * teacher, dim=-1)
-    return alpha_beta(log_p, log_q, alpha, beta, official_scale).mean()
+    return alpha_beta_divergence(log_p, log_q, alpha, beta, official_scale).mean()
 
 
 class ABTTM(Objective):

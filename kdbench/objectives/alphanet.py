@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.divergences import alpha_beta
+from kdbench.functional.divergences import alpha_beta_divergence
 
 
 def alphanet_loss(student: Tensor, teacher: Tensor, alpha: float, beta: float) -> Tensor:
@@ -19,7 +19,7 @@ def alphanet_loss(student: Tensor, teacher: Tensor, alpha: float, beta: float) -
     `kdbench.functional.divergences.LOG_PROBABILITY_FLOOR`.
     """
     log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
-    first, second = (alpha_beta(log_p, log_q, a, 1 - a) for a in (alpha, beta))
+    first, second = (alpha_beta_divergence(log_p, log_q, a, 1 - a) for a in (alpha, beta))
     return torch.maximum(first, second).mean()
 
 

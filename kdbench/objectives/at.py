@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.feature_maps import to_smaller, unit
+from kdbench.functional.feature_maps import pool_to_smaller, unit_vectors
 
 
 def at_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -18,13 +18,13 @@ def at_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     is averaged down to the smaller one first. Returns a dimensionless scalar. ValueError where one side has
     more stages.
     """
-    pairs = [to_smaller(s, t) for s, t in zip(student, teacher, strict=True)]
+    pairs = [pool_to_smaller(s, t) for s, t in zip(student, teacher, strict=True)]
     return torch.stack([F.mse_loss(_attention(s), _attention(t)) for s, t in pairs]).sum()
 
 
 def _attention(maps: Tensor) -> Tensor:
     """How strongly each position is activated, [N, C, H, W] -> unit vectors [N, H * W]."""
-    return unit(maps.square().mean(dim=1).flatten(1))
+    return unit_vectors(maps.square().mean(dim=1).flatten(1))
 
 
 class AT(Objective):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.feature_maps import unit
+from kdbench.functional.feature_maps import unit_vectors
 
 
 def class_maps(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -22,7 +22,7 @@ def catkd_loss(student: Tensor, teacher: Tensor, resolution: int = 2, normalise:
     dimensionless where each class's map of a row is divided by its Euclidean norm (normalise).
     """
     pooled = (F.adaptive_avg_pool2d(maps, resolution).flatten(2) for maps in (student, teacher))
-    ours, theirs = (unit(maps) if normalise else maps for maps in pooled)
+    ours, theirs = (unit_vectors(maps) if normalise else maps for maps in pooled)
     return F.mse_loss(ours, theirs)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.divergences import cosine, soft_ranks, standardise
+from kdbench.functional.divergences import cosine_similarity, soft_ranks, standardise
 
 
 def cmkd_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0, tau: float = 0.1) -> Tensor:
@@ -21,8 +21,8 @@ def cmkd_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0, tau: f
     hard = -(log_p.exp() * log_p).sum(dim=-1) / math.log(teacher.shape[-1])
     s, z = standardise(student), standardise(teacher)
     q, p = (F.softmax(scores / temperature, dim=-1) for scores in (s, z))
-    pearson = cosine(q - q.mean(dim=-1, keepdim=True), p - p.mean(dim=-1, keepdim=True))
-    spearman = cosine(soft_ranks(s, tau), soft_ranks(z, tau))
+    pearson = cosine_similarity(q - q.mean(dim=-1, keepdim=True), p - p.mean(dim=-1, keepdim=True))
+    spearman = cosine_similarity(soft_ranks(s, tau), soft_ranks(z, tau))
     return temperature**2 * ((1 - hard) * (1 - pearson) + hard * (1 - spearman)).mean()
 
 

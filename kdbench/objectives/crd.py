@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.feature_maps import unit
+from kdbench.functional.feature_maps import unit_vectors
 from kdbench.utils.seeding import draw_integers
 
 _BITS = 32
@@ -124,14 +124,14 @@ class CRD(Objective):
             student.select_features(self.student_features),
             teacher.select_features(self.teacher_features),
         )
-        embedded = unit(self.student_embedding(ours)), unit(self.teacher_embedding(theirs))
+        embedded = unit_vectors(self.student_embedding(ours)), unit_vectors(self.teacher_embedding(theirs))
         own = self.place[batch.index]
         rows = self.drawn(batch)
         loss = self._direction(embedded[0], rows, of=1) + self._direction(embedded[1], rows, of=0)
         if self.training:
             for memory, vectors in zip(self.memory, embedded, strict=True):
                 moved = self.momentum * memory[own] + (1 - self.momentum) * vectors.detach()
-                memory[own] = unit(moved)
+                memory[own] = unit_vectors(moved)
         return loss
 
     def drawn(self, batch: Batch) -> Tensor:

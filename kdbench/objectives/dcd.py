@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.divergences import kl
-from kdbench.functional.feature_maps import unit
+from kdbench.functional.feature_maps import unit_vectors
 
 
 def dcd_loss(
@@ -29,7 +29,7 @@ def dcd_loss(
     the teachers of a student from that over the students of a teacher.
     detach_target: no gradient through the latter.
     """
-    similarity = scale * (unit(student) @ unit(teacher).mT) + bias
+    similarity = scale * (unit_vectors(student) @ unit_vectors(teacher).mT) + bias
     log_q, log_p = F.log_softmax(similarity, dim=1), F.log_softmax(similarity.mT, dim=1)
     if detach_target:
         log_p = log_p.detach()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.feature_maps import to_smaller
+from kdbench.functional.feature_maps import pool_to_smaller
 
 
 def fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -24,7 +24,7 @@ def fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 def _flows(maps: Sequence[Tensor]) -> list[Tensor]:
-    return [_flow(*to_smaller(bottom, top)) for bottom, top in pairwise(maps)]
+    return [_flow(*pool_to_smaller(bottom, top)) for bottom, top in pairwise(maps)]
 
 
 def _flow(bottom: Tensor, top: Tensor) -> Tensor:

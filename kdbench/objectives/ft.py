@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.feature_maps import to_smaller, unit
+from kdbench.functional.feature_maps import pool_to_smaller, unit_vectors
 
 PHASES = ("transfer", "paraphrase")
 
@@ -21,13 +21,13 @@ def ft_loss(student: Tensor, teacher: Tensor, p1: float = 2.0, p2: float = 1.0) 
     student, teacher: factors [N, C, H, W] of the two sides; channels and sizes may differ, and the larger map
     is averaged down to the smaller one first. Returns a dimensionless scalar.
     """
-    student, teacher = to_smaller(student, teacher)
+    student, teacher = pool_to_smaller(student, teacher)
     difference = _attention(student, p1) - _attention(teacher, p1)
     return difference.abs().pow(p2).mean()
 
 
 def _attention(factor: Tensor, p1: float) -> Tensor:
-    return unit(factor.abs().pow(p1).mean(dim=1).flatten(1))
+    return unit_vectors(factor.abs().pow(p1).mean(dim=1).flatten(1))
 
 
 def _layers(convolution: Callable[..., nn.Module], *widths: int, normed: bool = False) -> nn.Sequential:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.feature_maps import unit
+from kdbench.functional.feature_maps import unit_vectors
 
 SMALLEST_DEVIATION = 1e-6
 """What a feature's standard deviation counts as at least: one that is the same in all rows correlates 0."""
@@ -38,7 +38,7 @@ def mutual_loss(student: Tensor, teacher: Tensor) -> Tensor:
     G_t is not divided by its trace before the product. A trace counts as 1e-12 at least: 0 where all rows of
     a side are 0.
     """
-    ours, theirs = unit(student), unit(teacher)
+    ours, theirs = unit_vectors(student), unit_vectors(teacher)
     own = ours @ ours.mT
     joint = own * (theirs @ theirs.mT)
     return _of_unit_trace(own).square().sum() - _of_unit_trace(joint).square().sum()

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.divergences import kl, mixture
+from kdbench.functional.divergences import kl, log_mixture
 from kdbench.functional.fused_kernels import check_kernel, generalised_js
 
 
@@ -15,7 +15,7 @@ def js_loss(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
     student, teacher: logits [N, C], no temperature. Returns a scalar in nats.
     """
     log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
-    log_m = mixture(log_q, log_p, skew)
+    log_m = log_mixture(log_q, log_p, skew)
     return (skew * kl(log_q, log_m) + (1 - skew) * kl(log_p, log_m)).mean()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from kdbench.core.objective import DatasetInfo, ExtraForward, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.distributed.collectives import summed
-from kdbench.functional.class_information import class_sums, conditional_mutual_information, normalised
+from kdbench.functional.class_information import class_sums, conditional_mutual_information, normalise_rows
 
 
 def mcmi_loss(logits: Tensor, target: Tensor, centroids: Tensor) -> Tensor:
@@ -96,11 +96,11 @@ class MCMI(Objective):
             sums += class_sums(logits, target, len(sums))
         sums = summed(sums)
         if self.surveyed == 0 or self.mode == "epoch":
-            self.centroids, self.surveyed = normalised(sums), epoch
+            self.centroids, self.surveyed = normalise_rows(sums), epoch
             return
         drawn = sums.sum(dim=-1, keepdim=True) > 0
-        moved = self.decay * self.centroids + (1 - self.decay) * normalised(sums)
-        self.centroids = normalised(torch.where(drawn, moved, self.centroids))
+        moved = self.decay * self.centroids + (1 - self.decay) * normalise_rows(sums)
+        self.centroids = normalise_rows(torch.where(drawn, moved, self.centroids))
 
     def get_extra_state(self) -> int:
         """The epoch of the last pass, for the checkpoint."""

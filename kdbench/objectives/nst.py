@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.feature_maps import to_smaller, unit
+from kdbench.functional.feature_maps import pool_to_smaller, unit_vectors
 
 
 def nst_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -17,7 +17,7 @@ def nst_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     is averaged down to the smaller one first. A channel is a unit vector of its positions; k(a, b) = (a . b)^2.
     Returns a dimensionless scalar. ValueError where one side has more stages.
     """
-    pairs = [to_smaller(s, t) for s, t in zip(student, teacher, strict=True)]
+    pairs = [pool_to_smaller(s, t) for s, t in zip(student, teacher, strict=True)]
     return torch.stack([_discrepancy(s.flatten(2), t.flatten(2)) for s, t in pairs]).sum()
 
 
@@ -32,12 +32,12 @@ def _discrepancy(s: Tensor, t: Tensor) -> Tensor:
 
 
 def _second_moment(channels: Tensor) -> Tensor:
-    directions = unit(channels)
+    directions = unit_vectors(channels)
     return directions.mT @ directions / channels.shape[1]
 
 
 def _inverse_norms(gram: Tensor) -> Tensor:
-    """[N, C, C] -> [N, C, 1]; 1, as `unit` has it, for a channel shorter than 1e-12."""
+    """[N, C, C] -> [N, C, 1]; 1, as `unit_vectors` has it, for a channel shorter than 1e-12."""
     squares = gram.diagonal(dim1=1, dim2=2)[..., None]
     return squares.masked_fill(squares < 1e-24, 1.0).rsqrt()
 

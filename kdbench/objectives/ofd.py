@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.feature_maps import sum_by_depth, to_smaller
+from kdbench.functional.feature_maps import pool_to_smaller, sum_by_depth
 
 SCALE = 1 / 1000
 """What the authors multiply the sums over whole maps by on CIFAR-100 (on ImageNet by 1/10000)."""
@@ -97,6 +97,6 @@ class OFD(Objective):
             teacher.select_features(self.teacher_features),
             strict=True,
         )
-        ours, theirs = zip(*(to_smaller(s, t) for s, t in features), strict=True)
+        ours, theirs = zip(*(pool_to_smaller(s, t) for s, t in features), strict=True)
         connected = [connect(feature) for connect, feature in zip(self.connectors, ours, strict=True)]
         return ofd_loss(connected, theirs, [self.get_buffer(f"margin{n}") for n in range(len(theirs))])

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.divergences import cosine, soft_ranks, softmax_correlation
+from kdbench.functional.divergences import cosine_similarity, soft_ranks, softmax_correlation
 
 RANKS, SCOPES = ("soft", "hard"), ("layer", "global")
 
@@ -51,7 +51,7 @@ def value_distance(
 def _alike(student: Tensor, teacher: Tensor, centred: bool, dim: int) -> Tensor:
     if centred:
         return softmax_correlation(student, teacher, dim)
-    return cosine(F.softmax(student, dim=-1), F.softmax(teacher, dim=-1), dim).abs()
+    return cosine_similarity(F.softmax(student, dim=-1), F.softmax(teacher, dim=-1), dim).abs()
 
 
 def rank_distance(student: Tensor, teacher: Tensor, rank: str = "soft", tau: float = 1.0) -> Tensor:
@@ -64,7 +64,7 @@ def rank_distance(student: Tensor, teacher: Tensor, rank: str = "soft", tau: flo
     # the published ranks sum to 1, which matters beside the 1e-8 in the denominator
     share = 2 / (classes * (classes + 1))
     a, b = (share * (soft_ranks(z, tau) if rank == "soft" else _hard_ranks(z)) for z in (student, teacher))
-    return 1 - cosine(a, b).mean()
+    return 1 - cosine_similarity(a, b).mean()
 
 
 def _hard_ranks(logits: Tensor) -> Tensor:

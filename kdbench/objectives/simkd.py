@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.feature_maps import to_smaller
+from kdbench.functional.feature_maps import pool_to_smaller
 
 
 def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -98,5 +98,5 @@ class SimKD(Objective):
             student.select_features(self.student_features),
             teacher.select_features(self.teacher_features),
         )
-        ours, theirs = to_smaller(ours, theirs)
+        ours, theirs = pool_to_smaller(ours, theirs)
         return simkd_loss(self.projector(ours), theirs)

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.feature_maps import unit
+from kdbench.functional.feature_maps import unit_vectors
 
 
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _similarity(features: Tensor) -> Tensor:
     flat = features.flatten(1)
-    return unit(flat @ flat.mT)
+    return unit_vectors(flat @ flat.mT)
 
 
 class SP(Objective):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.divergences import kl, mixture
+from kdbench.functional.divergences import skewed_kl
 
 
 def srkl_loss(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
@@ -14,7 +14,7 @@ def srkl_loss(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
     student, teacher: logits [N, C], no temperature. Returns a scalar in nats.
     """
     log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
-    return kl(log_q, mixture(log_q, log_p, skew)).mean()
+    return skewed_kl(log_q, log_p, skew).mean()
 
 
 class SRKL(Objective):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.feature_maps import to_smaller
+from kdbench.functional.feature_maps import pool_to_smaller
 
 SMALLEST = 1e-5
 """What every variance has at least."""
@@ -83,6 +83,6 @@ class VID(Objective):
             teacher.select_features(self.teacher_features),
             strict=True,
         )
-        ours, theirs = zip(*(to_smaller(s, t) for s, t in features), strict=True)
+        ours, theirs = zip(*(pool_to_smaller(s, t) for s, t in features), strict=True)
         predicted = [regressor(feature) for regressor, feature in zip(self.regressors, ours, strict=True)]
         return vid_loss(predicted, theirs, [F.softplus(rho) + SMALLEST for rho in self.rho])

@@ -8,7 +8,11 @@ from torch import Tensor
 
 from kdbench.core.objective import DatasetInfo, ExtraForward, Probes
 from kdbench.core.types import Batch, Outputs
-from kdbench.functional.class_information import class_centroids, conditional_mutual_information, normalised
+from kdbench.functional.class_information import (
+    class_centroids,
+    conditional_mutual_information,
+    normalise_rows,
+)
 from kdbench.losses.composite import Loss
 from kdbench.objectives.mcmi import MCMI, mcmi_loss
 from tests.objectives.cases import TARGET, TEACHER, assert_same, normal, value_and_gradient
@@ -170,7 +174,7 @@ def test_what_it_knows_is_in_the_state_dict():
 
 
 def test_normalised_rows():
-    assert normalised(torch.tensor([[1.0, 3.0], [0.0, 0.0]])).tolist() == [[0.25, 0.75], [0.5, 0.5]]
+    assert normalise_rows(torch.tensor([[1.0, 3.0], [0.0, 0.0]])).tolist() == [[0.25, 0.75], [0.5, 0.5]]
 
 
 @pytest.mark.parametrize(
