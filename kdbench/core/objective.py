@@ -6,9 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
+from kdbench.core.logits import as_logits
 from kdbench.core.types import Batch, Outputs
+
+TENSOR_NEEDS = frozenset({"logits", "labels", "epoch"})
+"""What an objective may need and still be called with plain tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,72 @@ class Objective(nn.Module):
 
     owns_predict: bool = False
     """`predict` replaces the student's own logits at evaluation and in the export (SimKD's head)."""
+
+    def __call__(
+        self,
+        student: Outputs | Tensor,
+        teacher: Outputs | Tensor | None = None,
+        batch: Batch | Tensor | None = None,
+        *,
+        epoch: int = 1,
+    ) -> Tensor:
+        """Return the unweighted term, from outputs and a batch or from plain tensors.
+
+        Args:
+            student: The student's outputs, or its logits [N, C].
+            teacher: The teacher's outputs, or its logits [N, C]; gradients do not flow to these logits.
+            batch: The batch, or the labels, int64 [N], for an objective that needs them.
+            epoch: The epoch, from 1, of tensors; a `Batch` has its own.
+
+        Returns:
+            A scalar, averaged over rows. Half precision logits are computed in float32.
+
+        Raises:
+            ValueError: The objective needs more than logits, labels and epoch; logits or labels are missing, or their
+                shapes differ.
+
+        Example:
+            >>> loss = kdbench.objectives.create("dkd")
+            >>> value = loss(student_logits, teacher_logits, target)
+        """
+        if isinstance(student, Tensor):
+            student, teacher, batch = self._from_tensors(student, teacher, batch, epoch)
+        value: Tensor = super().__call__(student, teacher, batch)
+        return value
+
+    def _from_tensors(
+        self, student: Tensor, teacher: Outputs | Tensor | None, target: Batch | Tensor | None, epoch: int
+    ) -> tuple[Outputs, Outputs, Batch]:
+        """Wrap logits and labels; ValueError where they do not serve this objective."""
+        name = type(self).__name__
+        missing = [need for need in self.needs if need not in TENSOR_NEEDS]
+        if type(self).extra_forward is not Objective.extra_forward:
+            missing.append("extra forward passes over the training data")
+        if missing:
+            raise ValueError(
+                f"{name} needs {', '.join(missing)}, and tensors give logits and labels only; use kdbench.Distiller "
+                f"or kdbench.train"
+            )
+        if not isinstance(teacher, Tensor):
+            raise ValueError(
+                f"{name}: the teacher's logits are missing; call loss(student_logits, teacher_logits)"
+            )
+        if student.dim() != 2 or student.shape != teacher.shape:
+            raise ValueError(
+                f"{name}: the logits of student and teacher must both be [N, C], got {list(student.shape)} and "
+                f"{list(teacher.shape)}; logits.flatten(0, -2) joins the rows of further dimensions"
+            )
+        if "labels" in self.needs and not isinstance(target, Tensor):
+            raise ValueError(
+                f"{name}: the labels are missing; call loss(student_logits, teacher_logits, target)"
+            )
+        rows = torch.arange(len(student), device=student.device)
+        labels = target if isinstance(target, Tensor) else torch.zeros_like(rows)
+        if labels.shape != rows.shape:
+            raise ValueError(f"{name}: the labels must be [{len(rows)}], got {list(labels.shape)}")
+        batch = Batch(student.detach()[:, :0], labels, rows, epoch=epoch)
+        logits = as_logits(student).float32(), as_logits(teacher.detach()).float32()
+        return Outputs(logits[0]), Outputs(logits[1]), batch
 
     def setup(
         self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo

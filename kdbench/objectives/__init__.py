@@ -1,7 +1,9 @@
 """The registry of distillation objectives: the files of this folder and those that other packages offer.
 
-A package offers objectives through the entry-point group `kdbench.objectives` (name = "package.module:Class")
-and their yaml files in a folder `conf`. Nothing is imported before it is asked for, torch included.
+`create` makes an objective by name, `available` describes them all, and every public loss function of this folder can
+be imported from here: `from kdbench.objectives import wttm_loss`. Nothing is imported before it is used, torch included.
+
+A package offers objectives through the entry-point group `kdbench.objectives` (name = "package.module:Class").
 """
 
 from __future__ import annotations
@@ -9,22 +11,47 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbench.core.plugins import OBJECTIVES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
     from kdbench.core.objective import Objective
 
 FLAGS = ("couples_rows", "order_dependent", "depends_on_batch_size", "owns_predict")
+"""The boolean class attributes of `Objective` that an `Entry` repeats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What people ask of an objective; `defaults` holds the parameters that have one."""
+    """The description of an objective.
+
+    Attributes:
+        name: The name that `create` and the configuration group `objective` take.
+        title: The title of the paper.
+        year: The year of the paper.
+        arxiv: The arXiv identifier of the paper; empty where it has none.
+        formula: The term in one line of plain text.
+        needs: What the objective reads: `logits`, `labels`, `features`, `index`, ...
+        tasks: The names of the tasks that it serves.
+        defaults: The parameters that have a default, with it.
+        defaults_from: The source of the defaults.
+        disagreements: Where the paper, the official code and kdbench differ, one sentence each.
+        couples_rows: Whether the value is not a mean of per-row values.
+        order_dependent: Whether the order of the rows changes the value.
+        depends_on_batch_size: Whether the value depends on the batch size.
+        owns_predict: Whether a head of the objective replaces the student's classifier.
+    """
 
     name: str
     title: str
@@ -43,91 +70,167 @@ class Entry:
 
 
 def create(name: str, **parameters: Any) -> Objective:
-    """The objective of that name. ValueError, naming what is possible, for unknown names and parameters."""
-    objective = _load(name)
+    """Create an objective by name.
+
+    An objective on logits can be called with tensors at once: `loss(student_logits, teacher_logits)`, and
+    `loss(student_logits, teacher_logits, target)` where it needs labels. For one on features or with learnable parts
+    use `kdbench.Distiller`.
+
+    Args:
+        name: One of the names of `available()`.
+        **parameters: The parameters of the objective; those without a default are required.
+
+    Returns:
+        The objective, a `torch.nn.Module` that returns a scalar averaged over rows.
+
+    Raises:
+        ValueError: The name or a parameter is unknown, a parameter is missing, or a value is out of range. The message
+            names what is possible.
+
+    Example:
+        >>> loss = create("wttm", gamma=0.2)
+        >>> value = loss(student_logits, teacher_logits)
+    """
+    objective = objective_class(name)
     _check_parameters(name, objective, parameters)
     return objective(**parameters)
 
 
 def available() -> list[Entry]:
-    """Every objective, ours and other packages', by name. Imports them all."""
-    return [_entry(name, _load(name)) for name in sorted({*_own(), *_outside()})]
+    """Return the descriptions of all objectives, sorted by name. Imports every objective.
+
+    Returns:
+        One entry for each objective of kdbench and of other installed packages.
+
+    Raises:
+        ValueError: An objective of another package has a name that is taken, or cannot be imported.
+
+    Example:
+        >>> [entry.name for entry in available() if "features" in entry.needs]
+        ['ab', 'at', 'catkd', ...]
+    """
+    return [_entry(name, objective_class(name)) for name in names()]
 
 
-def _own() -> set[str]:
-    return {module.name for module in pkgutil.iter_modules(__path__)}
+def names() -> list[str]:
+    """Return the names of all objectives, sorted. Imports none of them."""
+    return sorted({*_files(), *_entry_points()})
 
 
-def _outside() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    own = _own()
-    for entry_point in entry_points(group=OBJECTIVES):
-        name = entry_point.name
-        if name in own or found.setdefault(name, entry_point).value != entry_point.value:
-            rival = "kdbench itself" if name in own else found[name].value
-            raise ValueError(f"Objective {name!r} of {entry_point.value} is already taken by {rival}")
-    return found
+def objective_class(name: str) -> type[Objective]:
+    """Return the class of an objective.
 
-
-def _load(name: str) -> type[Objective]:
-    if name in _own():
+    Raises:
+        ValueError: The name is unknown, or an objective of another package cannot be imported.
+    """
+    if name in _files():
         return _class_in(name)
-    outside = _outside()
+    outside = _entry_points()
     if name not in outside:
-        raise ValueError(_unknown("objective", name, sorted({*_own(), *outside})))
+        raise ValueError(_unknown("objective", name, sorted({*_files(), *outside})))
     return _class_of(outside[name])
 
 
+@cache
+def loss_functions() -> dict[str, str]:
+    """Return the pure loss functions of this folder: the name of each and the module that defines it.
+
+    Raises:
+        ValueError: Two modules define a function of the same name.
+    """
+    modules: dict[str, str] = {}
+    for module in sorted(_files()):
+        source = (Path(__path__[0]) / f"{module}.py").read_text(encoding="utf-8")
+        for function in re.findall(r"^def ([a-z]\w*_loss)\(", source, flags=re.MULTILINE):
+            if modules.setdefault(function, module) != module:
+                raise ValueError(f"{function} is defined in {modules[function]}.py and in {module}.py")
+    return modules
+
+
+def __getattr__(name: str) -> Callable[..., Tensor]:
+    if not name.endswith("_loss") or name not in loss_functions():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    function = getattr(importlib.import_module(f"{__name__}.{loss_functions()[name]}"), name)
+    globals()[name] = function
+    return function  # type: ignore[no-any-return]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *loss_functions()})
+
+
+def _files() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(__path__)}
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    """Return the entry points of other packages by name; ValueError for a name that is taken."""
+    points: dict[str, EntryPoint] = {}
+    files = _files()
+    for point in entry_points(group=OBJECTIVES):
+        name = point.name
+        if name in files or points.setdefault(name, point).value != point.value:
+            owner = "kdbench itself" if name in files else points[name].value
+            raise ValueError(f"Objective {name!r} of {point.value} is already taken by {owner}")
+    return points
+
+
 def _class_in(name: str) -> type[Objective]:
-    """The class that bears the file's name, whatever its capitals: `ttm.py` holds `TTM`."""
+    """Return the class named after a file, ignoring case: `ttm.py` holds `TTM`."""
     module = importlib.import_module(f"{__name__}.{name}")
     classes = {key.lower(): value for key, value in vars(module).items() if isinstance(value, type)}
     return classes[name.replace("_", "")]
 
 
-def _class_of(entry_point: EntryPoint) -> type[Objective]:
+def _class_of(point: EntryPoint) -> type[Objective]:
     from kdbench.core.objective import Objective
 
-    where = f"Objective {entry_point.name!r} ({entry_point.value})"
+    source = f"Objective {point.name!r} ({point.value})"
     try:
-        loaded = entry_point.load()
+        loaded = point.load()
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{where} cannot be imported: {error}") from error
+        raise ValueError(f"{source} cannot be imported: {error}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Objective) and hasattr(loaded, "paper")):
-        raise ValueError(
-            f"{where} must be a subclass of kdbench.core.objective.Objective that states its `paper`"
-        )
+        raise ValueError(f"{source} must be a subclass of kdbench.core.Objective with a `paper`")
     return loaded
 
 
-def _check_parameters(name: str, objective: type[Objective], given: dict[str, Any]) -> None:
+def _check_parameters(name: str, objective: type[Objective], parameters: dict[str, Any]) -> None:
     known = _parameters(objective)
-    for key in given:
+    for key in parameters:
         if key not in known:
             raise ValueError(_unknown(f"parameter of {name}", key, list(known)))
-    if missing := [key for key, p in known.items() if p.default is p.empty and key not in given]:
+    if missing := [key for key, p in known.items() if p.default is p.empty and key not in parameters]:
         raise ValueError(f"{name} needs a value for {', '.join(missing)}")
 
 
 def _parameters(objective: type[Objective]) -> dict[str, inspect.Parameter]:
-    """Those with a name of their own: a class without `__init__` shows nn.Module's *args and **kwargs."""
+    """Return the named parameters: a class without `__init__` shows the *args and **kwargs of nn.Module."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(objective).parameters
     return {name: p for name, p in parameters.items() if p.kind not in variadic}
 
 
-def _unknown(what: str, given: str, possible: list[str]) -> str:
-    close = get_close_matches(given, possible, n=1)
+def _unknown(what: str, name: str, possible: list[str]) -> str:
+    close = get_close_matches(name, possible, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"Unknown {what}: {given!r}{hint} (possible: {', '.join(possible) or 'none'})"
+    return f"Unknown {what}: {name!r}{hint} (possible: {', '.join(possible) or 'none'})"
 
 
 def _entry(name: str, objective: type[Objective]) -> Entry:
     from kdbench.core.task import tasks_of
 
     defaults = {key: p.default for key, p in _parameters(objective).items() if p.default is not p.empty}
-    said = ("formula", "needs", "defaults_from", "disagreements", *FLAGS)
-    about = {key: getattr(objective, key) for key in said}
+    attributes = {
+        key: getattr(objective, key) for key in ("formula", "needs", "defaults_from", "disagreements", *FLAGS)
+    }
     paper = objective.paper
-    about["tasks"] = tasks_of(objective)
-    return Entry(name, paper.title, paper.year, paper.arxiv, defaults=defaults, **about)
+    return Entry(
+        name,
+        paper.title,
+        paper.year,
+        paper.arxiv,
+        defaults=defaults,
+        tasks=tasks_of(objective),
+        **attributes,
+    )

@@ -107,7 +107,7 @@ def test_an_outsider_may_not_take_our_names(install):
     [
         ("outsider.nowhere:Mine", "cannot be imported"),
         ("outsider.mine:Nobody", "cannot be imported"),
-        ("outsider.mine:Unsigned", "states its `paper`"),
+        ("outsider.mine:Unsigned", "with a `paper`"),
         ("outsider.mine:Paper", r"subclass of kdbench\.core\.Objective"),
     ],
 )
