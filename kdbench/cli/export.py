@@ -20,7 +20,7 @@ from kdbench.core.errors import RunError
 from kdbench.data.images.image_data import ImageData
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.features import classifier
-from kdbench.models.network import PREFIX, Network
+from kdbench.models.network import PREFIX, registered_name
 from kdbench.models.onnx import OnnxNetwork, write_onnx
 from kdbench.models.registry import create_model
 from kdbench.runs.checkpoint import STUDENT, Headed, finished, load_student
@@ -92,7 +92,7 @@ def _write_config(network: nn.Module, name: str, data: ImageData, path: Path) ->
     size = list(data.probe(1).shape[1:])
     mean, std = data.augmentation["mean"], data.augmentation["std"]
     shown = {"input_size": size, "mean": mean, "std": std, "interpolation": "bilinear", "crop_pct": data.crop}
-    if not isinstance(network, Network):
+    if registered_name(network) is None:
         save_config_for_hf(
             network, str(path), model_config={"label_names": list(data.classes)}, data_config=shown
         )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kdbench.models.features import classifier
 from kdbench.models.names import available
-from kdbench.models.network import PREFIX, Network
+from kdbench.models.network import PREFIX, registered_name
 from kdbench.utils.atomic_io import write_atomically
 
 _METADATA_KEY = "kdbench"
@@ -123,8 +123,8 @@ def _without_module_prefix(state: Mapping[str, Tensor]) -> State:
 
 
 def _name(model: nn.Module) -> str:
-    if isinstance(model, Network):
-        return model.name
+    if name := registered_name(model):
+        return name
     return str(getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__))
 
 

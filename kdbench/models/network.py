@@ -1,6 +1,6 @@
 """What every CIFAR network shares: named features, a classifier, and a place in timm's own registry."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch.nn.functional as F
@@ -36,15 +36,16 @@ class TextNetwork(Protocol):
     features: tuple[str, ...]
 
     def answer_batch(self, batch: Batch, features: Sequence[str] = ()) -> Outputs:
-        """Logits [N, V] of the rows of the batch's first text; each text's own answer [B, T, V] in `parts`, with
-        the features asked for."""
+        """Logits [N, V] of the rows of the batch's first text; each text's own answer [B, T, V] in `parts`,
+        with the features asked for."""
 
 
 class Network(nn.Module):
     """An image classifier that reports named intermediate values.
 
-    features: the names, in order of depth: `stem`, `stage1` ... `stageK`, their twins `stage1.pre` before the last
-    ReLU, `unpooled`, the map that is averaged over positions, and `pooled`, that average, the classifier's input.
+    features: the names, in order of depth: `stem`, `stage1` ... `stageK`, their twins `stage1.pre` before the
+    last ReLU, `unpooled`, the map that is averaged over positions, and `pooled`, that average, the
+    classifier's input.
     name: what `kdbench.models.registry.create_model` calls it.
     """
 
@@ -52,7 +53,7 @@ class Network(nn.Module):
     name: str
 
     def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
-        """Logits [N, C] of images [N, 3, H, W]; every value named in `features` passes through `feature` once."""
+        """Return logits [N, C] of images [N, 3, H, W]; each value in `features` passes through `record` once."""
         raise NotImplementedError
 
     def get_classifier(self) -> nn.Linear:
@@ -62,20 +63,82 @@ class Network(nn.Module):
     def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
         """By stage, the BatchNorm whose output feeds `stageK.pre`, channel for channel; {} where none does.
 
-        Shallow first. In a residual stage it is the last one of the last block's branch, without the shortcut;
-        in a stage that ends linearly, and so has no `.pre`, the one that feeds the stage.
+        Shallow first. In a residual stage it is the last one of the last block's branch, without the
+        shortcut; in a stage that ends linearly, and so has no `.pre`, the one that feeds the stage.
         """
         return {}
 
 
-def register(name: str, build: Callable[..., Network]) -> None:
-    """Make `build(num_classes=...)` available as `name` here and as `kdbench_<name>` in timm's registry."""
+Builder = Callable[..., nn.Module]
 
+
+def register(
+    name: str, build: Builder | None = None, *, features: Mapping[str, str] | None = None
+) -> Callable[[Builder], Builder]:
+    """Make a network available as `model=NAME`, `student=NAME` and `teacher=NAME`, in timm as `kdbench_NAME`.
+
+    Call it with a builder, or use it as a decorator of one. Any `nn.Module` from images [N, 3, H, W] to
+    logits [N, C] will do; no configuration file is needed.
+
+    Args:
+        name: The name on command lines and in records.
+        build: Called as `build(num_classes=C)`; returns the network with initial weights.
+        features: Names of intermediate features, shallow first, and the submodules whose output they are,
+            such as `{"stage1": "layer1", "stage2": "layer2"}`. Objectives that ask for `stage*` need these
+            names. Any other submodule can be requested by its dotted path. A `Network` declares its own.
+
+    Returns:
+        The decorator, which returns the builder unchanged.
+
+    Example:
+        >>> @register("tiny", features={"stage1": "0"})
+        ... def tiny(num_classes: int) -> nn.Module:
+        ...     return nn.Sequential(conv3x3(3, 8), nn.Flatten(), nn.Linear(8192, num_classes))
+    """
+
+    def decorate(build: Builder) -> Builder:
+        _register_in_timm(name, build, dict(features or {}))
+        return build
+
+    return decorate if build is None else decorate(build)
+
+
+def label(network: nn.Module, name: str, features: Mapping[str, str]) -> nn.Module:
+    """Note a name and named features on a network, and return it.
+
+    Raises:
+        ValueError: For a feature whose submodule the network does not have.
+    """
+    if isinstance(network, Network):
+        network.name = name
+        return network
+    modules = dict(network.named_modules())
+    for feature, path in features.items():
+        if path not in modules:
+            raise ValueError(f"features of {name}: {feature!r} is {path!r}, which is no submodule of it")
+    network._kdbench_name = name  # type: ignore[assignment]
+    network._kdbench_features = dict(features)  # type: ignore[assignment]
+    return network
+
+
+def registered_name(model: nn.Module) -> str | None:
+    """Return the name that `register` gave to this network; None for one that it did not build."""
+    name: str | None = model.name if isinstance(model, Network) else getattr(model, "_kdbench_name", None)
+    return name
+
+
+def feature_modules(model: nn.Module) -> dict[str, str]:
+    """Return the features that were given to `register`: name -> submodule path, shallow first."""
+    modules: dict[str, str] = getattr(model, "_kdbench_features", {})
+    return modules
+
+
+def _register_in_timm(name: str, build: Builder, features: dict[str, str]) -> None:
     def entrypoint(
         pretrained: bool = False, num_classes: int | None = None, pretrained_cfg: Any = None, **options: Any
-    ) -> Network:
-        about = dict(getattr(pretrained_cfg, "__dict__", pretrained_cfg or {}))
-        if pretrained and not about:
+    ) -> nn.Module:
+        settings = dict(getattr(pretrained_cfg, "__dict__", pretrained_cfg or {}))
+        if pretrained and not settings:
             raise ValueError(
                 f"{name} has no pretrained weights; give the path of a checkpoint, or `local-dir:FOLDER` or "
                 f"`hf-hub:REPOSITORY` of one that `kdbench export` made"
@@ -84,10 +147,10 @@ def register(name: str, build: Callable[..., Network]) -> None:
         given = sorted(option for option, value in options.items() if value is not None)
         if given:
             raise ValueError(f"{name} takes num_classes and no further options; given: {', '.join(given)}")
-        network = build(num_classes=num_classes or about.get("num_classes") or 100)
-        network.name = name
+        classes = num_classes or settings.get("num_classes") or 100
+        network = label(build(num_classes=classes), name, features)
         if pretrained:
-            load_pretrained(network, about, num_classes=network.get_classifier().out_features)
+            load_pretrained(network, settings, num_classes=classes)
         return network
 
     entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + name

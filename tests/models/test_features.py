@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench.models.features import answer, classifier, feature_names
+from kdbench.models.features import answer, classifier, feature_names, has_feature, record_features
+from kdbench.models.network import label
 from kdbench.models.registry import create_model
 
 
@@ -121,3 +122,80 @@ def test_an_unknown_tap_names_those_that_exist():
     message = "MobileNetV2 has no feature 'stage5.pre', 'stage9'; it has stem, stage1.pre, stage1, stage2.pre, .*unpooled"
     with pytest.raises(ValueError, match=message):
         answer(model, torch.randn(2, 3, 32, 32), ["stage5.pre", "stage1", "stage9"])
+
+
+class Plain(nn.Module):
+    """A network that knows nothing of kdbench."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.layer1 = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.layer2 = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU())
+        self.pair = nn.Identity()
+        self.unused = nn.Conv2d(4, 8, 3)
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        x = self.layer2(self.layer1(x))
+        self.pair((x, x))
+        return self.fc(x.mean((2, 3)))
+
+
+def test_any_module_reports_its_submodules_by_path():
+    model, images = Plain(10), torch.randn(2, 3, 8, 8)
+    outputs = answer(model, images, ["layer2", "pooled", "layer1.2"])
+    assert list(outputs.features) == ["layer2", "pooled", "layer1.2"]
+    assert outputs.features["layer2"].shape == (2, 8, 4, 4)
+    torch.testing.assert_close(outputs.features["layer2"].mean((2, 3)), outputs.features["pooled"])
+    assert outputs.classifier[0] is model.fc.weight
+    assert feature_names(model) == ("pooled",)
+    assert has_feature(model, "layer1.0")
+    assert not has_feature(model, "layer3")
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_recorded_features_carry_gradients_and_hooks_end_with_the_block():
+    model, images = Plain(10), torch.randn(2, 3, 8, 8)
+    with record_features(model, ["layer1", "layer2"]) as features:
+        model(images)
+    features["layer2"].sum().backward()
+    assert model.layer1[0].weight.grad is not None
+    features.clear()
+    model(images)
+    assert not features
+
+
+def test_paths_that_do_not_exist_name_the_nearest():
+    with pytest.raises(ValueError, match="no feature 'layer3'; it has pooled; nearest submodules: layer"):
+        answer(Plain(10), torch.randn(2, 3, 8, 8), ["layer3"])
+    with pytest.raises(ValueError, match="nearest submodules: layer"), record_features(Plain(10), ["layer3"]):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("feature", "problem"),
+    [
+        ("layer1.1", "changed in place by a later layer"),
+        ("pair", "returns tuple, not a tensor"),
+        ("unused", "does not run in the forward pass"),
+    ],
+)
+def test_features_without_a_value_of_their_own_are_refused(feature, problem):
+    with pytest.raises(ValueError, match=problem):
+        answer(Plain(10), torch.randn(2, 3, 8, 8), [feature])
+
+
+def test_a_plain_module_with_a_mapping_has_named_features():
+    model = label(Plain(10), "plain", {"stage1": "layer1", "stage2": "layer2"})
+    assert feature_names(model) == ("stage1", "stage2", "pooled")
+    features = answer(model, torch.randn(2, 3, 8, 8), ["stage2", "layer1.2"]).features
+    assert features["stage2"].shape == (2, 8, 4, 4)
+    with pytest.raises(ValueError, match="features of plain: 'stage1' is 'layer9', which is no submodule"):
+        label(Plain(10), "plain", {"stage1": "layer9"})
+
+
+def test_a_timm_network_reports_submodules_beside_its_stages():
+    model = create_model("timm/test_resnet", num_classes=10).eval()
+    with torch.no_grad():
+        features = answer(model, torch.randn(2, 3, 64, 64), ["stage2", "layer2"]).features
+    torch.testing.assert_close(features["stage2"], features["layer2"])
