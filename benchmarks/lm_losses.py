@@ -111,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(json.dumps(rows[-1]), flush=True)
     dataset_info = provenance()
     about = (
-        f"Once each, with one thread on {dataset_info['machine']['processor']}, torch {torch.__version__}, D = {WIDTH}, "
-        f"float32, {NUMBERS_AT_ONCE:,} logits at once."
+        f"Once each, with one thread on {dataset_info['machine']['processor']}, torch {torch.__version__}, "
+        f"D = {WIDTH}, float32, {NUMBERS_AT_ONCE:,} logits at once."
     )
     if options.out:
         content = {"about": about, "width": WIDTH, "rows": rows, "provenance": dataset_info}

@@ -1,4 +1,4 @@
-"""One teacher: `python -m kdbench.cli.train_teacher teacher=resnet20`; the run of kdbench.cli.train, without a teacher."""
+"""`python -m kdbench.cli.train_teacher`: train a teacher; the run of kdbench.cli.train without a teacher."""
 
 from kdbench.cli.train import main
 

@@ -116,7 +116,7 @@ class Objective(nn.Module):
 
     f_divergence: bool = False
     """The value is a mean over rows of sums q f(p/q): it can be told from a teacher's likeliest classes and the mass of
-    all others (`kdbench.functional.topk`)."""
+    all others (`kdbench.core.logits.TopKLogits`)."""
 
     bounded: bool = True
     """False for a term that can fall without end: a run is stopped as diverged where both the cross-entropy and minus
@@ -204,7 +204,10 @@ class Objective(nn.Module):
         """
 
     def extra_forward(self, epoch: int) -> ExtraForward | None:
-        """What the student should answer before the next step of this epoch, for `receive_extra_forward`; None: nothing."""
+        """Return what the student should answer before the next step of this epoch, or None.
+
+        `receive_extra_forward` is handed the answers.
+        """
         return None
 
     def receive_extra_forward(self, epoch: int, answers: Iterable[tuple[Tensor, Tensor]]) -> None:

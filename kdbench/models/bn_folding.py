@@ -19,9 +19,9 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module:
     """A frozen copy of a network in eval mode that answers the same up to rounding, in fewer passes over its maps.
 
     images: [N, 3, H, W] of the size that it will be asked about; one is enough. Who reads whose result is seen in the
-    graph of its answer: a convolution takes up the BatchNorm that is alone in reading it; one whose result is a feature, or
-    is read twice, stays as it is. Where nothing can be folded, or the answer to `images` is not the same, the network
-    itself is returned.
+    graph of its answer: a convolution takes up the BatchNorm that is alone in reading it; one whose result is a
+    feature, or is read twice, stays as it is. Where nothing can be folded, or the answer to `images` is not the
+    same, the network itself is returned.
     """
     copied = deepcopy(model).requires_grad_(True)
     with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):

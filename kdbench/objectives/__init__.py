@@ -1,7 +1,8 @@
 """The registry of distillation objectives: the files of this folder and those that other packages offer.
 
 `create` makes an objective by name, `available` describes them all, and every public loss function of this folder can
-be imported from here: `from kdbench.objectives import wttm_loss`. Nothing is imported before it is used, torch included.
+be imported from here: `from kdbench.objectives import wttm_loss`. Nothing is imported before it is used, not even
+torch.
 
 A package offers objectives through the entry-point group `kdbench.objectives` (name = "package.module:Class").
 """

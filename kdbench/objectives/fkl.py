@@ -19,7 +19,14 @@ def fkl_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class FKL(Objective):
-    """`fkl_loss` as an objective. kernel: `torch`, or `liger` (kdbench.functional.fused_kernels) on CUDA. Raises ValueError for others."""
+    """`fkl_loss` as an objective.
+
+    Args:
+        kernel: `torch`, or `liger` on CUDA (kdbench.functional.fused_kernels).
+
+    Raises:
+        ValueError: If the kernel is another one.
+    """
 
     paper = Paper("Sequence-Level Knowledge Distillation", 2016, "1606.07947")
     formula = "KL(p || q)"

@@ -20,8 +20,14 @@ def js_loss(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
 
 
 class JS(Objective):
-    """`js_loss` as an objective. kernel: `torch`, or `liger` (kdbench.functional.fused_kernels) on CUDA. Raises ValueError for others, and
-    unless 0 < skew < 1."""
+    """`js_loss` as an objective.
+
+    Args:
+        kernel: `torch`, or `liger` on CUDA (kdbench.functional.fused_kernels).
+
+    Raises:
+        ValueError: If the kernel is another one, or unless 0 < skew < 1.
+    """
 
     paper = Paper(
         "On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes", 2024, "2306.13649"

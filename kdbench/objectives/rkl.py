@@ -19,7 +19,14 @@ def rkl_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class RKL(Objective):
-    """`rkl_loss` as an objective. kernel: `torch`, or `liger` (kdbench.functional.fused_kernels) on CUDA. Raises ValueError for others."""
+    """`rkl_loss` as an objective.
+
+    Args:
+        kernel: `torch`, or `liger` on CUDA (kdbench.functional.fused_kernels).
+
+    Raises:
+        ValueError: If the kernel is another one.
+    """
 
     paper = Paper("MiniLLM: Knowledge Distillation of Large Language Models", 2024, "2306.08543")
     formula = "KL(q || p)"

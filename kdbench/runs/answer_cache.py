@@ -1,14 +1,8 @@
 """Fill a cache of teacher answers for planned runs."""
 
-
 from __future__ import annotations
 
-
-
-import argparse
 import json
-import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,25 +12,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kdbench.runs.validation import why_not_stored
-from kdbench.runs.hydra_setup import register
-from kdbench.core.errors import RunError
 from kdbench.data.images.image_data import ImageData
-from kdbench.runs.plan import Plan, data_of, make_plan
-from kdbench.config.compose import command_line_jobs, compose_checked
-from kdbench.teachers.cache.logits import CARD, STORAGES, Cache, Sealed
-from kdbench.teachers.cache.writer import CacheWriter
-from kdbench.teachers.cache.topk import LikeliestCache, LikeliestFilling, check_words
-from kdbench.utils.paths import home
-from kdbench.teachers.cache.logits_writer import ViewFilling
 from kdbench.data.text.text_data import TextData
-from kdbench.utils.formatting import duration
+from kdbench.runs.plan import Plan, data_of
 from kdbench.runs.weights import load_teacher, teacher_files
-
-
-
-
-
+from kdbench.teachers.cache.logits_writer import ViewFilling
+from kdbench.teachers.cache.topk import LikeliestFilling, check_words
+from kdbench.teachers.cache.writer import CacheWriter
+from kdbench.utils.formatting import duration
+from kdbench.utils.paths import home
 
 # ---- filling
 
@@ -52,7 +36,6 @@ def served_together(plans: Sequence[Plan]) -> list[list[Plan]]:
         key = [config["dataset"], teacher, config["precision"] == "fp32"]
         groups.setdefault(json.dumps(key), []).append(plan)
     return list(groups.values())
-
 
 
 def filling_for(group: Sequence[Plan], every_view: bool = False, storage: str = "float16") -> CacheWriter:
@@ -89,7 +72,6 @@ def filling_for(group: Sequence[Plan], every_view: bool = False, storage: str = 
     return ViewFilling(teacher, data, storage, drawn.nonzero().flatten())
 
 
-
 def fill(filling: CacheWriter, console: Console, dry_run: bool = False) -> None:
     """Say what will be stored, and store it, unless a sealed cache has it already."""
 
@@ -114,11 +96,9 @@ def fill(filling: CacheWriter, console: Console, dry_run: bool = False) -> None:
     say(f"sealed {cache.name} after {duration(time.monotonic() - started)}")
 
 
-
 # ---- what there is
 
 
 def folders() -> list[Path]:
     """All caches, sealed or not."""
     return sorted(path for path in (home() / "cache").glob("*/*") if path.is_dir())
-

@@ -16,12 +16,12 @@ from kdbench.core.types import Outputs
 from kdbench.data.base import TaskData, check_fits
 from kdbench.data.images.image_data import ImageData
 from kdbench.losses.composite import Loss
+from kdbench.models.checkpoints import load_weights
 from kdbench.models.features import answer
 from kdbench.models.registry import create_model
-from kdbench.models.checkpoints import load_weights
+from kdbench.teachers.live import LiveTeacher
 from kdbench.training.run_folder import RunFolder
 from kdbench.training.student import Student
-from kdbench.teachers.live import LiveTeacher
 
 STUDENT = "student.safetensors"
 

@@ -13,16 +13,16 @@ from lightning.pytorch.callbacks import Callback
 
 from kdbench.config.build import build
 from kdbench.core.errors import RunError
-from kdbench.training.loggers import Conclusion, RunLogger, close
-from kdbench.runs.record import Member
-from kdbench.runs.plan import Plan
-from kdbench.distributed.launch import OneNetwork, of_trainer
-from kdbench.training.callbacks import ProgressLine, StopOnSignal
 from kdbench.distributed.collectives import rank
-from kdbench.training.student import Student
-from kdbench.training.module import StudentModule
-from kdbench.training.cuda_graph import CudaGraph
+from kdbench.distributed.launch import OneNetwork, of_trainer
+from kdbench.runs.plan import Plan
+from kdbench.runs.record import Member
 from kdbench.teachers.live import LiveTeacher
+from kdbench.training.callbacks import ProgressLine, StopOnSignal
+from kdbench.training.cuda_graph import CudaGraph
+from kdbench.training.loggers import Conclusion, RunLogger, close
+from kdbench.training.module import StudentModule
+from kdbench.training.student import Student
 from kdbench.training.teacher_module import TeacherModule
 
 

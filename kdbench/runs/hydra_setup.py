@@ -1,37 +1,21 @@
 """Make schemas, resolvers, launchers and search paths known to Hydra."""
 
-
 from __future__ import annotations
 
-
-
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cache
-from itertools import takewhile
-from pathlib import Path
-from typing import Any
 
-import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
-from hydra.errors import InstantiationException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from hydra.utils import instantiate
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
-from kdbench.runs import launchers
-from kdbench.core.plugins import conf_dirs, packages
 from kdbench.config.build import experiment_files, load_yaml
+from kdbench.config.resolvers import _by_dataset, _by_network, _published, _published_pair
 from kdbench.config.schema import SCHEMAS
-from kdbench.config.resolvers import _by_network, _by_dataset, _published_pair, _published
+from kdbench.core.plugins import conf_dirs
+from kdbench.runs import launchers
 from kdbench.runs.resolvers import _of_run
-
-
-
-
 
 
 class _OutsideConf(SearchPathPlugin):
@@ -40,7 +24,6 @@ class _OutsideConf(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in conf_dirs():
             search_path.append(provider="kdbench.objectives", path=f"file://{folder}")
-
 
 
 def register() -> None:
@@ -59,4 +42,3 @@ def register() -> None:
     OmegaConf.register_new_resolver("published_pair", _published_pair, replace=True)
     OmegaConf.register_new_resolver("published", _published, replace=True)
     OmegaConf.register_new_resolver("of_run", _of_run, replace=True)
-

@@ -1,23 +1,13 @@
 """What of a configuration makes a run another run."""
 
-
 from __future__ import annotations
-
 
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdbench.distributed.devices import of_recipe
-
-
-
-from collections.abc import Mapping
-from typing import Any
-
 from kdbench.utils.hashing import digest
-
-
 
 
 def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +133,6 @@ def _without_idle_protocol(dataset: Mapping[str, Any]) -> dict[str, Any]:
     if subset.get("mode") == "first":
         subset.pop("seed", None)
     return {**kept, "subset": subset} if subset.get("fraction", 1) < 1 else kept
-
 
 
 Record = Mapping[str, Any]

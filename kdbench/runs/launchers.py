@@ -103,7 +103,7 @@ class ProcessLauncher(Launcher):
         from kdbench.jobs.job import Job
         from kdbench.utils.hashing import digest
 
-        words = ("-m", f"kdbench.{self.config.hydra.job.config_name}", *overrides, "progress=false")
+        words = ("-m", f"kdbench.cli.{self.config.hydra.job.config_name}", *overrides, "progress=false")
         log = folder / "logs" / f"{digest(overrides)}.txt"
         return Job(" ".join(overrides), words, log, again=("resume=true",))
 

@@ -8,18 +8,27 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench.runs.validation import (check_graph, check_settings, check_task, check_teacher, check_top_k, check_trainer, check_views, why_not_stored)
-from kdbench.utils.paths import CONF_DIR
 from kdbench.config.build import build, companions, option_of
 from kdbench.data.base import TaskData
 from kdbench.data.images.image_data import ImageData
 from kdbench.distributed.devices import world_of
 from kdbench.losses.composite import Loss
 from kdbench.runs.identity import recipe_of
-from kdbench.utils.hashing import digest
-from kdbench.training.schedule import Schedule
+from kdbench.runs.validation import (
+    check_graph,
+    check_settings,
+    check_task,
+    check_teacher,
+    check_top_k,
+    check_trainer,
+    check_views,
+    why_not_stored,
+)
 from kdbench.teachers.names import TIMM, known_as, network_chosen, network_of, trained_by
 from kdbench.teachers.store import shipped, stored
+from kdbench.training.schedule import Schedule
+from kdbench.utils.hashing import digest
+from kdbench.utils.paths import CONF_DIR
 
 
 @dataclass(frozen=True)

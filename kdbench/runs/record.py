@@ -8,18 +8,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from kdbench.core.errors import RunError
-from kdbench.utils.atomic_io import write_atomically
+from kdbench.core.errors import Interrupted, RunError
 from kdbench.runs.plan import Plan
-from kdbench.utils.provenance import PROVENANCE, provenance
-from kdbench.training.run_folder import SCHEMA, RunFolder
-from kdbench.utils.hashing import file_hash
-from kdbench.core.errors import Interrupted
-from kdbench.training.student import Student
-from kdbench.teachers.live import LiveTeacher
 from kdbench.teachers.cache.logits import CachedTeacher
 from kdbench.teachers.cache.topk import TopKTeacher
+from kdbench.teachers.live import LiveTeacher
 from kdbench.teachers.store import check_free
+from kdbench.training.run_folder import SCHEMA, RunFolder
+from kdbench.training.student import Student
+from kdbench.utils.atomic_io import write_atomically
+from kdbench.utils.hashing import file_hash
+from kdbench.utils.provenance import PROVENANCE, provenance
 
 
 class Member:

@@ -10,26 +10,25 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from kdbench.runs.cohort import cohorts, identity
 from kdbench.core.errors import RunError
+from kdbench.data.text.text_data import TextData
+from kdbench.distributed.collectives import agreed, rank, world_size
+from kdbench.distributed.launch import explained, together
+from kdbench.models.checkpoints import load_weights
+from kdbench.runs.cohort import cohorts, identity
 from kdbench.runs.fit import fit
-from kdbench.utils.hardware import emulates_bf16, free_cores
+from kdbench.runs.identity import moved, places_of
+from kdbench.runs.plan import Plan, first_stage
 from kdbench.runs.record import Member
 from kdbench.runs.stored_answers import member_of, stored_answers
-from kdbench.training.evaluation import evaluate
-from kdbench.models.checkpoints import load_weights
-from kdbench.runs.plan import Plan, first_stage
-from kdbench.distributed.launch import explained, together
-from kdbench.distributed.collectives import agreed, rank, world_size
-from kdbench.runs.identity import moved, places_of
-from kdbench.training.student import Student
-from kdbench.teachers.live import LiveTeacher
-from kdbench.teachers.cache.topk import TopKTeacher
-from kdbench.training.teacher_module import store
-from kdbench.teachers.store import card_of
-from kdbench.data.text.text_data import TextData
 from kdbench.runs.weights import init_file, load_teacher, network, teacher_files
-
+from kdbench.teachers.cache.topk import TopKTeacher
+from kdbench.teachers.live import LiveTeacher
+from kdbench.teachers.store import card_of
+from kdbench.training.evaluation import evaluate
+from kdbench.training.student import Student
+from kdbench.training.teacher_module import store
+from kdbench.utils.hardware import emulates_bf16, free_cores
 from kdbench.utils.precision import exact_float32
 
 _THREADS = torch.get_num_threads()

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from kdbench.core.errors import RunError
 from kdbench.data.images.image_data import ImageData
-from kdbench.runs.record import Member
+from kdbench.data.text.text_data import TextData
+from kdbench.distributed.collectives import agreed
 from kdbench.models.checkpoints import weights_hash
 from kdbench.runs.plan import Plan, recipe_hash
-from kdbench.distributed.collectives import agreed
-from kdbench.training.run_folder import RunFolder
-from kdbench.utils.hashing import digest
-from kdbench.teachers.live import LiveTeacher
+from kdbench.runs.record import Member
+from kdbench.runs.weights import init_file, is_pretrained, network
 from kdbench.teachers.cache import topk as likeliest
 from kdbench.teachers.cache.logits import STORAGES, CachedTeacher, find, place
 from kdbench.teachers.cache.topk import TopKTeacher
-from kdbench.data.text.text_data import TextData
-from kdbench.runs.weights import init_file, is_pretrained, network
+from kdbench.teachers.live import LiveTeacher
+from kdbench.training.run_folder import RunFolder
+from kdbench.utils.hashing import digest
 
 
 def member_of(
@@ -37,12 +37,7 @@ def member_of(
         hashes["answers"] = stored.storage if stored else "not there"
         _check_same(hashes)
         return Member(plan, _folder(plan, hashes), hashes, stored)
-    if (
-        plan.storable
-        and plan.cfg.resume
-        and plan.cfg.teacher.cache != "off"
-        and not folder.path.exists()
-    ):
+    if plan.storable and plan.cfg.resume and plan.cfg.teacher.cache != "off" and not folder.path.exists():
         _refuse_lost_answers(plan, hashes)
     return Member(plan, folder, hashes, words if plan.needs_teacher else None)
 
@@ -90,9 +85,7 @@ def _folder(plan: Plan, hashes: dict[str, str]) -> RunFolder:
     return RunFolder(Path(plan.cfg.output) / f"{plan.title}-{digest(hashes)[:8]}")
 
 
-def stored_answers(
-    plans: Sequence[Plan], teacher: LiveTeacher | None
-) -> CachedTeacher | TopKTeacher | None:
+def stored_answers(plans: Sequence[Plan], teacher: LiveTeacher | None) -> CachedTeacher | TopKTeacher | None:
     """The stored answers that can serve runs of this cohort, or None; ValueError where there must be some."""
     first, data = plans[0], plans[0].data
     if teacher is None or teacher.cache == "off" or not any(plan.storable for plan in plans):

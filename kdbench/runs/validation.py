@@ -8,15 +8,15 @@ import torch
 from omegaconf import DictConfig
 
 from kdbench.config.build import PRECISIONS
+from kdbench.core.task import tasks_of
 from kdbench.data.base import TaskData
 from kdbench.data.images.image_data import ImageData
 from kdbench.distributed.devices import check_devices
 from kdbench.losses.composite import Loss
-from kdbench.training.schedule import Schedule
-from kdbench.training.cuda_graph import hindrance
-from kdbench.core.task import tasks_of
 from kdbench.teachers.cache.logits import obstacle
 from kdbench.teachers.ensemble import check_ensemble
+from kdbench.training.cuda_graph import hindrance
+from kdbench.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from kdbench.runs.plan import Plan

@@ -12,10 +12,10 @@ from kdbench.config.build import build
 from kdbench.data.base import check_fits
 from kdbench.models.checkpoints import load_weights
 from kdbench.runs.plan import Plan
-from kdbench.utils.seeding import drawn_from
 from kdbench.teachers.live import LiveTeacher
 from kdbench.teachers.names import network_of
 from kdbench.teachers.store import locate
+from kdbench.utils.seeding import drawn_from
 
 
 def teacher_files(plan: Plan) -> dict[str, Path]:

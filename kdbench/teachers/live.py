@@ -23,8 +23,8 @@ class LiveTeacher(nn.Module):
 
     name: as in the teacher store, with its variant; sources: the files its weights came from; about: what they say of
     them; bf16: answer under bfloat16 autocast, with BatchNorms in the convolutions before them; cache: whether stored
-    answers may, must or must not take its place in training (kdbench.teachers.cache.logits); top_k: in training it is known by
-    so many likeliest words of each token (kdbench.teachers.cache.topk).
+    answers may, must or must not take its place in training (kdbench.teachers.cache.logits); top_k: in training it is
+    known by so many likeliest words of each token (kdbench.teachers.cache.topk).
     """
 
     def __init__(

@@ -98,7 +98,8 @@ class Schedule:
     def optimizer(self, network: nn.Module, dot: float | None = None) -> torch.optim.Optimizer:
         """One optimiser for everything that learns in `network`, with one weight decay for all (as the sources).
 
-        dot: the delta of `kdbench.training.dot.DOT`, where that is to be used. Raises ValueError if this is not plain SGD.
+        dot: the delta of `kdbench.training.dot.DOT`, where that is to be used. Raises ValueError if this
+        is not plain SGD.
         """
         parameters = [p for p in network.parameters() if p.requires_grad]
         if dot is not None:

@@ -158,7 +158,7 @@ PUBLISHED = Published(
 
 
 def test_a_published_value_stands_beside_its_own_protocol_alone(monkeypatch):
-    monkeypatch.setattr("kdbench.cli.table.published_for", lambda name: PUBLISHED)
+    monkeypatch.setattr("kdbench.reports.table_page.published_for", lambda name: PUBLISHED)
     others = ("stratified 5 % (seed 0), repeated", "first 5 %")
     first = ("first-of-this-order 5 %, repeated", "first 1 %, repeated")
     records = [under(first[0], epoch=240), under(first[1], epoch=2), *map(under, others)]

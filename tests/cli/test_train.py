@@ -133,7 +133,7 @@ def end_when(process: subprocess.Popen, output: Path, row: str, number: int) -> 
 
 KILLED = """
 import os, signal, sys
-import kdbench.files, kdbench.results
+import kdbench.training.run_folder
 where, *sys.argv[1:] = sys.argv[1:]
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -147,7 +147,7 @@ def at(position, append=kdbench.training.run_folder.RunFolder.append_metrics):
                 die()
     kdbench.training.run_folder.RunFolder.append_metrics = appended
 at({"mid-epoch": (2, 3), "epoch-boundary": (3, 1), "while-saving": (2, 4)}[where])
-from kdbench.train import main
+from kdbench.cli.train import main
 main()
 """
 

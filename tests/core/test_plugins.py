@@ -12,7 +12,7 @@ NETWORKS = """
 from timm.models import register_model
 from torch import nn
 
-from kdbench.models.network import Network, global_pool, register, untapped
+from kdbench.models.network import Network, global_pool, register, no_recording
 
 
 class Small(Network):
@@ -22,8 +22,8 @@ class Small(Network):
         super().__init__()
         self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, num_classes)
 
-    def forward(self, x, feature=untapped):
-        return self.fc(feature("pooled", global_pool(feature("unpooled", feature("stage1", self.conv(x).relu())))))
+    def forward(self, x, record=no_recording):
+        return self.fc(record("pooled", global_pool(record("unpooled", record("stage1", self.conv(x).relu())))))
 
     def get_classifier(self):
         return self.fc
@@ -40,8 +40,8 @@ def plain_small(pretrained=False, num_classes=10, width=8, **_):
 IMAGES = """
 from typing import Unpack
 
-from kdbench.data.fake import fake
-from kdbench.data.options import ImageOptions
+from kdbench.data.sources.synthetic import fake
+from kdbench.data.images.options import ImageOptions
 
 
 def noise(mean: list[float], std: list[float], **options: Unpack[ImageOptions]):

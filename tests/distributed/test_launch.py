@@ -32,7 +32,7 @@ ALONE = [*TINY, "loss=ce"]
 SLOW = """
 import time
 from kdbench.core import Objective, Paper
-from kdbench.ranks import rank
+from kdbench.distributed.collectives import rank
 
 class Slow(Objective):
     paper = Paper("Slow", 2026)

@@ -183,7 +183,7 @@ def test_no_omitted_label_enters_the_loss(tmp_path, tiny, steps, monkeypatch, om
         setup = objective.setup
         monkeypatch.setattr(
             objective,
-            "bind",
+            "setup",
             lambda self, *rest, setup=setup: (setup(self, *rest), bound.append((self, rest[-1])))[0],
         )
     draw = crd.CRD.drawn

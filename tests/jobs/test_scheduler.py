@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import jobs
 from kdbench.jobs.job import Ended, Job, Limits, reason_in
-from kdbench.jobs.scheduler import JobScheduler
+from kdbench.jobs.scheduler import JOURNAL, JobScheduler
 
 
 def job(folder: Path, name: str, code: str, **about) -> Job:
@@ -37,7 +36,7 @@ def test_a_kill_is_nothing_to_the_others_and_its_reason_is_kept(tmp_path):
         "good": ("done", None),
     }
     assert "Traceback" in (tmp_path / "logs" / "crash.txt").read_text()
-    journal = [json.loads(line) for line in (tmp_path / "logs" / jobs.JOURNAL).read_text().splitlines()]
+    journal = [json.loads(line) for line in (tmp_path / "logs" / JOURNAL).read_text().splitlines()]
     assert {line["title"]: line["reason"] for line in journal} == {n: one.reason for n, one in ended.items()}
 
 
@@ -82,15 +81,15 @@ CREW = """
 import sys
 from pathlib import Path
 from kdbench.jobs.job import Job, Limits
-from kdbench.jobs.scheduler import Crew
+from kdbench.jobs.scheduler import JobScheduler
 folder, code = Path(sys.argv[1]), sys.argv[2]
 names = sys.argv[3:]
 made = [Job(n, ("-c", code, n), folder / "logs" / f"{n}.txt", claims=(folder / f"{n}.lock",),
             needed=lambda n=n: not (folder / f"{n}.done").exists()) for n in names]
-crew = Crew(Limits(retries=0), lambda ended: print(ended.job.title, ended.state, flush=True))
-crew.run(made)
-print("left", len(made) - len(crew._ended), flush=True)
-sys.exit(128 + crew.stopped_by if crew.stopped_by else 0)
+scheduler = JobScheduler(Limits(retries=0), lambda ended: print(ended.job.title, ended.state, flush=True))
+scheduler.run(made)
+print("left", len(made) - len(scheduler._ended), flush=True)
+sys.exit(128 + scheduler.stopped_by if scheduler.stopped_by else 0)
 """
 
 WORK = """

@@ -179,7 +179,9 @@ def test_accumulated_over_uneven_parts_is_the_mean_over_all_rows(name):
     assert total == pytest.approx(expected.item(), rel=1e-12)
     torch.testing.assert_close([leaf.grad for leaf in ours], [leaf.grad for leaf in theirs])
     means = [
-        loss_of(name)(student.rows(slice(a, b)), teacher.rows(slice(a, b)), part(batch, a, b))[0]
+        loss_of(name)(
+            Outputs(student.rows(slice(a, b))), Outputs(teacher.rows(slice(a, b))), part(batch, a, b)
+        )[0]
         for a, b in ((0, 1), (1, 9), (9, ROWS))
     ]
     assert abs(sum(means).item() / 3 - expected.item()) > 1e-3, "a mean of means is another number"
@@ -188,7 +190,7 @@ def test_accumulated_over_uneven_parts_is_the_mean_over_all_rows(name):
 def test_a_loss_that_couples_rows_cannot_be_accumulated():
     student, teacher, batch = sides()
     with pytest.raises(ValueError, match="couples the rows"):
-        loss_of("dist")(student, teacher, part(batch, 0, ROWS), of_rows=2 * ROWS)
+        loss_of("dist")(Outputs(student), Outputs(teacher), part(batch, 0, ROWS), of_rows=2 * ROWS)
 
 
 def work(rank: int, folder: Path) -> None:

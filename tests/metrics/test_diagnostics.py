@@ -27,7 +27,7 @@ def test_they_are_what_analyze_says_whatever_the_chunks(answers):
     student, teacher, target = answers
     metric = Scores(5, more=Diagnostics(5))
     for rows in (slice(0, 20), slice(20, 21), slice(21, 57)):
-        metric.update(student[rows], target[rows], teacher[rows])
+        metric.add(student[rows], target[rows], teacher[rows])
     found = metric.compute()
     sides = [Answers(logits, None) for logits in (teacher, student)]
     alone = of_one(sides[1], target, list("abcde"), GAMMA).numbers
@@ -36,7 +36,7 @@ def test_they_are_what_analyze_says_whatever_the_chunks(answers):
     expected |= {"conditional_mutual_information": alone["cmi"], "predictive_kl": pair["predictive_kl"]}
     expected |= {name: pair["ttm"][name] for name in OF_PAIR if name != "predictive_kl"}
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    metric.update(student[:20], target[:20])
+    metric.add(student[:20], target[:20])
     again = metric.compute()
     assert again["brier"] != found["brier"], "it starts again"
     assert "predictive_kl" not in again, "there was no teacher"

@@ -144,7 +144,7 @@ def test_training_mode_normalises_each_batch_once_and_changes_no_tapped_value(na
         seen[name] = (value, value.detach().clone())
         return value
 
-    model(images, name=keep).square().mean().backward()
+    model(images, record=keep).square().mean().backward()
     assert tuple(seen) == model.features
     assert all(torch.equal(value, copy) for value, copy in seen.values())
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -169,7 +169,7 @@ def test_vgg_pools_once_more_at_64():
 def test_the_tap_may_replace_a_value(name):
     """What the callable returns flows on: with zeros for `pooled` only the classifier's bias is left."""
     model = settled(name)
-    logits = model(torch.randn(2, 3, 32, 32), name=lambda name, value: value * (name != "pooled"))
+    logits = model(torch.randn(2, 3, 32, 32), record=lambda name, value: value * (name != "pooled"))
     assert torch.equal(logits, model.get_classifier().bias.expand(2, -1))
 
 
@@ -246,8 +246,8 @@ def test_a_new_network_is_one_call():
             super().__init__()
             self.fc = nn.Linear(3, num_classes)
 
-        def forward(self, x, name):
-            return self.fc(name("pooled", x.mean((2, 3))))
+        def forward(self, x, record):
+            return self.fc(record("pooled", x.mean((2, 3))))
 
         def get_classifier(self):
             return self.fc

@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench.config import build as config
+from kdbench.config import resolvers
 from kdbench.config.build import build
 from kdbench.config.compose import check_targets
 from kdbench.core.types import Batch, Outputs
@@ -55,7 +55,7 @@ def recipe(row: str) -> str:
 @pytest.fixture(autouse=True, scope="module")
 def _pairs_are_read_once():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "pairs_of", cache(config.pairs_of))
+        patch.setattr(resolvers, "pairs_of", cache(resolvers.pairs_of))
         yield
 
 

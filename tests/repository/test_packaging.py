@@ -48,7 +48,7 @@ def test_the_reference_of_the_bench_is_in_the_wheel(installed, tmp_path):
 
 
 def test_a_run_from_the_wheel(installed, tmp_path):
-    where = execute(installed, tmp_path, "-c", "import kdbench.config as c; print(c.CONF_DIR)")
+    where = execute(installed, tmp_path, "-c", "from kdbench.utils.paths import CONF_DIR; print(CONF_DIR)")
     assert where.strip() == str(installed / "kdbench" / "_conf")
     run = [
         "-m",

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.helpers.random_teacher import random_teacher
 
 from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
@@ -23,6 +22,7 @@ from kdbench.runs.run import run, run_cohort
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.run_folder import RunFolder
 from kdbench.training.step import Steps
+from tests.helpers.random_teacher import random_teacher
 
 register()
 
@@ -143,7 +143,9 @@ def test_a_cohort_leaves_what_its_members_leave_alone(tmp_path, common, alone, s
     asked = []
     forward = LiveTeacher.forward
     monkeypatch.setattr(
-        LiveTeacher, "forward", lambda self, batch, features=(): asked.append(batch) or forward(self, batch, features)
+        LiveTeacher,
+        "forward",
+        lambda self, batch, features=(): asked.append(batch) or forward(self, batch, features),
     )
     members = together(*([*common, *member, f"output={tmp_path}"] for member in MEMBERS.values()))
     assert_as_alone(tmp_path, alone)
@@ -287,7 +289,7 @@ def test_one_that_fails_is_named_and_the_others_finish(tmp_path, common):
 
 DIES = """
 import os, signal
-from kdbench.results import RunFolder
+from kdbench.training.run_folder import RunFolder
 save = RunFolder.save_state
 saved = []
 def die_after_the_fifth(folder, state):
@@ -296,7 +298,7 @@ def die_after_the_fifth(folder, state):
     if len(saved) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 RunFolder.save_state = die_after_the_fifth
-from kdbench.train import main
+from kdbench.cli.train import main
 main()
 """
 

@@ -28,7 +28,7 @@ FULL = """
 import resource, sys, torch
 from pathlib import Path
 from kdbench.core import RunError
-from kdbench.results import RunFolder
+from kdbench.training.run_folder import RunFolder
 folder = RunFolder(Path(sys.argv[1])); folder.open()
 folder.save_state({"weights": torch.ones(10)})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # the kernel refuses what is larger, as a full disk does
@@ -79,7 +79,8 @@ def test_metrics_without_a_state_are_nobodys(tmp_path):
 def test_a_folder_has_one_process_at_a_time(tmp_path):
     held = RunFolder(tmp_path)
     held.open()
-    code = f"from kdbench.training.run_folder import RunFolder; from pathlib import Path; RunFolder(Path({str(tmp_path)!r})).open()"
+    imports = "from pathlib import Path; from kdbench.training.run_folder import RunFolder"
+    code = f"{imports}; RunFolder(Path({str(tmp_path)!r})).open()"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "another process is at work" in ended.stderr
 

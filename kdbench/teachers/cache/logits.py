@@ -1,7 +1,7 @@
 """Stored answers: a teacher's logits for views of the training images, computed once for every run that draws them.
 
-A cache is filled by `kdbench.teachers.cache.writer`, sealed, and read-only from then on. A run is served wholly from one sealed
-cache that has all of its views, or wholly by the live teacher.
+A cache is filled by `kdbench.teachers.cache.writer`, sealed, and read-only from then on. A run is
+served wholly from one sealed cache that has all of its views, or wholly by the live teacher.
 """
 
 from __future__ import annotations
