@@ -56,11 +56,11 @@ reproduce-mcmi-fewshot: install  ## MCMI teachers and few images
 check: install  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-test: check  ## the test suite
-	@$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+test: check  ## ruff, mypy and the fast tests (at most 6 minutes on 2 cores)
+	@$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --durations=20
 
-test-slow: install  ## the tests that take minutes
-	@$(BIN)/pytest -m slow
+test-slow: install  ## the end-to-end tests and those that take minutes
+	@$(BIN)/pytest -n 2 --dist worksteal -m slow --durations=20
 
 bench: install  ## the speed of a step beside the literature's loop, all of it (about 20 minutes; wants KDBENCH_DATA)
 	@$(BIN)/kdbench bench --json benchmarks/bench.json

@@ -382,6 +382,7 @@ def test_runs_of_another_teacher_are_not_taken_for_these(tmp_path):
     assert not {cell.key for cell in shipped} & {cell.key for cell in other}
 
 
+@pytest.mark.slow
 def test_a_small_table_runs_once_and_reports_what_failed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = [

@@ -1,5 +1,7 @@
 """End to end on real images: distillation helps."""
 
+import pytest
+
 from kdbench.config.compose import compose_checked
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
@@ -22,6 +24,7 @@ PROTOCOL = ["schedule.epochs=5", "schedule.batch_size=32", "evaluate_every=5"]
 MARGIN = 1.0
 
 
+@pytest.mark.slow
 def test_a_student_with_a_teacher_beats_one_without(tmp_path):
     alone, distilled = (accuracy(loss, 0, str(tmp_path)) for loss in ("ce", "ttm"))
     assert distilled > alone + MARGIN

@@ -55,6 +55,7 @@ def test_the_grid_has_every_generation_and_those_that_wait_have_no_key(chain):
         load_table("demo", ["pairs=resnet20:resnet8:"])
 
 
+@pytest.mark.slow
 def test_each_generation_learns_from_the_one_before_of_its_own_seed(chain):
     work, said = worked(chain)
     assert said[-1].startswith("4 done, 0 failed, 0 left of 4"), said

@@ -204,6 +204,7 @@ def results(output: Path) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_job_is_tried_again_from_its_checkpoint_and_its_end_is_in_the_record(tmp_path):
     output = tmp_path / "t"
     process = start(output, "losses=kd", "save_every=0")

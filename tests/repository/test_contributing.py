@@ -52,6 +52,7 @@ def test_its_test_and_the_contracts_pass(project):
     assert int(re.search(r"(\d+) passed", ended.stdout)[1]) > 3
 
 
+@pytest.mark.slow
 def test_it_trains_by_name_and_as_a_sum(project, tmp_path):
     run = [
         "-m",

@@ -87,6 +87,7 @@ sys.modules.update(dict.fromkeys(hidden))
 """As if they were not installed, for those who ask which packages there are, as torchmetrics does, too."""
 
 
+@pytest.mark.slow
 def test_neither_wandb_nor_transformers_is_needed(installed, tmp_path):
     hidden = f"{HIDE}\nfrom kdbench.cli.train import main; main()"
     few = ["experiment=mini", "teacher.checkpoint=shipped", "schedule.epochs=1", "schedule.batch_size=500"]

@@ -185,6 +185,7 @@ def test_in_bfloat16_a_member_is_as_alone_too(tmp_path, common, monkeypatch):
     assert_as_alone(tmp_path / "together", tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_members_at_different_positions_wait_for_each_other(tmp_path, common, alone, monkeypatch, steps):
     ce, wttm, crd, mlkd = ([*common, *member, f"output={tmp_path}"] for member in MEMBERS.values())
     killed_at(monkeypatch, 2, 3, [[*wttm, "save_every=0"]])  # stands at epoch 2, step 0
@@ -341,6 +342,7 @@ def test_a_signal_stops_all_with_checkpoints(tmp_path, common, number, code):
     assert len({(state["epoch"], state["step"]) for state in states}) == 1
 
 
+@pytest.mark.slow
 def test_each_member_has_a_run_of_its_own_at_weights_and_biases(tmp_path, common):
     sweep = [*common, "loss=ce,kd", "student=resnet8", "logger=wandb", f"output={tmp_path}"]
     process = start(*sweep, cwd=tmp_path)

@@ -120,7 +120,8 @@ def test_runs_without_a_teacher_have_nothing_to_store():
     assert console.export_text() == ""
 
 
-@pytest.mark.parametrize(("cohort", "stored"), [pytest.param(8, False, marks=pytest.mark.slow), (1, True)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("cohort", "stored"), [(8, False), (1, True)])
 def test_answers_are_stored_where_they_would_be_asked_for_again(
     tmp_path, monkeypatch, capsys, cohort, stored
 ):

@@ -116,6 +116,7 @@ def test_protocols_hold_for_files_too(tree):
     assert not (torch.cat([made.train_batch(1, s).target for s in range(made.steps_per_epoch)]) == 1).any()
 
 
+@pytest.mark.slow
 def test_a_run_on_files_and_stored_answers_refused(tree, tmp_path):
     words = [
         sys.executable,
