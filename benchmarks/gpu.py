@@ -34,7 +34,7 @@ from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
 from kdbench.training.run_folder import records
-from kdbench.utils.precision import exact_float32
+from kdbench.utils.precision import disable_tf32
 from kdbench.utils.provenance import provenance
 
 HERE = Path(__file__).parent
@@ -102,7 +102,7 @@ class Session:
         mean, std = (data.augmentation[key] for key in ("mean", "std"))
         loader = reference.make_loader(images, labels, mean, std, BATCH, workers)
         teacher, student = (reference.NETWORKS[name](100).to(device) for name in (TEACHER, STUDENT))
-        exact_float32()
+        disable_tf32()
         loop = reference.train(loader, teacher, student, device=device)
         chunk, speeds = min(CHUNK, self.options.steps), []
         for _ in range(max(2, self.options.steps // chunk)):

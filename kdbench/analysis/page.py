@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdbench.analysis.plot_style import Picture
-from kdbench.utils.formatting import markdown
+from kdbench.utils.formatting import markdown_table
 
 Row = dict[str, str]
 
@@ -68,13 +68,13 @@ def page(numbers: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
     ]
     whence = [f"{_title(side)}: `{side['file']}`, weights {side['hash'][:12]}" for side in sides]
     parts.append("\n".join(f"* {line}" for line in (*whence, *numbers["notes"])))
-    parts.append(markdown(side_rows(numbers)))
+    parts.append(markdown_table(side_rows(numbers)))
     if numbers["pair"]:
         reference, subject = sides
         parts += [
             f"## Together\n\np is the output of the {_title(reference)}, q that of the {_title(subject)}; p_T and q_T "
             f"are those at temperature T.",
-            markdown(pair_rows(numbers)),
+            markdown_table(pair_rows(numbers)),
         ]
     parts += _classes(sides)
     parts += [f"## {one.title}\n\n![{one.title}]({one.file})\n\n{one.caption}" for one in pictures]
@@ -103,11 +103,11 @@ def _classes(sides: Sequence[Mapping[str, Any]]) -> list[str]:
         {"": f"{place}.", **{_title(side): _nth(_confused(side), place) for side in sides}}
         for place in range(1, 1 + max(len(side["confusions"]) for side in sides))
     ]
-    parts = [f"## Classes\n\nThe {WORST} with the lowest accuracy:", markdown(worst)]
+    parts = [f"## Classes\n\nThe {WORST} with the lowest accuracy:", markdown_table(worst)]
     return [
         *parts,
         "The largest confusions (true -> predicted, in per cent of the true class):",
-        markdown(confused),
+        markdown_table(confused),
     ]
 
 

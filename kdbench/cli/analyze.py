@@ -22,7 +22,7 @@ from kdbench.core.errors import RunError
 from kdbench.data.images.image_data import ImageData
 from kdbench.runs.hydra_setup import register
 from kdbench.teachers.names import known_as
-from kdbench.utils.precision import exact_float32
+from kdbench.utils.precision import disable_tf32
 
 DEFAULT_GAMMA = 0.25
 """The order of Renyi's entropy where no loss names one: 1 / T at the T = 4 of the CIFAR recipes."""
@@ -106,7 +106,7 @@ def _analyse(cfg: DictConfig, found: Source | None, command: str, dataset: str) 
         if cfg.threads < 1:
             raise ValueError(f"threads must be at least 1, got {cfg.threads}")
         torch.set_num_threads(cfg.threads)
-    exact_float32()
+    disable_tf32()
     data = build(cfg.dataset, seed=0, batch_size=1)
     if not isinstance(data, ImageData):
         raise ValueError(f"the instruments are for images, and the task of {data.name} is {data.task.name}")

@@ -20,7 +20,7 @@ from kdbench.models.registry import create_model
 from kdbench.runs.answer_cache import folders
 from kdbench.teachers.store import cards
 from kdbench.training.loggers import why_offline
-from kdbench.utils.formatting import size
+from kdbench.utils.formatting import format_bytes
 from kdbench.utils.hardware import free_cores, free_memory_gib, has_bf16_units
 from kdbench.utils.paths import home
 from kdbench.utils.provenance import installed_version, provenance
@@ -83,10 +83,10 @@ def in_words(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "is not set: give dataset.path=FOLDER, else data are downloaded; cifar100_mini and svamp are shipped"
     )
     yield "data", f"KDBENCH_DATA={data['root']} has {there}" if data["root"] else f"KDBENCH_DATA {root}"
-    caches = f"{store['caches']} stored answers ({size(store['caches_bytes'])})"
+    caches = f"{store['caches']} stored answers ({format_bytes(store['caches_bytes'])})"
     yield (
         "store",
-        f"{store['path']}: teachers {', '.join(store['teachers'])}; {caches}; {size(store['free'])} free",
+        f"{store['path']}: teachers {', '.join(store['teachers'])}; {caches}; {format_bytes(store['free'])} free",
     )
     if not store["writable"]:
         yield "", "it cannot be written: set KDBENCH_HOME"

@@ -28,7 +28,7 @@ from kdbench.teachers.names import network_of
 from kdbench.teachers.store import WEIGHTS, check_free, put
 from kdbench.training.evaluation import class_spread, evaluate
 from kdbench.utils.hashing import file_hash
-from kdbench.utils.precision import exact_float32
+from kdbench.utils.precision import disable_tf32
 from kdbench.utils.provenance import provenance
 
 HUB = "hub"
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         return 2
-    exact_float32()
+    disable_tf32()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data.to(torch.device(device))
     model = model.to(device).to(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench.core.plugins import conf_dirs
-from kdbench.utils.formatting import _text, markdown
+from kdbench.utils.formatting import format_cell, markdown_table
 from kdbench.utils.paths import CONF_DIR
 
 GROUPS = (
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(rows, indent=2))
     elif options.markdown:
-        print(markdown(rows))
+        print(markdown_table(rows))
     else:
         _print(rows)
     return 0
@@ -169,7 +169,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
         print("none")
         return
     console, columns = Console(), list(rows[0])
-    texts = {column: [column, *(_text(row[column]) for row in rows)] for column in columns}
+    texts = {column: [column, *(format_cell(row[column]) for row in rows)] for column in columns}
     left_out = []
     for column in _WHERE_THERE_IS_ROOM:
         if column in columns and sum(max(map(len, texts[name])) + 3 for name in columns) >= console.width:

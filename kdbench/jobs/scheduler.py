@@ -20,7 +20,7 @@ from typing import IO, Any
 from kdbench.jobs.job import Ended, Job, Limits, reason_in
 from kdbench.jobs.worker import FOLLOWS, RECEIPT
 from kdbench.utils.hardware import cuda_devices, free_cores
-from kdbench.utils.signals import listening
+from kdbench.utils.signals import handle_signals
 
 JOURNAL = "jobs.jsonl"
 """Beside the logs: a line for every attempt that ended, with its reason."""
@@ -98,7 +98,7 @@ class JobScheduler:
             self._told = None if self._told is None else self._told + 1
 
         try:
-            with listening(ask):
+            with handle_signals(ask):
                 yield
         finally:
             for running in self._running.values():  # an error of our own must not leave them behind

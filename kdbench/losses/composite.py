@@ -18,7 +18,7 @@ from kdbench.functional.divergences import standardise
 from kdbench.losses.chunked import in_chunks, rows_at_once
 from kdbench.losses.feature_matching import chosen_taps
 from kdbench.losses.on_policy import Policy
-from kdbench.utils.seeding import drawn_from
+from kdbench.utils.seeding import seed_scope
 
 
 class Loss(nn.Module):
@@ -111,7 +111,7 @@ class Loss(nn.Module):
         """Let every objective make its learnable parts; each draws for itself, whatever the others are."""
         probes = Probes(_float32(probes.student), _float32(probes.teacher))
         for name, term in self.terms.items():
-            with drawn_from(seed, "bind", name):
+            with seed_scope(seed, "bind", name):
                 term.setup(student, teacher, probes, dataset_info)
 
     def predict(self, student: Outputs) -> Tensor:

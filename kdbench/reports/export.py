@@ -14,7 +14,7 @@ from kdbench.reports.columns import COMPARED, Datum, Field, compared, fields
 from kdbench.reports.paired_tests import Comparison
 from kdbench.reports.report import Line, Report, origins
 from kdbench.reports.samples import one_line, samples_section, written
-from kdbench.utils.formatting import markdown as markdown_table
+from kdbench.utils.formatting import markdown_table
 
 ENOUGH = 3
 """Pairs of seeds below which a page of a table says nothing of differences."""

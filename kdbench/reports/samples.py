@@ -10,7 +10,7 @@ from typing import Any
 
 from kdbench.reports.aggregate import Series
 from kdbench.reports.read import SCORED_ON, Run
-from kdbench.utils.formatting import markdown as markdown_table
+from kdbench.utils.formatting import markdown_table
 
 FEW = 3
 """Rows that a Markdown page shows of each student; the page in HTML shows all that were kept."""

@@ -110,10 +110,10 @@ class ProcessLauncher(Launcher):
     def _limits(self, job_overrides: Sequence[Sequence[str]]) -> Limits:
         from kdbench.distributed.devices import gpus_of
         from kdbench.jobs.job import Limits
-        from kdbench.utils.hardware import side_by_side
+        from kdbench.utils.hardware import max_parallel_runs
 
         devices = self.devices or max(gpus_of(_trainer_in(words)) for words in job_overrides)
-        at_once = side_by_side(self.threads, devices) if self.jobs is None else self.jobs
+        at_once = max_parallel_runs(self.threads, devices) if self.jobs is None else self.jobs
         timeout = None if self.timeout is None else 60 * self.timeout
         return Limits(
             min(at_once, len(job_overrides)), self.threads, devices, timeout, self.retries, self.pin

@@ -15,7 +15,7 @@ from kdbench.runs.plan import Plan
 from kdbench.tables.grid import Cell, Table
 from kdbench.teachers.names import TOGETHER, network_of
 from kdbench.training.run_folder import records
-from kdbench.utils.formatting import duration, size
+from kdbench.utils.formatting import format_bytes, format_duration
 from kdbench.utils.paths import CONF_DIR
 from kdbench.utils.provenance import machine
 
@@ -46,7 +46,7 @@ class Forecast:
 
     def _words(self, batches: Sequence[Sequence[Plan]], seconds: Sequence[float], source: str) -> str:
         whole = max(max(seconds), sum(seconds) / min(self.table.jobs, len(seconds)))
-        return f"an estimate: {duration(whole)}{_room(batches)}; {source}, training alone"
+        return f"an estimate: {format_duration(whole)}{_room(batches)}; {source}, training alone"
 
     # ---- from records
 
@@ -141,6 +141,6 @@ def _room(batches: Sequence[Sequence[Plan]]) -> str:
     """On the disk: weights, momentum, and the weights to give away; nothing where networks are not known here."""
     try:
         networks = [plan.network["name"] for batch in batches for plan in batch]
-        return f", {size(12 * sum(cost(name).parameters for name in networks))} on the disk"
+        return f", {format_bytes(12 * sum(cost(name).parameters for name in networks))} on the disk"
     except (ValueError, RuntimeError):
         return ""

@@ -20,7 +20,7 @@ from kdbench.runs.weights import teacher_files
 from kdbench.teachers.names import chosen_by, network_chosen
 from kdbench.teachers.store import MissingTeacherError
 from kdbench.training.run_folder import records
-from kdbench.utils.hardware import side_by_side
+from kdbench.utils.hardware import max_parallel_runs
 from kdbench.utils.hashing import digest, file_hash
 from kdbench.utils.paths import CONF_DIR
 
@@ -135,7 +135,7 @@ def load_table(name: str, arguments: list[str]) -> Table:
     assert isinstance(loaded, Table)
     _check(loaded)
     if "jobs" not in said and not any(argument.startswith("jobs=") for argument in arguments):
-        loaded.jobs = side_by_side(loaded.threads)
+        loaded.jobs = max_parallel_runs(loaded.threads)
     return loaded
 
 

@@ -13,7 +13,7 @@ from kdbench.runs.answer_cache import fill, filling_for, served_together
 from kdbench.runs.plan import Plan
 from kdbench.tables.processes import Batch
 from kdbench.teachers.cache.writer import BusyError, CacheWriter
-from kdbench.utils.formatting import duration
+from kdbench.utils.formatting import format_duration
 
 WORTH = 0.8
 """Answers are stored where that takes at most this share of the images: they are rounded, and take room."""
@@ -42,7 +42,7 @@ def store_ahead(batches: Sequence[Batch], threads: int, console: Console) -> Non
             continue
         asked = "images" if filling.unit == "views" else filling.unit
         per_view = filling.seconds() / filling.units
-        takes = [f"about {duration(units * per_view)}" for units in (live, left)]
+        takes = [f"about {format_duration(units * per_view)}" for units in (live, left)]
         console.print(
             f"{name} would answer {live:,} {asked} in these runs ({takes[0]}), storing takes {left:,} ({takes[1]}): "
             f"{'they are stored first' if pays else 'it answers live'}",

@@ -14,7 +14,7 @@ from kdbench.tables.precompute import store_ahead
 from kdbench.tables.processes import Outcome, batches, run_missing
 from kdbench.tables.teachers import needed, train
 from kdbench.teachers.store import MissingTeacherError
-from kdbench.utils.signals import listening
+from kdbench.utils.signals import handle_signals
 
 
 class Work:
@@ -103,7 +103,7 @@ class Work:
             processes = batches(self.table, todo)
             try:
                 if self.table.cache:
-                    with listening(_stop):
+                    with handle_signals(_stop):
                         store_ahead(processes, self.table.jobs * self.table.threads, console)
             except _StoppedError as stopped:
                 self.stopped_by = stopped.number

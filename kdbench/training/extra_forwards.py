@@ -15,7 +15,7 @@ from kdbench.data.images.image_data import ImageData
 from kdbench.data.protocols.class_balanced import ClassBalanced
 from kdbench.distributed.collectives import rank, share_statistics
 from kdbench.training.student import Student
-from kdbench.utils.seeding import begin_draws, derive
+from kdbench.utils.seeding import derive, seed_generators
 
 
 class ExtraForwards:
@@ -52,7 +52,7 @@ class ExtraForwards:
         self, student: Student, wanted: ExtraForward, epoch: int, step: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         model, was_training = student.model, student.model.training
-        begin_draws(derive(self.seed, "survey", epoch, step), self.data.device)
+        seed_generators(derive(self.seed, "survey", epoch, step), self.data.device)
         model.train(wanted.train_mode)
         try:
             if not wanted.train_mode:

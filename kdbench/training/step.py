@@ -19,7 +19,7 @@ from kdbench.training.dot import DOT
 from kdbench.training.extra_forwards import ExtraForwards
 from kdbench.training.student import Student
 from kdbench.training.teacher_routing import teacher_answers
-from kdbench.utils.seeding import begin_draws, derive
+from kdbench.utils.seeding import derive, seed_generators
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Steps:
                 group["lr"] = rate
         # dropout and its like: the same draw whoever trains alongside, and after a resume; on each rank another
         place = (epoch, step, rank()) if rank() else (epoch, step)
-        begin_draws(derive(self.seed, "step", *place), self.data.device)
+        seed_generators(derive(self.seed, "step", *place), self.data.device)
         if context.key is None:
             return self._learn(student, optimizer, batch, teacher)
         names: list[str] = ["total", *student.loss.weights]

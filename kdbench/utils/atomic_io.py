@@ -1,4 +1,4 @@
-"""Writing files that a later run will trust."""
+"""Atomic, durable file writes."""
 
 import os
 from contextlib import suppress
@@ -8,7 +8,17 @@ from kdbench.core.errors import RunError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """All of `content` under `path`, or what was there before; never half of it, whatever happens."""
+    """Replace a file in one step, so that a crash leaves either the old content or the new.
+
+    Missing parent folders are created; data and folder entry are synced to disk.
+
+    Args:
+        path: File to create or replace.
+        content: Its complete new content.
+
+    Raises:
+        RunError: If the file cannot be written, e.g. on a full disk; an existing file is unchanged.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -17,19 +27,19 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
-        size = f"{len(content) / 1e6:.1f} MB"
+        megabytes = f"{len(content) / 1e6:.1f} MB"
         raise RunError(
-            f"cannot write {path} ({size}): {error.strerror}; what was there is unharmed"
+            f"cannot write {path} ({megabytes}): {error.strerror}; an existing file was left unchanged"
         ) from error
     finally:
-        with suppress(OSError):  # where there can be no such file, either
+        with suppress(OSError):  # unlink itself fails where the folder could not be created
             temporary.unlink(missing_ok=True)
 
 
-def _sync(folder: Path) -> None:
-    """Make the new name itself last through a power failure."""
+def _sync_folder(folder: Path) -> None:
+    """Sync the folder entry, without which a power failure can lose the rename."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Times and sizes in words."""
+"""Durations, sizes and tables as text for people."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def duration(seconds: float) -> str:
-    """`1.5 h`, `2.0 min`."""
-    return _in(seconds, ((86400, "days"), (3600, "h"), (60, "min"), (1, "s")))
+def format_duration(seconds: float) -> str:
+    """Return a duration in its largest fitting unit, such as `1.5 h` or `2.0 min`."""
+    return _with_unit(seconds, ((86400, "days"), (3600, "h"), (60, "min"), (1, "s")))
 
 
-def size(amount: float) -> str:
-    """Of so many bytes: `1.6 GB`, `104.3 MB`."""
-    return _in(amount, ((1e9, "GB"), (1e6, "MB")))
+def format_bytes(count: float) -> str:
+    """Return a number of bytes in MB or GB (powers of ten), such as `104.3 MB`."""
+    return _with_unit(count, ((1e9, "GB"), (1e6, "MB")))
 
 
-def _in(amount: float, units: Sequence[tuple[float, str]]) -> str:
-    unit, name = next((one for one in units if amount >= one[0]), units[-1])
-    return f"{amount / unit:.1f} {name}"
+def _with_unit(amount: float, units: Sequence[tuple[float, str]]) -> str:
+    factor, name = next((unit for unit in units if amount >= unit[0]), units[-1])
+    return f"{amount / factor:.1f} {name}"
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Rows as a Markdown table."""
+def markdown_table(rows: list[dict[str, Any]]) -> str:
+    """Return rows as a Markdown table whose columns are the keys of the first row; `(none)` without rows."""
     if not rows:
         return "(none)"
     lines = [f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0])]
-    return "\n".join([*lines, *(f"| {' | '.join(map(_text, row.values()))} |" for row in rows)])
+    return "\n".join([*lines, *(f"| {' | '.join(map(format_cell, row.values()))} |" for row in rows)])
 
 
-def _text(value: Any) -> str:
-    """Per cents with two decimals, and what is smaller with three."""
+def format_cell(value: Any) -> str:
+    """Return a table cell: floats from 10 with two decimals, smaller ones with three; `-` for None."""
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What this machine has, as far as kdbench asks."""
+"""Properties of this machine: CPU cores, memory, bf16 support, CUDA devices."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ import os
 from functools import cache
 from pathlib import Path
 
-_BF16_UNITS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""As the kernel names them: of x86 processors, and (the last) of Arm's."""
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""CPU flags in /proc/cpuinfo: the first two are x86's, the last is Arm's."""
+
+RUN_MEMORY_GIB = 1.5
+"""Memory that the process of one run needs before it loads any data."""
 
 
 @cache
 def has_bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the CPU multiplies bfloat16 itself; where it does not, torch emulates that, slower than float32.
+    """Return whether the CPU multiplies bfloat16 in hardware; true if the system does not tell.
 
-    True where the system does not say.
+    Without such units torch emulates bfloat16, which is slower than float32.
     """
     try:
-        words = cpuinfo.read_text().split()
+        flags = cpuinfo.read_text().split()
     except OSError:
         return True
-    return bool(_BF16_UNITS.intersection(words))
+    return bool(_BF16_FLAGS.intersection(flags))
 
 
 def emulates_bf16(accelerator: str) -> bool:
-    """Whether a run on `accelerator` (`auto`, `cpu`, `gpu`) would emulate bfloat16."""
+    """Return whether a run on an accelerator (`auto`, `cpu`, `gpu`) would emulate bfloat16."""
     import torch
 
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
@@ -33,26 +36,26 @@ def emulates_bf16(accelerator: str) -> bool:
 
 
 def free_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """The CPU cores that this process may use: those it is bound to, and no more than its container has time on."""
-    return max(1, int(min(len(os.sched_getaffinity(0)), _quota(cgroup))))
+    """Return the number of CPU cores for this process: its affinity mask, limited by its container's quota."""
+    return max(1, int(min(len(os.sched_getaffinity(0)), _cpu_quota(cgroup))))
 
 
-def _quota(cgroup: Path) -> float:
-    """CPU seconds a second that a container's control group (v2, else v1) may have; inf where none is set."""
+def _cpu_quota(cgroup: Path) -> float:
+    """Return a container's CPU seconds per second by its control group (v2, else v1); inf without a limit."""
     try:
-        allowed, period = (cgroup / "cpu.max").read_text().split()
+        quota, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):
         try:
-            allowed, period = (
+            quota, period = (
                 (cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
             )
         except OSError:
             return math.inf
-    return math.inf if allowed in ("max", "-1") else int(allowed) / int(period)
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
 
 
 def resident_mib() -> float:
-    """The memory that this process holds, in MiB; nan where the system does not say."""
+    """Return the resident memory of this process in MiB; NaN if the system does not tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -61,7 +64,7 @@ def resident_mib() -> float:
 
 
 def free_memory_gib() -> float:
-    """The memory that a further process could have, in GiB; infinite where the system does not say."""
+    """Return the memory available to a new process in GiB; inf if the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -69,22 +72,22 @@ def free_memory_gib() -> float:
     return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable")), math.inf)
 
 
-GIB_OF_A_RUN = 1.5
-"""What the process of a run takes at least, before its data."""
+def max_parallel_runs(threads: int, devices: int = 1) -> int:
+    """Return how many runs this machine can execute at the same time, at least 1.
 
-
-def side_by_side(threads: int, devices: int = 1) -> int:
-    """How many runs this machine takes at once: one for so many CUDA devices, else one for so many cores, as far as the
-    memory goes."""
-    cores = min(free_cores() // threads, free_memory_gib() / GIB_OF_A_RUN)
-    return len(cuda_devices()) // devices or max(1, int(cores))
+    Args:
+        threads: CPU threads of one run; the limit on machines without CUDA devices, together with memory.
+        devices: CUDA devices of one run; the only limit where there are enough of them.
+    """
+    cpu_runs = min(free_cores() // threads, free_memory_gib() / RUN_MEMORY_GIB)
+    return len(cuda_devices()) // devices or max(1, int(cpu_runs))
 
 
 def cuda_devices() -> list[str]:
-    """The CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    """Return the CUDA devices visible to this process, named as in CUDA_VISIBLE_DEVICES."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]

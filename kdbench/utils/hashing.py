@@ -1,4 +1,4 @@
-"""Hashes of data and files."""
+"""Hashes of plain data and of files."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 
 def digest(value: Any) -> str:
-    """A short stable hash of plain data."""
+    """Return a stable hash (16 hex digits) of JSON-able data; 1 and 1.0 hash equally."""
     text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_hash(*paths: Path) -> str:
-    """SHA-256 of a file, or of the hashes of several; nothing for no file."""
+    """Return the SHA-256 of one file, `digest` of the hashes of several, or an empty string for none."""
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     return hashes[0] if len(hashes) == 1 else digest(hashes) if hashes else ""
 
 
 def canonical(value: Any) -> Any:
-    """1.0 as 1: which of the two somebody wrote makes no difference to a run."""
+    """Return a copy of nested data with 1.0 as 1, because the spelling of a number does not change a run."""
     if isinstance(value, Mapping):
         return {key: canonical(item) for key, item in value.items()}
     if isinstance(value, list):

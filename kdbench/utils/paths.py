@@ -1,4 +1,4 @@
-"""Where the package, its configuration and its cache lie."""
+"""Folders of the package, its configuration, its experiments and its cache."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
 
-_CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file() and (PACKAGE.parent / "conf").is_dir()
+_IS_CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file() and (PACKAGE.parent / "conf").is_dir()
 
-CONF_DIR = PACKAGE.parent / "conf" if _CHECKOUT else PACKAGE / "_conf"
+CONF_DIR = PACKAGE.parent / "conf" if _IS_CHECKOUT else PACKAGE / "_conf"
 
-EXPERIMENTS_DIR = PACKAGE.parent / "experiments" if _CHECKOUT else PACKAGE / "_experiments"
+EXPERIMENTS_DIR = PACKAGE.parent / "experiments" if _IS_CHECKOUT else PACKAGE / "_experiments"
 
 
 def home() -> Path:
-    """Where kdbench keeps what it made: $KDBENCH_HOME, by default a folder in the user's cache."""
+    """Return the folder of teachers and caches: $KDBENCH_HOME, by default `kdbench` in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("KDBENCH_HOME") or cache / "kdbench")

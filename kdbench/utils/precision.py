@@ -1,11 +1,11 @@
-"""Numeric precision of float32 arithmetic."""
+"""Precision of float32 arithmetic."""
 
 from __future__ import annotations
 
 import torch
 
 
-def exact_float32() -> None:
-    """fp32 means float32: CUDA's shortcut through TF32 is another precision."""
+def disable_tf32() -> None:
+    """Make CUDA compute float32 exactly: `precision=fp32` must not mean TF32."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False

@@ -1,4 +1,4 @@
-"""What a number needs to be believed later: versions, commit, machine."""
+"""Provenance of a result: versions, commit, machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROVENANCE = ("versions", "commit", "machine", "threads", "started")
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, commit, machine and threads: what a number needs to be believed later."""
+    """Return versions, commit, machine, threads and time (UTC), which every record keeps; keys: `PROVENANCE`."""
     packages = ("torch", "lightning", "hydra-core", "timm", "kdbench")
     return {
         "versions": {
@@ -34,12 +34,12 @@ def provenance() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What tells this machine from others of another kind."""
+    """Return operating system, processor (or GPU) and number of CPUs."""
     return {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()}
 
 
 def installed_version(package: str) -> str | None:
-    """The version of an installed package, or None."""
+    """Return the version of a package, or None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -47,7 +47,7 @@ def installed_version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of this checkout, with `+changes` where files differ from it; None outside a checkout."""
+    """Return the commit of this checkout, with `+changes` if files differ from it; None outside a checkout."""
     command = [
         "git",
         "-C",

@@ -1,5 +1,7 @@
-"""Every random draw as a pure function of (seed, purpose, position): no stream that workers, restarts or
-neighbours could advance."""
+"""Stateless random numbers: every draw is a function of (seed, purpose, position).
+
+No shared stream exists that workers, restarts or other draws could advance.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,29 +14,35 @@ _MASK = (1 << 64) - 1
 
 
 def derive(seed: int, purpose: str, *position: int | str) -> int:
-    """A 63-bit seed for one purpose at one position, e.g. `derive(7, "order", epoch)`."""
+    """Return a 63-bit seed for one purpose at one position, e.g. `derive(7, "order", epoch)`.
+
+    Args:
+        seed: Seed of the run.
+        purpose: Name of the kind of draw.
+        *position: Where the draw happens, e.g. epoch and step.
+    """
     text = "/".join(map(str, (seed, purpose, *position)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def generator(seed: int, purpose: str, *position: int | str) -> torch.Generator:
-    """A CPU generator that starts at `derive(...)`."""
+    """Return a CPU generator seeded with `derive(seed, purpose, *position)`."""
     return torch.Generator().manual_seed(derive(seed, purpose, *position))
 
 
 @contextmanager
-def drawn_from(seed: int, purpose: str, *position: int | str) -> Iterator[None]:
-    """Within: torch's global CPU generator starts at `derive(...)`; afterwards it is as it was before."""
+def seed_scope(seed: int, purpose: str, *position: int | str) -> Iterator[None]:
+    """Seed torch's global CPU generator with `derive(...)` in a `with` block; restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, purpose, *position))
         yield
 
 
-def begin_draws(seed: int, device: torch.device) -> None:
-    """Let torch's own generators, of the CPU and of `device`, begin at `seed`, for dropout and its like.
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators of the CPU and of `device`, which dropout and the like draw from.
 
-    The draws are those after `torch.manual_seed(seed)`, which sees to every kind of device that torch knows, and
-    takes a millisecond for it.
+    The draws equal those after `torch.manual_seed(seed)`, which takes a millisecond because it seeds every
+    kind of device that torch knows.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -49,22 +57,30 @@ def _signed(value: int) -> int:
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical (not arithmetic) right shift of int64."""
+    """Shift int64 to the right logically (not arithmetically)."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014) on int64 with wrap-around."""
+    """Apply the finaliser of SplitMix64 (Steele, Lea, Flood 2014) to int64 with wrap-around."""
     x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
     return x ^ _shift_right(x, 31)
 
 
 def draw_integers(key: int, *coordinates: Tensor, below: int | Tensor) -> Tensor:
-    """Uniform integers in [0, below), one for each element of the (broadcast) int64 coordinate tensors (and `below`).
+    """Draw uniform integers in [0, below), one for each element of the broadcast coordinates.
 
-    A counter-based draw: the result depends on the key and on each element's own coordinates alone, on any
+    The draw is counter-based: a result depends on the key and the element's own coordinates alone, on any
     device. The bias of the final modulo is below 2**-40 for `below` up to a million.
+
+    Args:
+        key: Seed, e.g. from `derive`.
+        *coordinates: int64 tensors of broadcastable shapes.
+        below: Exclusive upper bound; a tensor is broadcast with the coordinates.
+
+    Returns:
+        int64, of the broadcast shape.
     """
     state = torch.full((), _signed(key), dtype=torch.int64, device=coordinates[0].device)
     for coordinate in coordinates:

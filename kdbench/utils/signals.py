@@ -1,4 +1,4 @@
-"""Reacting to Ctrl-C and SIGTERM for a while."""
+"""Temporary handling of Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def listening(react: Callable[[int], None]) -> Iterator[None]:
-    """Within, in the main thread: `react` is told the number of each SIGINT and SIGTERM, and nothing else happens."""
-    before = {
-        number: signal.signal(number, lambda number, _: react(number))
+def handle_signals(handler: Callable[[int], None]) -> Iterator[None]:
+    """Replace the handlers of SIGINT and SIGTERM within a `with` block; main thread only.
+
+    Args:
+        handler: Called with the number of each signal; the default action does not happen.
+    """
+    previous = {
+        number: signal.signal(number, lambda number, _: handler(number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, original in previous.items():
+            signal.signal(number, original)

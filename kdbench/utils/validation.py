@@ -14,7 +14,7 @@ def check_positive(owner: str, /, **values: float) -> None:
     """Raise ValueError unless all values are positive and finite.
 
     Args:
-        owner: Name of what takes the arguments, e.g. the class; the message begins with it.
+        owner: Class or function that takes the arguments; the message begins with it.
         **values: Arguments by name, as in `check_positive("KD", temperature=temperature)`.
 
     Raises:
@@ -37,7 +37,7 @@ def check_at_least(owner: str, minimum: float, /, **values: float) -> None:
     """Raise ValueError unless all values are finite and at least `minimum`.
 
     Args:
-        owner: Name of what takes the arguments; the message begins with it.
+        owner: Class or function that takes the arguments; the message begins with it.
         minimum: Smallest allowed value.
         **values: Arguments by name.
 
@@ -51,7 +51,7 @@ def check_fraction(owner: str, /, *, closed: Closed = "both", **values: float) -
     """Raise ValueError unless all values are in [0, 1].
 
     Args:
-        owner: Name of what takes the arguments; the message begins with it.
+        owner: Class or function that takes the arguments; the message begins with it.
         closed: Ends of the interval that are allowed themselves: "left" means [0, 1).
         **values: Arguments by name.
 
@@ -67,7 +67,7 @@ def check_between(
     """Raise ValueError unless all values are in the interval from `low` to `high`.
 
     Args:
-        owner: Name of what takes the arguments; the message begins with it.
+        owner: Class or function that takes the arguments; the message begins with it.
         low: Lower end of the interval.
         high: Upper end of the interval.
         closed: Ends of the interval that are allowed themselves: "left" means [low, high).
@@ -89,7 +89,7 @@ def check_choice(owner: str, possible: Collection[str], /, **values: str) -> Non
     """Raise ValueError unless all values are among the possible ones.
 
     Args:
-        owner: Name of what takes the arguments; the message begins with it.
+        owner: Class or function that takes the arguments; the message begins with it.
         possible: Allowed values, in the order in which the message lists them.
         **values: Arguments by name.
 

@@ -15,7 +15,7 @@ from kdbench.models.features import answer
 from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
-from kdbench.utils.seeding import drawn_from
+from kdbench.utils.seeding import seed_scope
 
 register()
 reference = reference_module()
@@ -31,7 +31,7 @@ def twins(name: str, classes: int = 10) -> list[torch.nn.Module]:
 
 @pytest.mark.parametrize("name", reference.NETWORKS)
 def test_the_networks_are_those_of_kdbench(name):
-    with drawn_from(0, "twins"):
+    with seed_scope(0, "twins"):
         theirs, ours = twins(name)
         images = torch.randn(2, 3, 32, 32)
     features, logits = theirs(images)
@@ -43,7 +43,7 @@ def test_the_networks_are_those_of_kdbench(name):
 
 def test_two_steps_have_the_loss_and_leave_the_weights_of_kdbench():
     made = make_plan(compose_checked("train", ["dataset=fake", "loss=kd"]), {})
-    with drawn_from(0, "steps"):
+    with seed_scope(0, "steps"):
         (their_teacher, teacher), (their_student, student) = twins("resnet20"), twins("resnet8")
         batches = [(torch.randn(16, 3, 32, 32), torch.randint(10, (16,)), torch.arange(16)) for _ in range(2)]
     loop = reference.train(batches, their_teacher, their_student, lr=made.schedule.lr)
@@ -66,7 +66,7 @@ def test_two_steps_have_the_loss_and_leave_the_weights_of_kdbench():
 
 def test_one_step_moves_the_weights_as_kdbench_does():
     schedule = make_plan(compose_checked("train", ["dataset=fake", "loss=ce", "teacher=none"]), {}).schedule
-    with drawn_from(0, "step"):
+    with seed_scope(0, "step"):
         theirs, ours = twins("resnet8")
         batch = torch.randn(8, 3, 32, 32), torch.randint(10, (8,)), torch.arange(8)
     next(

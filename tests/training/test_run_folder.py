@@ -44,7 +44,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_half(tmp_path):
         [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert "cannot write" in printed.stdout
-    assert "what was there is unharmed" in printed.stdout
+    assert "an existing file was left unchanged" in printed.stdout
     assert not list(tmp_path.glob("*.tmp"))
     state = RunFolder(tmp_path).load_state()
     assert state is not None

@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from kdbench.utils.seeding import begin_draws, derive, draw_integers, drawn_from, generator
+from kdbench.utils.seeding import derive, draw_integers, generator, seed_generators, seed_scope
 
 
-def test_derived_seeds_are_fixed_for_ever():
+def test_derived_seeds_never_change():
     """A changed derivation would silently change every run of every user."""
     assert derive(0, "order", 1) == 8024286156118006313
     assert len({derive(s, p, e) for s in range(20) for p in ("order", "init") for e in range(20)}) == 800
@@ -32,23 +32,23 @@ def test_neighbouring_coordinates_are_uncorrelated():
     assert abs(correlation) < 0.02
 
 
-def test_drawn_from_leaves_the_global_generator_alone():
+def test_seed_scope_restores_the_global_generator():
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    with drawn_from(0, "init"):
+    with seed_scope(0, "init"):
         first = torch.rand(4)
     assert torch.equal(torch.rand(2), expected)
-    with drawn_from(0, "init"):
+    with seed_scope(0, "init"):
         assert torch.equal(torch.rand(4), first)
     assert torch.equal(torch.rand(4, generator=generator(0, "init")), first)
 
 
-def test_draws_begin_as_after_torchs_own_seeding():
+def test_seed_generators_equals_torch_manual_seed():
     seed = derive(3, "step", 1, 2)
     torch.manual_seed(seed)
     expected = torch.nn.functional.dropout(torch.ones(64)), torch.randperm(16)
     torch.rand(5)
-    begin_draws(seed, torch.device("cpu"))
-    found = torch.nn.functional.dropout(torch.ones(64)), torch.randperm(16)
-    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+    seed_generators(seed, torch.device("cpu"))
+    actual = torch.nn.functional.dropout(torch.ones(64)), torch.randperm(16)
+    assert all(torch.equal(one, other) for one, other in zip(expected, actual, strict=True))

@@ -29,7 +29,7 @@ from kdbench.utils.validation import (
         (check_fraction, {"head": math.nan}, "KD: head must be in [0, 1], got nan"),
     ],
 )
-def test_names_the_owner_the_argument_the_requirement_and_the_value(check, values, message):
+def test_message_states_owner_argument_requirement_and_value(check, values, message):
     with pytest.raises(ValueError) as error:
         check("KD", **values)
     assert str(error.value) == message
@@ -46,7 +46,7 @@ def test_accepts_the_boundaries():
     check_choice("KD", ("a", "b"), first="a", second="b")
 
 
-def test_interval_and_minimum_are_stated():
+def test_message_states_interval_and_minimum():
     with pytest.raises(ValueError, match=r"^KD: theta must be in \[-10, 10\], got 11$"):
         check_between("KD", -10, 10, theta=11)
     with pytest.raises(ValueError, match=r"^KD: rows must be finite and at least 1, got 0$"):
@@ -56,6 +56,6 @@ def test_interval_and_minimum_are_stated():
 @pytest.mark.parametrize(
     ("possible", "requirement"), [(("a",), "a"), (("a", "b"), "a or b"), (("a", "b", "c"), "a, b or c")]
 )
-def test_lists_the_choices(possible, requirement):
+def test_message_lists_the_choices(possible, requirement):
     with pytest.raises(ValueError, match=f"^KD: form must be {requirement}, got 'z'$"):
         check_choice("KD", possible, form="z")

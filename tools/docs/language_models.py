@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdbench.reports.published import published_for, published_markdown
-from kdbench.utils.formatting import markdown
+from kdbench.utils.formatting import markdown_table
 
 START, END = "<!-- python scripts/render_lm.py: {} -->\n", "\n<!-- end -->"
 PUBLISHED = "abkd-gpt2", "abkd-gpt2-others"
@@ -29,7 +29,7 @@ def measured_words(found: Mapping[str, Any]) -> str:
         }
         for row in found["rows"]
     ]
-    return f"{found['about']}\n\n{markdown(rows)}"
+    return f"{found['about']}\n\n{markdown_table(rows)}"
 
 
 def published_words() -> str:
@@ -42,7 +42,7 @@ def published_words() -> str:
     ]
     about = f"{sources[0].about} {' '.join(source.note.strip() for source in sources[1:])}"
     again = [published_markdown(found) for name in RERUNS if (found := published_for(name))]
-    return "\n\n".join([about, markdown(rows), *again])
+    return "\n\n".join([about, markdown_table(rows), *again])
 
 
 def with_parts(page: str, measured: Mapping[str, Any]) -> str:

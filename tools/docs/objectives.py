@@ -9,7 +9,7 @@ from typing import Any
 
 from kdbench.cli.list import losses
 from kdbench.objectives import Entry, available
-from kdbench.utils.formatting import markdown
+from kdbench.utils.formatting import markdown_table
 
 HEAD = """# Objectives and losses
 
@@ -45,7 +45,7 @@ def page(measured: Mapping[str, Any] | None) -> str:
     """docs/objectives.md: the recipes, each objective, and how long each takes where that was measured."""
     recipes = losses()
     entries = available()
-    parts = [HEAD, "## Losses\n", markdown([_short(row) for row in recipes]) + "\n"]
+    parts = [HEAD, "## Losses\n", markdown_table([_short(row) for row in recipes]) + "\n"]
     parts += ["Any sum can be said on the command line, and every weight changed by name: see README.\n"]
     parts += ["## Objectives\n", *(_section(entry, recipes) for entry in entries)]
     if measured:
@@ -103,7 +103,8 @@ def _speed(measured: Mapping[str, Any]) -> str:
     ]
     heavy = "\n".join(f"* {name}: {why}." for name, why in HEAVY.items())
     return (
-        f"{measured['about']} mlkd's second view is not in it: both networks answer twice.\n\n{markdown(rows)}\n\n"
+        f"{measured['about']} mlkd's second view is not in it: both networks answer twice.\n\n"
+        f"{markdown_table(rows)}\n\n"
         f"More than {LIMIT:.0f} % of a step, by definition of the method:\n\n{heavy}\n"
     )
 

@@ -9,7 +9,7 @@ from kdbench.benchmark.scaling import cache_bytes
 from kdbench.benchmark.settings import SETTINGS
 from kdbench.benchmark.stopwatch import PARTS
 from kdbench.benchmark.summary import TARGETS, TOLERANCE, paid_words
-from kdbench.utils.formatting import markdown
+from kdbench.utils.formatting import markdown_table
 from tools.docs.performance_sections import accuracy, on_gpu
 
 Found = Mapping[str, Any]
@@ -127,7 +127,7 @@ def _targets(pairs: Found) -> str:
             aim = [f"(aim {targets[name]:g})"] if name in targets else []
             row[_name(pair)] = " ".join([*found, *aim])
         rows.append(row)
-    return markdown(rows) + "\n\nBy CPU time / by the clock.\n"
+    return markdown_table(rows) + "\n\nBy CPU time / by the clock.\n"
 
 
 def _short(pairs: Found) -> str:
@@ -159,7 +159,7 @@ def _bare(found: Found) -> str:
         for pair, measured in found.items()
         for row in measured
     ]
-    return (markdown(rows) if rows else "Not measured yet.") + "\n"
+    return (markdown_table(rows) if rows else "Not measured yet.") + "\n"
 
 
 def _ratio(row: Found) -> str:
@@ -174,7 +174,7 @@ def _pair(pair: Found) -> str:
     for row in pair["rows"]:
         about = row["about"] + (" (emulated)" if row["emulated"] else "")
         rows.append(_cost(about, _ratio(row), row, row["ms"]["cpu"], row["ms"]["wall"]))
-    lines = [f"### {_name(pair['pair'])}\n", markdown(rows), "", _check(pair["check"]), ""]
+    lines = [f"### {_name(pair['pair'])}\n", markdown_table(rows), "", _check(pair["check"]), ""]
     lines += [f"* {row['about']}: {_fill(row)}" for row in pair["rows"] if row["cached"]]
     return "\n".join(lines) + "\n"
 
@@ -224,7 +224,7 @@ def _lightning(found: Found | None) -> str:
     share = f"{found['percent_of_40_ms']:.2f} %" if found else "not measured yet"
     return (
         "What Lightning costs at log_every=50, where a `training_step` is 50 optimiser steps:\n\n"
-        f"{markdown(rows)}\n\nOf a step of 40 ms (aim: under 1 %): {share}.\n"
+        f"{markdown_table(rows)}\n\nOf a step of 40 ms (aim: under 1 %): {share}.\n"
     )
 
 
@@ -244,7 +244,7 @@ def _foretold(what: str, measured: Sequence[Found] | None, sizes: Sequence[int])
         cost, foretold = row["cost"], row["foretold"]
         values = (f"{value:.2f}" for value in (cost, foretold, cost / foretold))
         rows.append({what: row[what], **dict(zip(columns, values, strict=True))})
-    return markdown(rows or [{what: size, **dict.fromkeys(columns, "")} for size in sizes]) + "\n"
+    return markdown_table(rows or [{what: size, **dict.fromkeys(columns, "")} for size in sizes]) + "\n"
 
 
 def _data(measured: Sequence[Found]) -> str:
@@ -260,7 +260,7 @@ def _data(measured: Sequence[Found]) -> str:
         }
         for row in measured
     ]
-    return (markdown(rows) if rows else "Not measured yet.") + "\n"
+    return (markdown_table(rows) if rows else "Not measured yet.") + "\n"
 
 
 def _megabytes(size: int | None) -> str:
@@ -280,7 +280,7 @@ def _imagenet() -> str:
     return (
         f"Computed, not measured: ImageNet ({images:,} images, {classes:,} classes) with K fixed views of each image,\n"
         "in float16; and with the 16 largest logits and their classes alone (4 bytes each), which is not built:\n\n"
-        f"{markdown(rows)}\n"
+        f"{markdown_table(rows)}\n"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kdbench.utils.formatting import markdown
+from kdbench.utils.formatting import markdown_table
 
 Found = Mapping[str, Any]
 
@@ -74,7 +74,7 @@ def on_gpu(found: Found | None) -> str:
     commits = ", ".join(dict.fromkeys(part.get("commit") or "unknown" for part in parts.values()))
     where = f"\nOn {found['device']}, commit {commits}.\n" if found else ""
     recorded = found is not None and found["device"] != "cpu" and set(parts) & RECORDED
-    return f"{ON_GPU.format(ran='' if recorded else NOT_RUN)}{where}\n{markdown(rows)}\n"
+    return f"{ON_GPU.format(ran='' if recorded else NOT_RUN)}{where}\n{markdown_table(rows)}\n"
 
 
 def accuracy(found: Found | None) -> str:
@@ -100,7 +100,7 @@ def accuracy(found: Found | None) -> str:
         f"commit {measured['commit'] or 'unknown'}"
         for setting, measured in found.items()
     ]
-    return f"{ACCURACY}\n{markdown(rows)}\n\n" + "\n".join(made) + "\n"
+    return f"{ACCURACY}\n{markdown_table(rows)}\n\n" + "\n".join(made) + "\n"
 
 
 def _mean(scores: list[float]) -> str:

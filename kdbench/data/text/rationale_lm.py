@@ -26,10 +26,10 @@ class LanguageData(CausalData):
     A sequence is the mark (the tokenizer's end of a text), the prompt, the mark, the response and the mark; rows are
     the tokens of the response and its end. Rows of the files without a rationale are left out.
 
-    name: one of the sets that have a train split; path: see `kdbench.data.text.rationale_files.read_split`.
-    prompt: False leaves the prompts out. tokenizer, vocabulary: see `CausalData`. max_prompt, max_response:
-    tokens, the mark included. validation: the share of the training texts that is held out, in a draw by
-    validation_seed, for choosing the best epoch; test is then scored at the end alone.
+    name: one of the sets that have a train split; path: see `rationale_files.read_split`. prompt: False leaves
+    the prompts out. tokenizer, vocabulary: see `CausalData`. max_prompt, max_response: tokens, the mark included.
+    validation: the share of the training texts that is held out, in a draw by validation_seed, for choosing the best
+    epoch; test is then scored at the end alone.
     """
 
     def __init__(
