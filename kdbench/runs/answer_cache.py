@@ -19,7 +19,7 @@ from kdbench.runs.weights import load_teacher, teacher_files
 from kdbench.teachers.cache.logits_writer import ViewFilling
 from kdbench.teachers.cache.topk import LikeliestFilling, check_words
 from kdbench.teachers.cache.writer import CacheWriter
-from kdbench.utils.formatting import duration
+from kdbench.utils.formatting import format_duration
 from kdbench.utils.paths import home
 
 # ---- filling
@@ -85,7 +85,9 @@ def fill(filling: CacheWriter, console: Console, dry_run: bool = False) -> None:
     done = filling.committed()
     seconds = filling.seconds() * (filling.units - done) / filling.units
     earlier = f", {done:,} of them there from before" if done else ""
-    say(f"{what}{earlier}: {filling.bytes / 1e9:.3f} GB in {filling.folder}, about {duration(seconds)}")
+    say(
+        f"{what}{earlier}: {filling.bytes / 1e9:.3f} GB in {filling.folder}, about {format_duration(seconds)}"
+    )
     if dry_run:
         return
     started = time.monotonic()
@@ -93,7 +95,7 @@ def fill(filling: CacheWriter, console: Console, dry_run: bool = False) -> None:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task(filling.unit, total=filling.units, completed=done)
         cache = filling.run(lambda units: progress.update(bar, completed=units))
-    say(f"sealed {cache.name} after {duration(time.monotonic() - started)}")
+    say(f"sealed {cache.name} after {format_duration(time.monotonic() - started)}")
 
 
 # ---- what there is

@@ -29,7 +29,7 @@ from kdbench.training.evaluation import evaluate
 from kdbench.training.student import Student
 from kdbench.training.teacher_module import store
 from kdbench.utils.hardware import emulates_bf16, free_cores
-from kdbench.utils.precision import exact_float32
+from kdbench.utils.precision import disable_tf32
 
 _THREADS = torch.get_num_threads()
 """What this process began with: a run of a sweep must not inherit what the one before it had."""
@@ -88,7 +88,7 @@ def _run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback]) -> list[Mem
     stages = _first_stages(plans)
     usual = torch.get_num_threads() if world_size() > 1 else min(_THREADS, free_cores())
     torch.set_num_threads(plans[0].cfg.threads or usual)
-    exact_float32()
+    disable_tf32()
     _say_emulation(plans[0])
     _say_threads(plans[0])
     files = teacher_files(plans[0])

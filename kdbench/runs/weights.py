@@ -15,7 +15,7 @@ from kdbench.runs.plan import Plan
 from kdbench.teachers.live import LiveTeacher
 from kdbench.teachers.names import network_of
 from kdbench.teachers.store import locate
-from kdbench.utils.seeding import drawn_from
+from kdbench.utils.seeding import seed_scope
 
 
 def teacher_files(plan: Plan) -> dict[str, Path]:
@@ -74,7 +74,7 @@ def _check_classes(plan: Plan, about: Mapping[str, Any], files: Iterable[Path]) 
 def network(plan: Plan, init: Path | None) -> nn.Module:
     """The network to be trained, as it is at the start: random, drawn for this seed, or with the weights in `init`."""
     node = plan.network
-    with drawn_from(plan.cfg.seed, "init"):
+    with seed_scope(plan.cfg.seed, "init"):
         model = plan.data.network(node["name"], node.get("options"))
     if init is not None:
         _check_classes(plan, load_weights(model, init), [init])
