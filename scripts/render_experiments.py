@@ -1,18 +1,20 @@
-"""Write the pages and pictures of experiments/ anew from the records beside them, and what others quote of them."""
+"""Rewrite the pages and charts of experiments/ from their results, and the tables that README and docs/ quote."""
 
 from pathlib import Path
 
-from kdbench.reports.rows import summarise
-from kdbench.reports.table_page import markdown, picture
+from kdbench.reports.report import report_on_table
+from kdbench.reports.results_file import read_results
+from kdbench.reports.table_folder import write_page
+from kdbench.runs.hydra_setup import register
 from kdbench.tables.grid import load_table
-from tools.docs.tables import measured, with_tables
+from tools.docs.tables import with_tables
 
 ROOT = Path(__file__).parent.parent
 
+register()
 for file in sorted((ROOT / "experiments").glob("*/results.jsonl")):
+    results = read_results(file)
     table = load_table(file.parent.name, [])
-    command, records, missing = measured(table.name)
-    (file.parent / "README.md").write_text(markdown(table, records, command, missing))
-    picture(table, summarise(records), file.parent / "table.png")
+    write_page(report_on_table(table, results.records, results.command, results.missing), file.parent)
 for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
     page.write_text(with_tables(page.read_text()))

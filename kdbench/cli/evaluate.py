@@ -17,7 +17,7 @@ from kdbench.data.base import TaskData
 from kdbench.data.images.image_data import ImageData
 from kdbench.data.text.causal import CausalData
 from kdbench.data.text.text_data import TextData
-from kdbench.metrics.classification import in_groups
+from kdbench.core.class_groups import describe_groups
 from kdbench.models.checkpoints import weights_hash
 from kdbench.models.onnx import OnnxNetwork
 from kdbench.models.registry import pretrained
@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> int:
         print(
             f"{result['model']} on {data.name} ({cfg.split}, {result[task.unit]} {task.unit}, {cfg.precision}): "
             f"{task.title} {scores[task.metric]:.2f} %{top5}, NLL {scores['nll']:.4f}"
-            f"{ece}{in_groups(scores)}"
+            f"{ece}{describe_groups(scores)}"
         )
         if cfg.store:
             print(f"stored as the teacher {cfg.store}: {result['stored']}")

@@ -87,7 +87,7 @@ def _say_failure(error: Exception, outcomes: list[int], name: str = "") -> None:
 
 def _say_result(record: dict[str, Any], name: str) -> None:
     from kdbench.core.task import TASKS
-    from kdbench.metrics.classification import in_groups
+    from kdbench.core.class_groups import describe_groups
 
     task, results = TASKS[record.get("task", "images")], record["results"]
     last, metric = results["last"], task.metric
@@ -98,7 +98,7 @@ def _say_result(record: dict[str, Any], name: str) -> None:
     best = results[selected]
     print(
         f"{name}test {task.title} {last[metric]:.2f} %{top5} at the last epoch {last['epoch']}"
-        f"{protocol}{in_groups(last)}{agreement}; "
+        f"{protocol}{describe_groups(last)}{agreement}; "
         f"{selected} {best[metric]:.2f} % at epoch {best['epoch']}; {record['seconds']:.0f} s"
     )
 

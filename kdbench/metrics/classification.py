@@ -23,15 +23,6 @@ from kdbench.metrics.base import Metric
 ECE_BINS = 15
 """Of equal width, as in Guo et al. 2017, arXiv:1706.04599."""
 
-GROUPS = ("omitted", "kept", "head", "medium", "tail")
-"""The groups of classes that a protocol may have."""
-
-
-def in_groups(scores: Mapping[str, Any]) -> str:
-    """The mean recall of each group that `scores` have, in words, each with a comma before it."""
-    return "".join(f", {name} classes {scores[name]:.2f} %" for name in GROUPS if name in scores)
-
-
 class Scores(Metric):
     """What is said of the answers to one split, gathered over its chunks.
 

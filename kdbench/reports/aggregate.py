@@ -1,44 +1,159 @@
-"""Runs that differ in nothing but their seed, as one row of a report; what tells the rows apart is said."""
+"""Runs that differ in nothing but their seed, aggregated into one series; a series is one row of a report."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kdbench.core.class_groups import CLASS_GROUPS
 from kdbench.objectives import available
-from kdbench.reports.read import NotCounted, Record, Run, by_test_set
-from kdbench.reports.rows import Row, summarise
+from kdbench.reports.compare import PublishedMatch
+from kdbench.reports.read import NotCounted, Record, Run, by_test_set, task_of
 from kdbench.runs.identity import Flat, flat, recipe_without, sibling_key
+
+if TYPE_CHECKING:
+    from kdbench.core.task import Task
 
 
 @dataclass(frozen=True)
 class Series:
-    """Runs of one data set, teacher (its weights too), student, recipe and protocol over the seeds.
+    """Runs of one data set, teacher (and its weights), student, recipe and protocol over the seeds.
 
-    setting: protocol, and what else tells it from other rows of its pair and loss. notes: what its runs differ in that
-    changes no more than last bits or time, and what they have at test time beyond the student.
+    Scores are in per cent, one per seed.
+
+    Attributes:
+        runs: The runs, by seed.
+        setting: What distinguishes this series from others of the same pair, loss and protocol.
+        notes: What a reader should know: differences between the runs that change at most the last bits or the time,
+            and what the student has at test time besides its own parameters.
+        published: The published value of this series, if there is one.
     """
 
     runs: list[Run]
-    row: Row
     setting: str = ""
     notes: list[str] = field(default_factory=list)
-
-    def scores(self, name: str) -> dict[int, float]:
-        """A score of the last epoch by seed, of the runs that have it."""
-        found = {run.seed: run.record["results"]["last"] for run in self.runs}
-        return {seed: scores[name] for seed, scores in found.items() if name in scores}
+    published: PublishedMatch | None = None
 
     @property
     def first(self) -> Record:
-        """A record to read from what all runs of the series have in common."""
+        """The first record, for what all runs have in common."""
         return self.runs[0].record
+
+    @property
+    def pair(self) -> str:
+        """`teacher:student`."""
+        return self.runs[0].pair
+
+    @property
+    def teacher(self) -> str:
+        """Name of the teacher."""
+        return str(self.first["names"]["teacher"])
+
+    @property
+    def student(self) -> str:
+        """Name of the student."""
+        return str(self.first["names"]["student"])
+
+    @property
+    def loss(self) -> str:
+        """Name of the loss."""
+        return str(self.first["names"]["loss"])
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set whose test set the runs are scored on."""
+        return str(self.first["names"].get("dataset", ""))
+
+    @property
+    def variant(self) -> str:
+        """Name of the table's variant that the runs belong to; empty outside tables."""
+        return str(self.first.get("variant", ""))
+
+    @property
+    def protocol(self) -> str:
+        """What the student saw of the training set, in words; empty for all of it, unchanged."""
+        return str(self.first.get("protocol", ""))
+
+    @property
+    def label(self) -> str:
+        """Protocol and setting in one text."""
+        return "; ".join(part for part in (self.protocol, self.setting) if part)
+
+    @property
+    def task(self) -> Task:
+        """The task of the runs, with its main metric."""
+        return task_of(self.first)
+
+    @property
+    def epochs(self) -> int | None:
+        """Number of the last epoch."""
+        epoch = self.first["results"]["last"].get("epoch")
+        return None if epoch is None else int(epoch)
+
+    @property
+    def scores(self) -> list[float]:
+        """The main score at the last epoch."""
+        return list(self.by_seed(self.task.metric).values())
+
+    @property
+    def mean(self) -> float:
+        """Mean of `scores`."""
+        return statistics.fmean(self.scores)
+
+    @property
+    def best_key(self) -> str:
+        """How the best epoch was chosen: `best_on_test`, or `best_validation` where only that is recorded."""
+        results = self.first["results"]
+        return (
+            "best_on_test"
+            if "best_on_test" in results or "best_validation" not in results
+            else "best_validation"
+        )
+
+    @property
+    def best(self) -> list[float]:
+        """The main score at the epoch that `best_key` names."""
+        metric = self.task.metric
+        scores = (run.record["results"].get(self.best_key, {}) for run in self.runs)
+        return [one[metric] for one in scores if metric in one]
+
+    @property
+    def best_on_test(self) -> list[float]:
+        """`best` where it was chosen on the test set, else nothing."""
+        return self.best if self.best_key == "best_on_test" else []
+
+    @property
+    def groups(self) -> dict[str, list[float]]:
+        """Mean recall of each group of classes that all runs have, at the last epoch."""
+        recalls = {name: list(self.by_seed(name).values()) for name in CLASS_GROUPS}
+        return {name: values for name, values in recalls.items() if len(values) == len(self.runs)}
+
+    @property
+    def agreement(self) -> float | None:
+        """Mean agreement with the teacher on test; None without a teacher."""
+        values = self.by_seed("agreement").values()
+        return statistics.fmean(values) if values else None
+
+    @property
+    def seconds(self) -> float:
+        """Mean training time, including a first stage of the loss, without start-up and evaluation."""
+        return statistics.fmean(run.seconds for run in self.runs)
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        """Return a score of the last epoch by seed, for the runs that have it."""
+        last = {run.seed: run.record["results"]["last"] for run in self.runs}
+        return {seed: scores[name] for seed, scores in last.items() if name in scores}
 
 
 def gather(runs: Sequence[Run]) -> tuple[list[Series], list[NotCounted]]:
-    """The rows of a report, for each set that runs are scored on, and what would be the same seed of a row twice."""
+    """Group runs into series, one for each test set that they are scored on, in the order of the runs.
+
+    Returns:
+        The series, and the runs left out because another run has the same setting and seed.
+    """
     groups: dict[str, list[Run]] = {}
     for run in (Run(record, one.where) for one in runs for record in by_test_set(one.record)):
         groups.setdefault(sibling_key(run.record), []).append(run)
@@ -47,12 +162,29 @@ def gather(runs: Sequence[Run]) -> tuple[list[Series], list[NotCounted]]:
         for part in _by_commit(group):
             kept = {run.seed: run for run in reversed(part)}
             left += [NotCounted(run.where, _twice(run, kept)) for run in part if run is not kept[run.seed]]
-            series.append(_series([kept[seed] for seed in sorted(kept)]))
-    return _told_apart(sorted(series, key=_place)), left
+            counted = [kept[seed] for seed in sorted(kept)]
+            series.append(Series(counted, notes=_notes([run.record for run in counted])))
+    return _with_settings(series), left
+
+
+def in_order(series: Iterable[Series], pairs: Sequence[str] = (), losses: Sequence[str] = ()) -> list[Series]:
+    """Sort series by data set, student, teacher, protocol, epochs and loss (`ce` first).
+
+    Pairs and losses that a table lists come first, in the order of the table.
+    """
+
+    def rank(name: str, names: Sequence[str]) -> int:
+        return names.index(name) if name in names else len(names)
+
+    def key(one: Series) -> tuple[Any, ...]:
+        place = rank(one.pair, pairs), one.dataset, one.student, one.teacher, one.protocol, one.epochs or 0
+        return *place, rank(one.loss, losses), one.loss != "ce", one.loss
+
+    return sorted(series, key=key)
 
 
 def _by_commit(group: list[Run]) -> list[list[Run]]:
-    """One configuration with a seed twice is of two versions of an objective: never in one row."""
+    """Split a group that has a seed twice by commit: the code of an objective changed between its runs."""
     if len({run.seed for run in group}) == len(group):
         return [group]
     parts: dict[Any, list[Run]] = {}
@@ -63,53 +195,41 @@ def _by_commit(group: list[Run]) -> list[list[Run]]:
 
 def _twice(run: Run, kept: Mapping[int, Run]) -> str:
     return (
-        f"another recipe than {kept[run.seed].where}, which is counted, with the same names and seed; nothing in the "
-        "record says in what they differ"
+        f"same names and seed as {kept[run.seed].where}, which is counted, but another recipe; the record does not "
+        "tell how they differ"
     )
 
 
-def _series(runs: list[Run]) -> Series:
-    (row,) = summarise([{**run.record, "variant": ""} for run in runs])
-    return Series(runs, row, row.protocol, _notes([run.record for run in runs]))
-
-
-def _place(series: Series) -> tuple[Any, ...]:
-    row = series.row
-    teacher, _, student = row.pair.partition(":")
-    return row.dataset, student, teacher, row.protocol, row.epochs, row.loss != "ce", row.loss
-
-
 def _notes(records: Sequence[Record]) -> list[str]:
-    """What stands beside a row in words."""
     notes = [
         f"{name}: {', '.join(values)}"
         for name, values in (
             ("threads differ", _different(record.get("threads") for record in records)),
-            ("the teacher's answers differ", _different(map(_answers, records))),
-            ("times differ in kind", _different(map(_shared, records))),
+            ("teacher outputs differ", _different(map(_answers, records))),
+            ("times are not comparable", _different(map(_company, records))),
         )
         if len(values) > 1
     ]
     counts = records[0].get("parameters") or {"student": 0, "at_test": 0}
     if counts["at_test"] > counts["student"]:
-        notes.append(f"answers with {counts['at_test']:,} parameters, the student has {counts['student']:,}")
-    if _several_views(records[0]):
+        notes.append(f"{counts['at_test']:,} parameters at test time, the student has {counts['student']:,}")
+    if _uses_several_views(records[0]):
         notes.append("trains on two views")
     if "config" not in records[0]:
-        notes.append("its configuration is not at hand")
+        notes.append("configuration not recorded")
     return notes
 
 
 @cache
-def _with_views() -> frozenset[str]:
-    """The objectives of ours that ask for a second view of each image."""
+def _objectives_of_views() -> frozenset[str]:
+    """Names of our objectives that need a second view of each image."""
     return frozenset(entry.name for entry in available() if "views" in entry.needs)
 
 
-def _several_views(record: Record) -> bool:
+def _uses_several_views(record: Record) -> bool:
     terms = ((record.get("config") or {}).get("loss") or {}).get("objectives") or {}
     targets = [str(term.get("_target_", "")).removeprefix("kdbench.objectives.") for term in terms.values()]
-    return not _with_views().isdisjoint(target.partition(".")[0] for target in targets)
+    return not _objectives_of_views().isdisjoint(target.partition(".")[0] for target in targets)
 
 
 def _different(values: Iterable[Any]) -> list[str]:
@@ -121,46 +241,42 @@ def _answers(record: Record) -> str:
     return f"stored ({answers['storage']})" if isinstance(answers, Mapping) else str(answers)
 
 
-def _shared(record: Record) -> str:
-    return "in a cohort" if record.get("cohort") else "alone"
+def _company(record: Record) -> str:
+    return "trained in a cohort" if record.get("cohort") else "trained alone"
 
 
-def _told_apart(series: Sequence[Series]) -> list[Series]:
-    """The same, each with what it has that others of its pair, loss and protocol have not."""
+def _with_settings(series: Sequence[Series]) -> list[Series]:
+    """Give each series the setting that distinguishes it within its data set, pair, loss and protocol."""
     families: dict[tuple[str, ...], list[Series]] = {}
     for one in series:
-        families.setdefault((one.row.dataset, one.row.pair, one.row.loss, one.row.protocol), []).append(one)
-    said: dict[int, str] = {}
+        families.setdefault((one.dataset, one.pair, one.loss, one.protocol), []).append(one)
+    settings: dict[int, str] = {}
     for family in families.values():
-        flats = [_facts(one.first) for one in family]
-        for one, facts in zip(family, flats, strict=True):
-            said[id(one)] = _own(facts, flats)
-    return [
-        replace(one, setting="; ".join(part for part in (one.setting, said[id(one)]) if part))
-        for one in series
-    ]
+        facts = [_facts(one.first) for one in family]
+        settings |= {id(one): _distinction(own, facts) for one, own in zip(family, facts, strict=True)}
+    return [replace(one, setting=settings[id(one)]) for one in series]
 
 
 def _facts(record: Record) -> Flat:
     recipe = recipe_without(record)
-    facts = flat(recipe) if recipe is not None else {"config": "not at hand"}
-    hashes = {name: value[:8] for name, value in record["hashes"].items() if name not in ("recipe",)}
+    facts = flat(recipe) if recipe is not None else {"config": "not recorded"}
+    hashes = {name: value[:8] for name, value in record["hashes"].items() if name != "recipe"}
     return {"epochs": str(record["results"]["last"]["epoch"]), **facts, **flat(hashes, "hash")} | {
         "commit": str(record.get("commit"))
     }
 
 
-MOST = 4
-"""Differences that are named in a row; the page has all of them."""
+MOST_DIFFERENCES = 4
+"""Differences named in a row; the HTML page shows all of them."""
 
 
-def _own(facts: Flat, family: Sequence[Flat]) -> str:
+def _distinction(own: Flat, family: Sequence[Flat]) -> str:
     names = dict.fromkeys(name for one in family for name in one)
     differing = [name for name in names if len({one.get(name) for one in family}) > 1]
-    if len(differing) > 1 and "commit" in differing:  # which says something only where nothing else does
+    if len(differing) > 1 and "commit" in differing:  # the commit matters only where nothing else differs
         differing.remove("commit")
-    if "epochs" in differing:  # said once
+    if "epochs" in differing:  # the configuration repeats it
         differing = [name for name in differing if name not in ("epochs_run", "schedule.epochs")]
-    words = [f"{name}={facts.get(name, 'none')}" for name in differing]
-    more = [f"{len(words) - MOST} more"] if len(words) > MOST else []
-    return ", ".join([*words[:MOST], *more])
+    words = [f"{name}={own.get(name, 'none')}" for name in differing]
+    more = [f"{len(words) - MOST_DIFFERENCES} more"] if len(words) > MOST_DIFFERENCES else []
+    return ", ".join([*words[:MOST_DIFFERENCES], *more])

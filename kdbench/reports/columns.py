@@ -1,247 +1,292 @@
-"""The columns of a report: one list for all of its forms."""
+"""The tables of a report: results, teachers, paired comparisons and provenance."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from kdbench.metrics.classification import GROUPS
-from kdbench.reports.compare import Beside
+from kdbench.core.class_groups import CLASS_GROUPS
+from kdbench.reports.aggregate import Series
+from kdbench.reports.model import Cell, Column, Row, Table, Value, decimals, text_table
 from kdbench.reports.paired_tests import Comparison
-from kdbench.reports.report import Line, Report
-from kdbench.reports.rows import title
-from kdbench.reports.statistics import mean_and_deviation, mean_and_std
+from kdbench.reports.provenance import UNCHANGED, origins
+from kdbench.reports.read import Run
+from kdbench.reports.statistics import mean_and_deviation
+from kdbench.reports.teachers import Teacher
 
-Datum = float | int | str | None
-
-
-@dataclass(frozen=True)
-class Field:
-    """A heading, what people read below it, and what a row is sorted by there (None: nothing to sort by).
-
-    about: what the heading means.
-    """
-
-    heading: str
-    text: Callable[[Line], str]
-    sort: Callable[[Line], Datum]
-    about: str = ""
-    is_name: bool = False
-    is_main: bool = False
-    """What rows are judged by."""
+_DELTA = "measured minus published, in points, of the accuracy at the epoch that the source would have chosen"
 
 
-def fields(lines: Sequence[Line]) -> list[Field]:
-    """The columns that say something of these rows."""
-    shown = [
-        _name("pair", lambda line: line[0].row.pair.replace(":", " -> ")),
-        *([_name("data", lambda line: line[0].row.dataset)] if _vary(lines, "dataset") else []),
-        *([_name("setting", lambda line: line[0].setting)] if any(s.setting for s, _ in lines) else []),
-        _name("loss", lambda line: line[0].row.loss),
-        Field(
-            f"last {title([series.row for series, _ in lines])} %",
-            lambda line: mean_and_std(line[0].row.scores),
-            lambda line: line[0].row.mean,
+def results_table(series: Sequence[Series]) -> Table:
+    """Return the rows of a report. Only columns that tell something about these rows are printed."""
+    return Table(_columns(series), [_row(one) for one in series])
+
+
+def _columns(series: Sequence[Series]) -> list[Column]:
+    published = any(one.published for one in series)
+    best_keys = dict.fromkeys(one.best_key for one in series if one.best)
+    accuracy = decimals(2)
+    return [
+        Column("pair", "pair"),
+        *(_name(key, key, is_printed=False) for key in ("teacher", "student")),
+        _name("variant", "variant", is_printed=_prints_variant(series)),
+        Column("protocol", "protocol", blank=UNCHANGED, is_printed=len({one.protocol for one in series}) > 1),
+        _name("dataset", "dataset", is_printed=_prints_dataset(series)),
+        _name("setting", "setting", is_printed=any(one.setting for one in series)),
+        Column("loss", "loss"),
+        Column(
+            "last",
+            f"last {main_score(series)} %",
+            "number",
+            accuracy,
             "on test at the last epoch: mean ± sample standard deviation over the seeds",
+            has_std=True,
             is_main=True,
         ),
-        _number("n", lambda line: len(line[0].row.scores), "d", "seeds"),
-        *[_group(name) for name in GROUPS if any(name in series.row.groups for series, _ in lines)],
-        *[_best(key) for key in dict.fromkeys(series.row.best_key for series, _ in lines if series.row.best)],
+        Column("n", "n", "number", about="number of seeds"),
+        *(_group(name, any(name in one.groups for one in series)) for name in CLASS_GROUPS),
+        Column(
+            "best",
+            f"{' or '.join(best_keys)} %",
+            "number",
+            accuracy,
+            "the same at the best epoch, chosen on test (to compare with sources that do so) or on held-out images",
+            has_std=True,
+            prints_std=published,  # z depends on it
+            is_printed=bool(best_keys),
+        ),
+        *_published_columns(published),
+        Column(
+            "epochs",
+            "epochs",
+            "number",
+            about="number of the last epoch",
+            is_printed=published or len({one.epochs for one in series}) > 1,
+        ),
+        Column(
+            "agreement",
+            "agreement %",
+            "number",
+            decimals(1),
+            "with the teacher, on test",
+            is_printed=any(one.agreement is not None for one in series),
+        ),
+        Column("seconds", "training s", "number", decimals(0), "without start-up and evaluation"),
+        Column("notes", "notes", "text", is_printed=any(_notes(one) for one in series)),
+        *(_name(key, key, is_printed=False) for key in ("seeds", "metric", "best_chosen")),
     ]
-    if any(beside for _, beside in lines):
-        shown += PUBLISHED
-    shown.append(_number("epochs", lambda line: line[0].row.epochs, "d", "the epoch that `last` is of"))
-    if any(series.row.agreement is not None for series, _ in lines):
-        shown.append(
-            _number("agreement %", lambda line: line[0].row.agreement, ".1f", "with the teacher, on test")
-        )
-    shown.append(
-        _number("training s", lambda line: line[0].row.seconds, ".0f", "without start and evaluation")
-    )
-    if any(series.notes or (beside and beside.why) for series, beside in lines):
-        shown.append(_name("notes", _notes))
-    return shown
 
 
-PUBLISHED = [
-    Field(
-        "published %",
-        lambda line: _published(line[1]) if line[1] else "",
-        lambda line: line[1].value.mean if line[1] else None,
-        "as its source has it",
-    ),
-    Field(
-        "n pub.",
-        lambda line: str(line[1].value.trials or "") if line[1] else "",
-        lambda line: line[1].value.trials if line[1] else None,
-        "trials of the published value",
-    ),
-    Field(
-        "delta",
-        lambda line: f"{line[1].delta:+.2f}" if line[1] and line[1].delta is not None else "-",
-        lambda line: line[1].delta if line[1] else None,
-        "measured less published, in points, of the accuracy that the source's choice of the epoch calls for",
-    ),
-    Field(
-        "z",
-        lambda line: f"{line[1].z:+.1f}" if line[1] and line[1].z is not None else "-",
-        lambda line: line[1].z if line[1] else None,
-        "delta / sqrt(s_published^2 / n_published + s^2 / n)",
-    ),
-    Field(
-        "compared with",
-        lambda line: f"{line[1].compared} ({line[1].selection})" if line[1] else "",
-        lambda line: line[1].compared if line[1] else None,
-        "which of our accuracies stands against the published one, and how the source chose its epoch",
-        is_name=True,
-    ),
-]
+def _name(key: str, heading: str, is_printed: bool) -> Column:
+    return Column(key, heading, is_printed=is_printed)
 
 
-def _published(found: Beside) -> str:
-    value = found.value
-    return f"{value.mean:.2f}" + (
-        f" ± {value.std:.2f}" if value.std is not None and value.trials != 1 else ""
-    )
+def _group(name: str, is_printed: bool) -> Column:
+    about = f"mean recall of the {name} classes at the last epoch"
+    return Column(name, f"{name} %", "number", decimals(2), about, has_std=True, is_printed=is_printed)
 
 
-def _vary(lines: Sequence[Line], name: str) -> bool:
-    return len({getattr(series.row, name) for series, _ in lines}) > 1
+def _published_columns(are_printed: bool) -> list[Column]:
+    return [
+        Column(
+            "published",
+            "published %",
+            "number",
+            decimals(2),
+            "as its source gives it",
+            has_std=True,
+            is_printed=are_printed,
+        ),
+        Column(
+            "published_trials",
+            "n pub.",
+            "number",
+            about="number of trials of the published value",
+            is_printed=are_printed,
+        ),
+        Column("delta", "delta", "number", decimals(2, "+"), _DELTA, is_printed=are_printed),
+        Column(
+            "z",
+            "z",
+            "number",
+            decimals(1, "+"),
+            "delta / sqrt(s_published^2 / n_published + s^2 / n)",
+            is_printed=are_printed,
+        ),
+        Column(
+            "compared_with",
+            "compared with",
+            about="which of our accuracies is compared with the published one, and how the source chose its epoch",
+            is_printed=are_printed,
+        ),
+        *(
+            _name(key, key, is_printed=False)
+            for key in ("compared", "published_selection", "published_status", "published_source")
+        ),
+    ]
 
 
-def _name(heading: str, text: Callable[[Line], str]) -> Field:
-    return Field(heading, text, text, is_name=True)
+def _prints_variant(series: Sequence[Series]) -> bool:
+    """Whether the variants say more than the protocols do."""
+    settings = {(one.variant, one.dataset, one.protocol) for one in series}
+    return any(one.variant for one in series) and len(settings) > len({one.protocol for one in series})
 
 
-def _number(heading: str, value: Callable[[Line], Datum], form: str, about: str = "") -> Field:
-    def text(line: Line) -> str:
-        return "" if (found := value(line)) is None else format(found, form)
-
-    return Field(heading, text, value, about)
-
-
-def _best(key: str) -> Field:
-    def found(line: Line) -> list[float]:
-        return line[0].row.best if line[0].row.best_key == key else []
-
-    return Field(
-        f"{key} %",
-        lambda line: mean_and_std(found(line)) if found(line) else "",
-        lambda line: statistics.fmean(found(line)) if found(line) else None,
-        "the same at the epoch best there: chosen on test, to compare with sources that did so, or on held-out images",
-    )
+def _prints_dataset(series: Sequence[Series]) -> bool:
+    """Whether the runs of one variant are scored on several data sets."""
+    datasets: dict[str, set[str]] = {}
+    for one in series:
+        datasets.setdefault(one.variant, set()).add(one.dataset)
+    return any(len(names) > 1 for names in datasets.values())
 
 
-def _group(name: str) -> Field:
-    return Field(
-        f"{name} %",
-        lambda line: mean_and_std(values) if (values := line[0].row.groups.get(name)) else "",
-        lambda line: statistics.fmean(values) if (values := line[0].row.groups.get(name)) else None,
-        f"mean recall of the {name} classes at the last epoch",
-    )
+def main_score(series: Sequence[Series]) -> str:
+    """Return what the main score of these series is called."""
+    return " or ".join(dict.fromkeys(one.task.title for one in series))
 
 
-def _notes(line: Line) -> str:
-    series, beside = line
-    return "; ".join([*([beside.why] if beside and beside.why else []), *series.notes])
+def _row(series: Series) -> Row:
+    best = {"best": _mean(series.best)} if series.best else {}
+    cells = {
+        "pair": Cell(series.pair.replace(":", " -> ")),
+        "teacher": Cell(series.teacher),
+        "student": Cell(series.student),
+        "variant": Cell(series.variant),
+        "protocol": Cell(series.protocol),
+        "dataset": Cell(series.dataset),
+        "setting": Cell(series.setting),
+        "loss": Cell(series.loss),
+        "last": _mean(series.scores),
+        "n": Cell(len(series.scores)),
+        **{name: _mean(recalls) for name, recalls in series.groups.items()},
+        **best,
+        **_published_cells(series),
+        "seconds": Cell(series.seconds),
+        "notes": Cell(_notes(series)),
+        "seeds": Cell(" ".join(str(run.seed) for run in series.runs)),
+        "metric": Cell(series.task.metric),
+        "best_chosen": Cell(series.best_key),
+    }
+    numbers = {"epochs": series.epochs, "agreement": series.agreement}
+    return Row(cells | {key: Cell(value) for key, value in numbers.items() if value is not None})
 
 
-COMPARED = (
-    "compared",
-    "measure",
-    "n",
-    "mean difference",
-    "95 % interval",
-    "t",
-    "t, Holm",
-    "Wilcoxon",
-    "Wilcoxon, Holm",
-)
-"""The headings of paired comparisons; the last four are p values."""
+def _mean(values: Sequence[float]) -> Cell:
+    mean, std = mean_and_deviation(values)
+    return Cell(mean, std, len(values))
 
 
-def compared(one: Comparison) -> tuple[str, ...]:
-    """A comparison as text, by `COMPARED`."""
-    result = one.result
-    interval = "-" if result.low is None else f"{result.low:+.2f} to {result.high:+.2f}"
-    ps = (result.t, one.t_holm, result.wilcoxon, one.wilcoxon_holm)
-    about = (f"{one.second} - {one.first}", one.measure, str(result.n), f"{result.mean:+.2f}", interval)
-    return (*about, *map(p_value, ps))
-
-
-def p_value(value: float | None) -> str:
-    """Three decimals are more than a few seeds can say."""
-    if value is None:
-        return "-"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def row_data(report: Report) -> list[dict[str, Datum]]:
-    """The rows as plain data, a column for each number."""
-    return [_row_data(line) for line in report.lines]
-
-
-def _row_data(line: Line) -> dict[str, Datum]:
-    series, found = line
-    row = series.row
-    teacher, _, student = row.pair.partition(":")
-    names = {"dataset": row.dataset, "teacher": teacher, "student": student, "loss": row.loss}
-    mean, std = mean_and_deviation(row.scores)
-    best, best_std = mean_and_deviation(row.best) if row.best else (None, None)
-    groups: dict[str, Datum] = {}
-    for name in GROUPS:
-        recalls = row.groups.get(name)
-        groups[f"{name}_mean"], groups[f"{name}_std"] = (
-            mean_and_deviation(recalls) if recalls else (None, None)
-        )
-    return {
-        **names,
-        "protocol": row.protocol,
-        "setting": series.setting,
-        "epochs": row.epochs,
-        "n": len(row.scores),
-        "seeds": " ".join(str(run.seed) for run in series.runs),
-        "metric": row.task.metric,
-        **{"last_mean": mean, "last_std": std},
-        **{"best_chosen": row.best_key, "best_mean": best, "best_std": best_std},
-        **groups,
-        "agreement": row.agreement,
-        "seconds": row.seconds,
-        "published_mean": found.value.mean if found else None,
-        "published_std": found.value.std if found else None,
-        "published_trials": found.value.trials if found else None,
-        "published_selection": found.selection if found else None,
-        "published_status": found.source.status if found else None,
-        "published_source": found.source.source if found else None,
-        "compared": found.compared if found else None,
-        "delta": found.delta if found else None,
-        "z": found.z if found else None,
-        "notes": _notes(line),
+def _published_cells(series: Series) -> dict[str, Cell]:
+    match = series.published
+    if match is None:
+        return {}
+    value, source = match.value, match.source
+    trials = {} if value.trials is None else {"published_trials": Cell(value.trials)}
+    std = None if value.trials == 1 else value.std
+    return trials | {
+        "published": Cell(value.mean, std, value.trials, source.status),
+        "delta": Cell(match.delta, note=match.reason),
+        "z": Cell(match.z, note=match.reason),
+        "compared_with": Cell(f"{match.compared} ({match.selection})"),
+        "compared": Cell(match.compared),
+        "published_selection": Cell(match.selection),
+        "published_status": Cell(source.status),
+        "published_source": Cell(source.source),
     }
 
 
-def run_data(report: Report) -> list[dict[str, Datum]]:
-    """The runs as plain data, one row each."""
-    scores = ("top1", "top5", "accuracy", "token_accuracy", "agreement", "nll", "ece", *GROUPS)
-    made: list[dict[str, Datum]] = []
-    for place, series in enumerate(report.series):
-        for run in series.runs:
-            last, names = run.record["results"]["last"], run.record["names"]
-            best = run.record["results"].get(series.row.best_key) or {}
-            row: dict[str, Datum] = {
-                "row": place,
-                **{key: names[key] for key in ("dataset", "teacher", "student", "loss")},
-            }
-            row |= {"setting": series.setting, "seed": run.seed, "epochs": last["epoch"]}
-            row |= {f"last_{name}": last.get(name) for name in scores}
-            row |= {"best_chosen": series.row.best_key, "best_epoch": best.get("epoch")}
-            row |= {"best_score": best.get(series.row.task.metric)}
-            row |= {
-                "teacher_score": (run.record.get("teacher") or {}).get(series.row.task.metric),
-                "seconds": run.record["seconds"],
-            }
-            row |= {"recipe": run.record["hashes"].get("recipe"), "commit": run.record.get("commit")}
-            made.append(row | {"found": run.where})
-    return made
+def _notes(series: Series) -> str:
+    reason = series.published.reason if series.published else ""
+    return "; ".join([*([reason] if reason else []), *series.notes])
+
+
+def teachers_table(teachers: Sequence[Teacher]) -> Table:
+    """Return the teachers with their accuracies, next to the published networks of their names."""
+    columns = [
+        Column("teacher", "teacher"),
+        Column("dataset", "dataset"),
+        Column("test", "test %", "number", decimals(2)),
+        Column("published", "published %", "number", decimals(2)),
+        Column("gap", "gap", "number", decimals(2, "+"), "measured minus published, in points"),
+        Column("weights", "weights", about="start of the hash of the weights"),
+        Column("notes", "notes", "text"),
+    ]
+    rows = []
+    for one in teachers:
+        cells = {
+            "teacher": Cell(f"{one.name} ({one.origin})" if one.origin else one.name),
+            "dataset": Cell(one.dataset),
+            "test": _mean(one.scores),
+            "weights": Cell(one.weights),
+            "notes": Cell("; ".join([*one.measures, *one.training])),
+        }
+        if one.gap is not None:
+            about = f"after {one.published_epochs} epochs"
+            cells |= {"published": Cell(one.published, note=about), "gap": Cell(one.gap)}
+        rows.append(Row(cells))
+    return Table(columns, rows, "Teachers")
+
+
+def p_value(value: float) -> str:
+    """Format a p value with three decimals, which is all that a few seeds can tell."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+COMPARISON_COLUMNS = (
+    Column("compared", "compared"),
+    Column("measure", "measure"),
+    Column("n", "n", "number"),
+    Column("difference", "mean difference", "number", decimals(2, "+")),
+    Column("interval", "95 % interval", "number"),
+    Column("t", "t", "number", p_value),
+    Column("t_holm", "t, Holm", "number", p_value),
+    Column("wilcoxon", "Wilcoxon", "number", p_value),
+    Column("wilcoxon_holm", "Wilcoxon, Holm", "number", p_value),
+    Column("low", "low", "number", is_printed=False),
+    Column("high", "high", "number", is_printed=False),
+)
+"""The columns of paired comparisons; `t` to `wilcoxon_holm` are p values."""
+
+
+def comparison_tables(comparisons: Sequence[Comparison], least: int = 1) -> list[Table]:
+    """Return one table for each family of comparisons that are based on at least `least` seeds."""
+    families: dict[str, list[Row]] = {}
+    for one in comparisons:
+        if one.result.n >= least:
+            families.setdefault(one.family, []).append(_comparison_row(one))
+    return [Table(COMPARISON_COLUMNS, rows, family) for family, rows in families.items()]
+
+
+def _comparison_row(one: Comparison) -> Row:
+    result = one.result
+    interval = None if result.low is None else f"{result.low:+.2f} to {result.high:+.2f}"
+    values: dict[str, Value] = {
+        "compared": f"{one.second} - {one.first}",
+        "measure": one.measure,
+        "n": result.n,
+        "difference": result.mean,
+        "interval": interval,
+        "t": result.t,
+        "t_holm": one.t_holm,
+        "wilcoxon": result.wilcoxon,
+        "wilcoxon_holm": one.wilcoxon_holm,
+        "low": result.low,
+        "high": result.high,
+    }
+    return Row({key: Cell(value) for key, value in values.items()})
+
+
+def comparison_caption(comparisons: Sequence[Comparison], least: int = 1) -> str:
+    """Explain the numbers of paired comparisons on at least `least` seeds; empty where there are none."""
+    seeds = [one.result.n for one in comparisons if one.result.n >= least]
+    if not seeds:
+        return ""
+    return (
+        "Differences within seeds, in points, with Student's 95 % interval (not corrected); p of the paired t test and "
+        "of Wilcoxon's signed-rank test, two-sided, each also corrected by Holm's method over the comparisons of one "
+        f"family and measure. With {min(seeds)} pairs Wilcoxon's p cannot fall below {2 / 2 ** min(seeds):.2g}."
+    )
+
+
+def provenance_table(runs: Sequence[Run]) -> Table:
+    """Return where the runs were made: machine, versions and commit."""
+    return text_table("Provenance", origins(runs))

@@ -1,4 +1,4 @@
-"""A measured accuracy beside a published one: the difference, and whether it may be taken."""
+"""Comparison of measured accuracies with a published value: the difference, and whether it is meaningful."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from kdbench.reports.statistics import z_score
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A published value and what it says of a row. delta, in points, and z are None where `why` says so.
+class PublishedMatch:
+    """A published value and how measured accuracies compare with it.
 
-    compared: the accuracy of the row that the value is compared with, `last` or `best_on_test`.
+    Attributes:
+        value: The published value.
+        source: The source of the value.
+        compared: Which measured accuracy is compared: `last` or `best_on_test`.
+        delta: Measured minus published, in points; None where the two are not comparable.
+        z: `delta` in standard errors; None where one side has no deviation.
+        reason: Why `delta` or `z` is missing.
+        recipe_difference: How the measured recipe differs from the source's; empty where it does not.
     """
 
     value: Value
@@ -22,13 +29,12 @@ class Beside:
     compared: str
     delta: float | None
     z: float | None
-    why: str
-    other: str = ""
-    """In what the row's recipe is another one than the source's, in words."""
+    reason: str
+    recipe_difference: str = ""
 
     @property
     def selection(self) -> str:
-        """How the source chose the epoch."""
+        """How the source chose its epoch."""
         return self.value.selection or self.source.selection
 
 
@@ -38,33 +44,41 @@ def compare(
     epochs: int | None,
     value: Value,
     source: Published,
-    other: str = "",
-) -> Beside:
-    """The difference to a published value, and z, where epochs, weights and recipe are the same.
+    recipe_difference: str = "",
+) -> PublishedMatch:
+    """Compare accuracies with a published value where epochs, weights and recipe agree.
 
-    last, best: accuracies in per cent over the seeds, at the last epoch and at the one best on test. other: in what the
-    recipe is another one, in words.
+    Args:
+        last: Accuracy of each seed at the last epoch, in per cent.
+        best: Accuracy of each seed at the epoch best on test, in per cent; compared where the source chose so.
+        epochs: Number of epochs trained.
+        value: The published value.
+        source: Its source.
+        recipe_difference: How the recipe differs from the source's, for readers.
     """
     selection = value.selection or source.selection
     values, compared = (best, "best_on_test") if selection.startswith("best") else (last, "last")
-    why = _incomparable(epochs, value, source) or (f"here {other}" if other else "")
-    why = why or ("" if values else "no best epoch on test here")
-    if why:
-        return Beside(value, source, compared, None, None, why, other)
+    reason = _incomparable(epochs, value, source) or (
+        f"here {recipe_difference}" if recipe_difference else ""
+    )
+    reason = reason or ("" if values else "no best epoch on test here")
+    if reason:
+        return PublishedMatch(value, source, compared, None, None, reason, recipe_difference)
     delta = statistics.fmean(values) - value.mean
     z = z_score(values, value.mean, value.std, value.trials)
-    return Beside(value, source, compared, delta, z, "" if z is not None else _no_z(values, value))
+    reason = "" if z is not None else _no_z(values, value)
+    return PublishedMatch(value, source, compared, delta, z, reason)
 
 
 def _incomparable(epochs: int | None, value: Value, source: Published) -> str:
     if source.status == "secondary":
-        return "the number is quoted by others"
+        return "published by others than the authors"
     if epochs != source.epochs:
-        return f"{'unknown' if epochs is None else epochs} epochs here, {source.epochs} there"
-    return f"other weights there: {value.weights}" if value.weights else ""
+        return f"epochs: {'unknown' if epochs is None else epochs} here, {source.epochs} in the source"
+    return f"other loss weights in the source: {value.weights}" if value.weights else ""
 
 
 def _no_z(values: Sequence[float], value: Value) -> str:
     if value.std is None or not value.trials or value.trials < 2:
-        return "z: no published deviation"
-    return "z: one seed here" if len(values) < 2 else "z: no deviation on either side"
+        return "no z: the source gives no deviation"
+    return "no z: one seed here" if len(values) < 2 else "no z: no deviation on either side"

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: no network, no other file."""
+"""A report as one HTML page that needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from kdbench.reports.aggregate import Series
-from kdbench.reports.columns import COMPARED, Field, compared, fields
-from kdbench.reports.export import comparison_words
-from kdbench.reports.paired_tests import Comparison
+from kdbench.reports.columns import comparison_caption, comparison_tables, provenance_table, teachers_table
+from kdbench.reports.model import Column, Row, Table
+from kdbench.reports.provenance import configuration, differing_keys, origin
 from kdbench.reports.read import Run
-from kdbench.reports.report import Line, Report, configuration, differing, origin, origins
-from kdbench.reports.rows import Row
-from kdbench.reports.samples import written
+from kdbench.reports.report import Report
+from kdbench.reports.samples import sample_tables
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("charts.js", "table.js", "panels.js")
-NAMES = ("loss", "pair", "setting", "data")
-"""Columns that say what a row is; the first of them that varies is the row's name."""
-CONSTANT = (*NAMES, "epochs", "n")
-"""Columns that are said once above the table where all rows have the same there."""
+
+NAMES = ("loss", "pair", "variant", "protocol", "setting", "dataset")
+"""Columns that name a row; the first of them that varies is the row's heading."""
+
+STATED_ONCE = ("loss", "pair", "setting", "dataset", "epochs", "n")
+"""Columns that are stated once above the table where all rows agree."""
 
 
 def html(report: Report) -> str:
-    """The page."""
+    """Return the page."""
     environment = Environment(
         loader=FileSystemLoader(PAGE),
         autoescape=True,
@@ -36,116 +37,115 @@ def html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    common, shown = _split(report.lines)
+    environment.filters["typeset"] = typeset
+    facts, columns = _facts_and_columns(report.results)
     return environment.get_template("page.html").render(
         report=report,
-        title=report.title.replace("->", "\u2192"),
-        common=common,
-        fields=shown,
+        facts=facts,
+        columns=columns,
         names=NAMES,
-        rows=[_row(place, line, shown) for place, line in enumerate(report.lines)],
-        choices=_choices(report.lines),
-        sources=list(dict.fromkeys(beside.source.about for _, beside in report.lines if beside)),
-        families=_families(report.comparisons),
-        words=comparison_words(report.comparisons) if report.comparisons else "",
-        headings=COMPARED,
-        samples=written(report.series),
-        keys=_keys(report.runs),
-        origins=origins(report.runs),
-        style=_own("page.css"),
-        script=Markup("\n").join(_own(name) for name in SCRIPTS),
+        rows=[
+            _row(place, row, series, columns)
+            for place, (row, series) in enumerate(zip(report.results.rows, report.series, strict=True))
+        ],
+        filters=_filters(report.series),
+        comparisons=comparison_tables(report.comparisons),
+        comparison_caption=comparison_caption(report.comparisons),
+        teachers=teachers_table(report.teachers),
+        samples=sample_tables(report.series),
+        keys=_differing_values(report.runs),
+        provenance=provenance_table(report.runs),
+        style=_file("page.css"),
+        script=Markup("\n").join(_file(name) for name in SCRIPTS),
         data=embedded(_data(report)),
     )
 
 
+def typeset(text: str, kind: str = "name") -> str:
+    """Return a cell's text with typographic arrows, and in numbers with minus signs."""
+    return text.replace("-", "\u2212") if kind == "number" else text.replace("->", "\u2192")
+
+
 def embedded(data: Any) -> Markup:
-    """Plain data as JSON that can stand in a script element: nothing in it can end the element or begin a comment."""
+    """Return plain data as JSON for a script element: nothing in it can end the element or begin a comment."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return Markup(text)
 
 
-def _own(name: str) -> Markup:
+def _file(name: str) -> Markup:
     return Markup((PAGE / name).read_text())
 
 
-def _split(lines: Sequence[Line]) -> tuple[list[tuple[str, str]], list[Field]]:
-    """What all rows have in common, by heading, and the columns that are left; the one that names the rows is first."""
-    by_heading = {field.heading: field for field in fields(lines)}
-    texts = {name: [field.text(line) for line in lines] for name, field in by_heading.items()}
-    same = [name for name in CONSTANT if name in texts and len(set(texts[name])) == 1]
-    first = next((name for name in NAMES if name in texts and name not in same), "loss")
-    common = [(name, texts[name][0]) for name in same if name != first]
-    said = {first, *(name for name, _ in common)}
-    return common, [by_heading[first], *(field for name, field in by_heading.items() if name not in said)]
+def _facts_and_columns(table: Table) -> tuple[list[tuple[str, str]], list[Column]]:
+    """Split a table into what all rows share, as (heading, text), and the columns that remain.
+
+    The column that names the rows comes first.
+    """
+    printed = {column.key: column for column in table.printed}
+    constants = table.constants(STATED_ONCE)
+    first = next((key for key in NAMES if key in printed and key not in constants), "loss")
+    facts = [fact for key, fact in constants.items() if key != first]
+    columns = [column for key, column in printed.items() if key != first and key not in constants]
+    return facts, [printed[first], *columns]
 
 
-def _row(place: int, line: Line, shown: Sequence[Field]) -> dict[str, Any]:
-    """A row of the table; `told`: cells that a narrow screen has below the name, in `below`, instead."""
-    row = line[0].row
-    cells = [
-        {
-            "text": field.text(line),
-            "sort": field.sort(line),
-            "field": field,
-            "told": number > 0 and field.heading in NAMES,
-        }
-        for number, field in enumerate(shown)
-    ]
-    below = " \u00b7 ".join(str(cell["text"]) for cell in cells if cell["told"] and cell["text"])
+def _row(place: int, row: Row, series: Series, columns: Sequence[Column]) -> dict[str, Any]:
+    """Return a row; on a narrow screen the `moved` cells are shown below the row's name, as `below`."""
+    cells = []
+    for number, column in enumerate(columns):
+        cell = row.cells.get(column.key)
+        cells.append(
+            {
+                "column": column,
+                "text": typeset(column.text(row), column.kind),
+                "sort": "" if cell is None or cell.value is None else cell.value,
+                "note": cell.note if cell else "",
+                "moved": number > 0 and column.key in NAMES,
+            }
+        )
     return {
         "place": place,
         "cells": cells,
-        "below": below,
-        "pair": row.pair,
-        "loss": row.loss,
-        "data": row.dataset,
+        "below": " \u00b7 ".join(str(cell["text"]) for cell in cells if cell["moved"] and cell["text"]),
+        "pair": series.pair,
+        "loss": series.loss,
+        "dataset": series.dataset,
     }
 
 
-def _choices(lines: Sequence[Line]) -> list[tuple[str, str, list[str]]]:
-    """(key, label, values) of the menus that rows are filtered by."""
-    found = {
-        ("pair", "all pairs"): [series.row.pair for series, _ in lines],
-        ("loss", "all losses"): [series.row.loss for series, _ in lines],
-        ("data", "all data"): [series.row.dataset for series, _ in lines],
+def _filters(series: Sequence[Series]) -> list[tuple[str, str, list[str]]]:
+    """Return (key, label, values) of the menus that filter rows."""
+    menus = {
+        ("pair", "all pairs"): {one.pair for one in series},
+        ("loss", "all losses"): {one.loss for one in series},
+        ("data", "all data sets"): {one.dataset for one in series},
     }
-    return [
-        (key, label, sorted(set(values))) for (key, label), values in found.items() if len(set(values)) > 1
-    ]
+    return [(key, label, sorted(values)) for (key, label), values in menus.items() if len(values) > 1]
 
 
-def _families(found: Sequence[Comparison]) -> list[dict[str, Any]]:
-    families: dict[str, list[dict[str, Any]]] = {}
-    for one in found:
-        result = one.result
-        row = {"texts": compared(one), "mean": result.mean, "low": result.low, "high": result.high}
-        families.setdefault(one.family, []).append(row)
-    return [{"title": title, "rows": rows} for title, rows in families.items()]
-
-
-def _keys(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """The keys in which configurations differ, each with its values and how many runs have them."""
+def _differing_values(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Return the keys in which configurations differ, each with its values and the number of runs that have them."""
     configs = [configuration(run.record) for run in runs if "config" in run.record]
-    made = []
-    for name in differing(runs):
-        values = [config.get(name, "not there") for config in configs]
-        made.append((name, [(value, values.count(value)) for value in dict.fromkeys(values)]))
-    return made
+    keys = []
+    for name in differing_keys(runs):
+        values = [config.get(name, "not set") for config in configs]
+        keys.append((name, [(value, values.count(value)) for value in dict.fromkeys(values)]))
+    return keys
 
 
 def _data(report: Report) -> dict[str, Any]:
-    """What the scripts draw."""
+    """Return the data that the scripts draw."""
     configs = [configuration(run.record) for run in report.runs]
-    names = set(differing(report.runs))
+    names = set(differing_keys(report.runs))
     common = {name: value for name, value in next(filter(None, configs), {}).items() if name not in names}
     return {
-        "rows": [_series(line[0]) for line in report.lines],
+        "rows": [_series_data(one) for one in report.series],
         "common": common,
         "runs": [
             {
-                "title": _run_title(run, series),
+                "title": typeset(run.title) + (f" ({series.label})" if series.label else ""),
                 "where": run.where,
                 "own": {name: value for name, value in configuration(run.record).items() if name in names},
                 "known": "config" in run.record,
@@ -157,30 +157,24 @@ def _data(report: Report) -> dict[str, Any]:
     }
 
 
-def _run_title(run: Run, series: Series) -> str:
-    return run.title.replace("->", "\u2192") + (f" ({series.setting})" if series.setting else "")
-
-
-def _series(series: Series) -> dict[str, Any]:
-    row = series.row
-    teacher = (series.first.get("teacher") or {}).get(row.task.metric)
+def _series_data(series: Series) -> dict[str, Any]:
     return {
-        "pair": row.pair.replace(":", " \u2192 "),
-        "loss": row.loss,
-        "setting": series.setting,
-        "epochs": row.epochs,
-        "dataset": row.dataset,
-        "mean": row.mean,
-        "seconds": row.seconds,
-        "teacher": teacher,
-        "score": row.task.title,
-        "runs": [_run(run, row) for run in series.runs],
+        "pair": series.pair.replace(":", " \u2192 "),
+        "loss": series.loss,
+        "setting": series.label,
+        "epochs": series.epochs,
+        "dataset": series.dataset,
+        "mean": series.mean,
+        "seconds": series.seconds,
+        "teacher": (series.first.get("teacher") or {}).get(series.task.metric),
+        "score": series.task.title,
+        "runs": [_run_data(run, series) for run in series.runs],
     }
 
 
-def _run(run: Run, row: Row) -> dict[str, Any]:
-    results = run.record["results"]
-    metric, last, best = row.task.metric, results["last"], results.get(row.best_key)
+def _run_data(run: Run, series: Series) -> dict[str, Any]:
+    results, metric = run.record["results"], series.task.metric
+    last, best = results["last"], results.get(series.best_key)
     points = [(point.get("epoch"), point.get(f"test/{metric}")) for point in results.get("curve") or []]
     curve = [point for point in points if None not in point] or [(last["epoch"], last[metric])]
     return {
@@ -189,6 +183,6 @@ def _run(run: Run, row: Row) -> dict[str, Any]:
         "last": last[metric],
         "best": best[metric] if best else None,
         "bestEpoch": best["epoch"] if best else None,
-        "seconds": run.record["seconds"] + (run.record.get("stage") or {}).get("seconds", 0),
+        "seconds": run.seconds,
         "where": run.where,
     }

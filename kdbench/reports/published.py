@@ -1,4 +1,4 @@
-"""experiments/TABLE/published.yaml: what others published for the rows of a table."""
+"""Published numbers: experiments/TABLE/published.yaml and experiments/networks/DATASET.yaml."""
 
 from __future__ import annotations
 
@@ -15,15 +15,23 @@ from kdbench.utils.paths import EXPERIMENTS_DIR
 T = TypeVar("T")
 
 SHOWN = ("verified", "derived", "secondary")
-"""Numbers from memory are never shown as a reference."""
+"""Statuses of numbers that are shown. Numbers from memory are not."""
 
 
 @dataclass
 class Value:
-    """A published accuracy in per cent, with the setting it holds for; std as the source has it, over the trials.
+    """A published accuracy, with the setting that it holds for.
 
-    weights: those of the loss, where they are others than the recipe's here; selection: how the epoch was chosen, where
-    not all values of the source have it in common.
+    Attributes:
+        dataset: Data set.
+        pair: `teacher:student`.
+        loss: Name of the loss.
+        protocol: What the student saw of the training set; empty for all of it.
+        mean: Mean accuracy in per cent.
+        std: Standard deviation over the trials, as the source gives it.
+        trials: Number of trials.
+        weights: Loss weights of the source, where they differ from our recipe.
+        selection: How the epoch was chosen, where this differs between the values of a source.
     """
 
     dataset: str = MISSING
@@ -38,7 +46,7 @@ class Value:
 
     @property
     def text(self) -> str:
-        """The value as a table shows it."""
+        """The value with all that is known about it, as tables print it."""
         std = f" ± {self.std:.2f}" if self.std is not None and self.trials != 1 else ""
         about = [f"n = {self.trials}"] if self.trials else []
         about += [word for word in (self.weights, self.selection) if word]
@@ -47,8 +55,16 @@ class Value:
 
 @dataclass
 class Grid:
-    """Values as a source prints them, losses by pairs, of the plain data set: mean, and where there are any std,
-    by loss a number (or null) for each of `pairs`; trials and selection by loss."""
+    """Values in the layout of a paper's table, losses by pairs, on the unchanged data set.
+
+    Attributes:
+        dataset: Data set.
+        pairs: The columns.
+        mean: By loss, a mean (or null) for each pair.
+        std: By loss, a standard deviation (or null) for each pair.
+        trials: Number of trials by loss.
+        selections: How the epoch was chosen, by loss.
+    """
 
     dataset: str = MISSING
     pairs: list[str] = field(default_factory=list)
@@ -58,7 +74,11 @@ class Grid:
     selections: dict[str, str] = field(default_factory=dict)
 
     def values(self) -> list[Value]:
-        """One for each number; ValueError where a row is not as long as there are pairs, or its mean is not there."""
+        """Return one value for each number.
+
+        Raises:
+            ValueError: A row has another length than `pairs`, or there is a deviation without a mean.
+        """
         for loss, row in [*self.mean.items(), *self.std.items()]:
             if len(row) != len(self.pairs) or loss not in self.mean:
                 raise ValueError(
@@ -83,12 +103,18 @@ class Grid:
 
 @dataclass
 class Published:
-    """The values of one source.
+    """The values of one source. A file may list them in `values` or `grid`; once read, `values` holds all.
 
-    selection: how the epoch was chosen, of how many (0: the source does not say); status: `verified` numbers were read,
-    `derived` ones computed.
-    table: which one's grid has the recipe that the values are of (the folder's name, unless said).
-    values and grid: two ways to write the same, of which a file may have both; read, `values` holds all.
+    Attributes:
+        source: Where the numbers were published.
+        status: `verified` numbers were read in the source, `derived` ones computed from it, `secondary` ones are
+            published by others than the authors.
+        selection: How the source chose the epoch that it reports.
+        epochs: Number of epochs trained; 0 where the source does not say.
+        note: What else a reader should know.
+        table: The table whose grid has the recipe of the values; the name of the folder by default.
+        values: The values.
+        grid: The values in the layout of a paper's table.
     """
 
     source: str = MISSING
@@ -102,42 +128,65 @@ class Published:
 
     @property
     def about(self) -> str:
-        """Where the numbers come from, in a line."""
+        """Where the numbers come from, in one line."""
         epochs = f", {self.epochs} epochs" if self.epochs else ""
         return f"Published ({self.status}{epochs}): {self.source}. {self.note}".strip()
 
 
 def read_as(kind: type[T], file: Path) -> T | None:
-    """A file of published numbers, or None where there is none; ValueError where it is not as it should be."""
+    """Read a file of published numbers.
+
+    Args:
+        kind: Dataclass with the schema of the file.
+        file: A YAML file.
+
+    Returns:
+        None where the file does not exist.
+
+    Raises:
+        ValueError: The file does not fit the schema.
+    """
     if not file.is_file():
         return None
     try:
         merged: Any = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.load(file))
-        found = OmegaConf.to_object(merged)
+        values = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ValueError(f"{file}, {error.full_key}: {str(error).splitlines()[0]}") from error
-    assert isinstance(found, kind)
-    return found
+    assert isinstance(values, kind)
+    return values
 
 
 def published_for(table: str) -> Published | None:
-    """What is published for a table, or None; nothing of numbers from memory. ValueError where the file is not as it
-    should be."""
+    """Return what is published for a table, without numbers from memory; None where nothing is.
+
+    Raises:
+        ValueError: published.yaml does not fit the schema.
+    """
     file = EXPERIMENTS_DIR / table / "published.yaml"
-    if (found := read_as(Published, file)) is None or found.status not in SHOWN:
+    source = read_as(Published, file)
+    if source is None or source.status not in SHOWN:
         return None
-    found.table = found.table or table
-    if found.grid is not None:
+    source.table = source.table or table
+    if source.grid is not None:
         try:
-            found.values += found.grid.values()
+            source.values += source.grid.values()
         except ValueError as error:
             raise ValueError(f"{file}, {error}") from error
-    return found
+    return source
 
 
 @dataclass
 class Networks:
-    """experiments/networks/DATASET.yaml: accuracies of networks trained on labels alone, in per cent."""
+    """Published accuracies of networks trained on labels alone: experiments/networks/DATASET.yaml.
+
+    Attributes:
+        dataset: Data set.
+        source: Where the numbers were published.
+        status: As in `Published`.
+        epochs: Number of epochs trained.
+        top1: Top-1 accuracy in per cent, by network.
+    """
 
     dataset: str = MISSING
     source: str = MISSING
@@ -147,13 +196,19 @@ class Networks:
 
 
 def networks(dataset: str) -> Networks | None:
-    """What is published of networks on a data set, or None; ValueError where the file is not as it should be."""
+    """Return the published networks of a data set; None where there are none.
+
+    Raises:
+        ValueError: The file does not fit the schema.
+    """
     return read_as(Networks, EXPERIMENTS_DIR / "networks" / f"{dataset}.yaml")
 
 
 def published_markdown(published: Published) -> str:
-    """The values of a source as a Markdown table with its source: losses by pairs and protocols, or, where there are
-    several data sets, by those."""
+    """Return the values of a source as Markdown, followed by the source.
+
+    Losses are rows; pairs and protocols are columns, or data sets where there are several.
+    """
     several = len({value.dataset for value in published.values}) > 1
     column = (lambda value: value.dataset) if several else _setting
     settings = dict.fromkeys(_setting(value) for value in published.values) if several else [""]

@@ -1,4 +1,4 @@
-"""Runs read back from anywhere: folders of any machine and results.jsonl files, each run counted once."""
+"""Read runs back from run folders and results.jsonl files of any number of machines, each run once."""
 
 from __future__ import annotations
 
@@ -7,25 +7,32 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdbench.core.task import TASKS, Task
 from kdbench.training.run_folder import SCHEMA
 from kdbench.utils.hashing import digest
+
+if TYPE_CHECKING:
+    from kdbench.core.task import Task
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its record, and where that was found (a folder, or a line of a file)."""
+    """A finished run.
+
+    Attributes:
+        record: Its record.json.
+        where: Where the record was read: a run folder, or `FILE:LINE`.
+    """
 
     record: Record
     where: str
 
     @property
     def seed(self) -> int:
-        """As the run was told."""
+        """The seed of the run."""
         return int(self.record["seed"])
 
     @property
@@ -39,24 +46,43 @@ class Run:
         """`teacher:student`."""
         return f"{self.record['names']['teacher']}:{self.record['names']['student']}"
 
+    @property
+    def seconds(self) -> float:
+        """Training time, including a first stage of the loss, without start-up and evaluation."""
+        return float(self.record["seconds"] + (self.record.get("stage") or {}).get("seconds", 0))
+
 
 @dataclass(frozen=True)
 class NotCounted:
-    """Something found that is in no cell, and why."""
+    """Something that was read but is in no number of the report.
+
+    Attributes:
+        where: The run folder, file or `FILE:LINE`.
+        reason: Why it is left out.
+    """
 
     where: str
     reason: str
 
 
 def read(places: Sequence[Path]) -> tuple[list[Run], list[NotCounted]]:
-    """Every finished run of a student in these folders and files, and all else that was found there.
+    """Read every finished run of a student below these folders and in these files.
 
-    A run found several times (by what its weights depend on, its names and its seed) is counted once: from a run folder
-    rather than from a line of a file, else from the first place given. ValueError for a place that does not exist.
+    A run that appears several times (same hashes, names and seed) counts once: a run folder is preferred to a line of
+    a file, then the place given first.
+
+    Args:
+        places: Folders, record.json and results.jsonl files.
+
+    Returns:
+        The runs, and everything that is left out, with the reason.
+
+    Raises:
+        ValueError: A place does not exist.
     """
     for place in places:
         if not place.exists():
-            raise ValueError(f"there is no {place}; give a table, run folders or results.jsonl files")
+            raise ValueError(f"{place} does not exist; pass a table, run folders or results.jsonl files")
     counted: dict[str, Run] = {}
     left: list[NotCounted] = []
     unfinished: list[tuple[str, Record]] = []
@@ -76,13 +102,13 @@ def read(places: Sequence[Path]) -> tuple[list[Run], list[NotCounted]]:
 
 
 def identity(record: Record) -> str:
-    """What makes two records those of one run: its hashes, names and seed."""
+    """Return a digest of what identifies a run: its hashes, names and seed."""
     hashes = {key: value for key, value in record["hashes"].items() if value}
     return digest([hashes, record["names"], record["seed"]])
 
 
 def _distinct(places: Sequence[Path]) -> list[Path]:
-    """The files to read, each once, where one place lies within another too."""
+    """Return the files to read, each once even where one place lies within another."""
     files: dict[Path, Path] = {}
     for place in places:
         for file in [place] if place.is_file() else _files(place):
@@ -92,15 +118,15 @@ def _distinct(places: Sequence[Path]) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     records = sorted(folder.glob("**/record.json"))
-    begun = {path.parent for name in ("state.pt", "metrics.jsonl") for path in folder.glob(f"**/{name}")}
-    without = sorted(begun - {path.parent for path in records})
+    started = {path.parent for name in ("state.pt", "metrics.jsonl") for path in folder.glob(f"**/{name}")}
+    without = sorted(started - {path.parent for path in records})
     return [*records, *without, *sorted(folder.glob("**/results.jsonl"))]
 
 
 def _entries(file: Path) -> Iterator[tuple[str, Record | None, str]]:
-    """(where, record, why it is no run) of a record.json, a folder without one, or the lines of a results.jsonl."""
+    """Yield (where, record, defect) of a record.json, a run folder without one, or the lines of a results.jsonl."""
     if file.is_dir():
-        yield str(file), None, "begun, and there is no record.json"
+        yield str(file), None, "started, but has no record.json"
         return
     try:
         text = file.read_text()
@@ -120,9 +146,9 @@ def _parsed(text: str, defaults: Record) -> tuple[Record | None, str]:
     try:
         record = json.loads(text)
     except json.JSONDecodeError as error:
-        return None, f"half-written or damaged: {error}" if text.strip() else "empty"
+        return None, f"incomplete or damaged: {error}" if text.strip() else "empty"
     if not isinstance(record, dict):
-        return None, "is not a record"
+        return None, "not a record"
     if set(record) == {"command"}:
         return record, ""
     record = {**defaults, **record}
@@ -130,18 +156,20 @@ def _parsed(text: str, defaults: Record) -> tuple[Record | None, str]:
 
 
 def _defect(record: Record) -> str:
-    """Why a record is no student's run that can be counted, or nothing."""
+    """Return why a record is not a student's run that can be counted; empty where it is."""
+    from kdbench.core.task import TASKS  # imports torch, which a report without runs does not need
+
     if record.get("schema") != SCHEMA:
-        return f"schema {record.get('schema')}; this kdbench reads {SCHEMA}"
+        return f"record of schema {record.get('schema')}; this version reads schema {SCHEMA}"
     names = record.get("names")
     if record.get("is_stage"):
         return "the first stage of other runs"
     if isinstance(names, Mapping) and "student" not in names:
-        return "trained a teacher"
+        return "a teacher's training"
     if not isinstance(names, Mapping) or {"dataset", "teacher", "student", "loss"} - names.keys():
         return "the record lacks names"
     if record.get("task", "images") not in TASKS:
-        return f"task {record['task']}; this kdbench knows {', '.join(TASKS)}"
+        return f"unknown task {record['task']}; possible: {', '.join(TASKS)}"
     for key, kind in (("seed", int), ("state", str), ("hashes", dict)):
         if not isinstance(record.get(key), kind):
             return f"the record lacks {key}"
@@ -160,12 +188,14 @@ def _without_results(record: Record) -> str:
 
 
 def task_of(record: Record) -> Task:
-    """Images, where the record says nothing."""
+    """Return the task of a run; `images` where the record names none."""
+    from kdbench.core.task import TASKS
+
     return TASKS[record.get("task", "images")]
 
 
 def _is_summary(where: str, first: Run) -> bool:
-    """Whether this is a line of the results.jsonl that a table wrote of the runs below its own folder."""
+    """Return whether this is a line of the results.jsonl in which a table summarised the runs below its folder."""
     file, _, line = where.rpartition(":")
     return line.isdigit() and Path(file).parent in Path(first.where).parents
 
@@ -182,13 +212,13 @@ def _again(record: Record, first: Run) -> str:
 
 def _unfinished(record: Record, counted: Mapping[str, Run]) -> str:
     reason = f": {record['reason']}" if record.get("reason") else ""
-    state = "unfinished, or at work now" if record["state"] == "running" else record["state"]
+    state = "unfinished or still running" if record["state"] == "running" else record["state"]
     done = counted.get(identity(record))
-    return f"{state}{reason}" + (f"; the same run is done in {done.where}, and counted" if done else "")
+    return f"{state}{reason}" + (f"; finished in {done.where}, which is counted" if done else "")
 
 
 def _together(left: Sequence[NotCounted]) -> list[NotCounted]:
-    """The lines of one file that repeat counted runs, as one entry."""
+    """Merge the lines of one file that only repeat counted runs into one entry."""
     repeats: dict[str, list[NotCounted]] = {}
     others: list[NotCounted] = []
     for one in left:
@@ -197,34 +227,37 @@ def _together(left: Sequence[NotCounted]) -> list[NotCounted]:
             repeats.setdefault(file, []).append(one)
         else:
             others.append(one)
-    said = [
-        NotCounted(file, f"{len(lines)} of its lines are runs counted from elsewhere")
+    return others + [
+        NotCounted(file, f"{len(lines)} of its lines repeat runs that are counted elsewhere")
         for file, lines in repeats.items()
     ]
-    return others + said
 
 
 SCORED_ON = "scored_on"
-"""Of a record made here: the further test set that it is about."""
+"""Key of a record that `by_test_set` made: the additional test set that its scores belong to."""
 
 
-def by_test_set(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The record with the scores on its own test set, and one more, under the name of the set, for each further one."""
+def by_test_set(record: Record) -> list[Record]:
+    """Split a record by test set.
+
+    Returns:
+        The record with the scores on its own test set, and one record for each additional set, under that set's name.
+    """
     if record["state"] != "done" or not isinstance(results := record.get("results"), Mapping):
         return [record]
     names = dict.fromkeys(key.partition("/")[0] for key in results.get("last", {}) if "/" in key)
     if not names:
         return [record]
     own = {**record, "results": _results(results, "")}
-    return [own, *(_about(record, name, results) for name in names)]
+    return [own, *(_scored_on(record, name, results) for name in names)]
 
 
-def _about(record: dict[str, Any], name: str, results: Mapping[str, Any]) -> dict[str, Any]:
+def _scored_on(record: Record, name: str, results: Mapping[str, Any]) -> Record:
     names = {**record["names"], "dataset": name}
     return {**record, "names": names, SCORED_ON: name, "results": _results(results, f"{name}/")}
 
 
-def _results(results: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _results(results: Mapping[str, Any], prefix: str) -> Record:
     chosen = ("last", "best_validation", "best_on_test")
     return {
         how: {"epoch": scores["epoch"], **_scores(scores, prefix)} if how in chosen else scores
@@ -233,8 +266,8 @@ def _results(results: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     }
 
 
-def _scores(scores: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Those whose names begin with the prefix, without it; with no prefix all that are about no further set."""
+def _scores(scores: Mapping[str, Any], prefix: str) -> Record:
+    """Return the scores whose names begin with the prefix, without it; for no prefix those of the own test set."""
     if not prefix:
         return {key: value for key, value in scores.items() if "/" not in key}
     return {key.removeprefix(prefix): value for key, value in scores.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""In what a run's recipe departs from the one that a table has for its place: it keeps scores from being compared."""
+"""How the recipe of a run differs from that of a table; scores of different recipes are not compared."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from kdbench.teachers.names import VARIANT, trained_by
 from kdbench.utils.hashing import canonical
 from kdbench.utils.paths import CONF_DIR
 
-MOST = 4
-"""Departures that are named; the others are counted."""
+MOST_DIFFERENCES = 4
+"""Differences that are named; the others are counted."""
 
-_TOLD_ELSEWHERE = ("seed", "epochs_run", "schedule.epochs", "teacher", "student.name")
-"""Epochs and protocols are compared before; a teacher is what its own score says."""
-_OF_THE_PROTOCOL = (
+_COMPARED_ELSEWHERE = ("seed", "epochs_run", "schedule.epochs", "teacher", "student.name")
+"""Keys left out here: epochs and protocols are compared separately, and a teacher is judged by its own score."""
+
+_PROTOCOL_KEYS = (
     "subset",
     "omit",
     "omit_classes",
@@ -32,16 +33,24 @@ _OF_THE_PROTOCOL = (
 )
 
 
-def departures(config: Mapping[str, Any], table: str, pair: str, loss: str) -> str:
-    """The keys whose values in a run's configuration are others than in the table's grid, with both, in words.
+def recipe_difference(config: Mapping[str, Any], table: str, pair: str, loss: str) -> str:
+    """Return the recipe keys in which a run differs from a table's grid, with both values, in words.
 
-    Nothing where there is no such table, or it cannot say what it would run for that pair and loss. A key that the
-    configuration, of an older version, does not have is not compared.
+    Keys that `config` lacks, because an older version wrote it, are not compared.
+
+    Args:
+        config: Configuration of the run.
+        table: Name of the table.
+        pair: `teacher:student`.
+        loss: Name of the loss.
+
+    Returns:
+        Empty where nothing differs, and where the table does not exist or cannot run that pair and loss.
     """
     expected = _expected(table, pair, loss)
     if expected is None:
         return ""
-    own = _compared(config)
+    own = _comparable(config)
     if own.get("dataset._target_") != expected.get("dataset._target_"):
         own = {key: value for key, value in own.items() if not key.startswith("dataset.")}
     words = [
@@ -49,7 +58,8 @@ def departures(config: Mapping[str, Any], table: str, pair: str, loss: str) -> s
         for key, value in own.items()
         if value != expected.get(key)
     ]
-    return "; ".join(words[:MOST] + ([f"{len(words) - MOST} more"] if len(words) > MOST else []))
+    more = [f"{len(words) - MOST_DIFFERENCES} more"] if len(words) > MOST_DIFFERENCES else []
+    return "; ".join(words[:MOST_DIFFERENCES] + more)
 
 
 @cache
@@ -60,17 +70,20 @@ def _expected(table: str, pair: str, loss: str) -> Flat | None:
         loaded = load_table(table, [])
         first = next(iter(loaded.variants or {"": []}))
         cfg = _composer()(overrides_of(loaded, pair, first, loss, loaded.seeds[0]))
-    except ValueError:  # no network or loss of that name
+    except ValueError:  # no such network or loss
         return None
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    return _compared(config)
+    return _comparable(config)
 
 
 def variant_epochs(teacher: str) -> int | None:
-    """For how many epochs a variant of that name is trained where a table trains it; None for what is no variant of
-    ours, whose own score beside the published network says what it is."""
-    words = trained_by(teacher, "store") if VARIANT in teacher else []
-    schedule = [word.removeprefix("schedule=") for word in words if word.startswith("schedule=")]
+    """Return the number of epochs for which a table would train a variant of this name.
+
+    Returns:
+        None for a teacher that is not one of our variants: its own score tells how good it is.
+    """
+    overrides = trained_by(teacher, "store") if VARIANT in teacher else []
+    schedule = [one.removeprefix("schedule=") for one in overrides if one.startswith("schedule=")]
     if not schedule:
         return None
     return int(load_yaml(CONF_DIR / "schedule" / f"{schedule[0]}.yaml")["epochs"])
@@ -84,13 +97,13 @@ def _composer() -> Composer:
     return Composer("train")
 
 
-def _compared(config: Mapping[str, Any]) -> Flat:
+def _comparable(config: Mapping[str, Any]) -> Flat:
     recipe = canonical(recipe_of(config))
     recipe["dataset"] = {
-        key: value for key, value in recipe.get("dataset", {}).items() if key not in _OF_THE_PROTOCOL
+        key: value for key, value in recipe.get("dataset", {}).items() if key not in _PROTOCOL_KEYS
     }
     return {
         key: value
         for key, value in flat(recipe).items()
-        if not any(key == told or key.startswith(f"{told}.") for told in _TOLD_ELSEWHERE)
+        if not any(key == name or key.startswith(f"{name}.") for name in _COMPARED_ELSEWHERE)
     }

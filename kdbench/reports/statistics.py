@@ -1,4 +1,4 @@
-"""The statistics of reports: a cell beside a published value, and losses or teachers compared within seeds."""
+"""The statistics of reports: means over seeds, z against a published value, and paired tests within seeds."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 CONFIDENCE = 0.95
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and the sample standard deviation (n - 1); None for a single value."""
+    """Return the mean and the sample standard deviation (n - 1); the latter is None for a single value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def z_score(values: Sequence[float], mean: float, std: float | None, trials: int | None) -> float | None:
-    """(mean of `values` - `mean`) / sqrt(std^2 / trials + s^2 / n), s the sample standard deviation of the n values.
+    """Return (mean of `values` - `mean`) / sqrt(std^2 / trials + s^2 / n).
 
-    None where either side has no deviation: a single run, or a source without `std` or `trials`; or where both are 0.
+    Args:
+        values: The n measured values; s is their sample standard deviation.
+        mean: The published mean.
+        std: The published standard deviation.
+        trials: Number of trials behind the published mean.
+
+    Returns:
+        z; None where either side has no deviation (a single run, or a source without `std` or `trials`) and where
+        both deviations are 0.
     """
     ours, deviation = mean_and_deviation(values)
     if deviation is None or std is None or trials is None or trials < 2:
@@ -31,9 +37,16 @@ def z_score(values: Sequence[float], mean: float, std: float | None, trials: int
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences second - first within seeds: n of them, their mean and its 95 % interval, p of two-sided tests.
+    """Statistics of the differences second - first within seeds.
 
-    low, high and t are None for a single pair and where all differences are equal; wilcoxon where all are 0.
+    Attributes:
+        n: Number of seeds that both sides have.
+        mean: Mean difference.
+        low: Lower end of the 95 % interval; None for a single pair and where all differences are equal.
+        high: Upper end of the interval; None where `low` is.
+        t: p value of the two-sided paired t test; None where `low` is.
+        wilcoxon: p value of Wilcoxon's signed-rank test, two-sided; None for a single pair and where all
+            differences are 0.
     """
 
     n: int
@@ -45,39 +58,41 @@ class Paired:
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired | None:
-    """What the seeds that both have say of the difference; None where they share none.
+    """Compare two sets of scores on the seeds that both have; None where they share no seed.
 
-    The interval and t are Student's with n - 1 degrees of freedom; Wilcoxon's signed ranks are as scipy has them (exact
-    for few pairs without ties and zeros), and cannot fall below 2 / 2^n.
+    The interval and t are Student's with n - 1 degrees of freedom. Wilcoxon's p comes from scipy (exact for few pairs
+    without ties and zeros) and cannot fall below 2 / 2^n.
+
+    Args:
+        first: Scores by seed.
+        second: Scores by seed.
     """
     differences = [second[seed] - first[seed] for seed in sorted(first.keys() & second.keys())]
     if not differences:
         return None
-    mean, deviation = mean_and_deviation(differences)
-    # equal differences of accuracies with four decimals differ in the last bits: no spread is to be had from that
+    n, (mean, deviation) = len(differences), mean_and_deviation(differences)
+    # Accuracies have four decimals; differences that are equal up to rounding have no spread to test.
     if deviation is None or deviation < 1e-9:
-        return Paired(len(differences), mean, None, None, None, _wilcoxon(differences))
+        return Paired(n, mean, None, None, None, _wilcoxon(differences))
+    from scipy import stats  # slow to import, and needed for paired tests alone
+
     result = stats.ttest_1samp(differences, 0.0)
     interval = result.confidence_interval(CONFIDENCE)
-    return Paired(
-        len(differences),
-        mean,
-        float(interval.low),
-        float(interval.high),
-        float(result.pvalue),
-        _wilcoxon(differences),
-    )
+    low, high = float(interval.low), float(interval.high)
+    return Paired(n, mean, low, high, float(result.pvalue), _wilcoxon(differences))
 
 
 def _wilcoxon(differences: Sequence[float]) -> float | None:
-    rounded = [round(difference, 6) for difference in differences]  # else ties of accuracies are none
+    rounded = [round(difference, 6) for difference in differences]  # so that equal accuracies are ties
     if len(rounded) < 2 or not any(rounded):
         return None
+    from scipy import stats
+
     return float(stats.wilcoxon(rounded).pvalue)
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
-    """The p values of a family, each corrected for all (Holm 1979); those that are None have no part in it."""
+    """Correct the p values of one family for multiple comparisons (Holm 1979); None values do not count."""
     order = sorted((value, place) for place, value in enumerate(values) if value is not None)
     corrected: list[float | None] = [None] * len(values)
     largest = 0.0
@@ -88,6 +103,6 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
 
 
 def mean_and_std(values: Sequence[float]) -> str:
-    """The mean, and the sample standard deviation where there are several."""
-    std = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{std}"
+    """Return `70.12 ± 0.34`: the mean, and the sample standard deviation where there are several values."""
+    mean, std = mean_and_deviation(values)
+    return f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}")

@@ -1,14 +1,24 @@
-"""Made-up runs for the tests of reports: records as runs write them."""
+"""Records as runs write them, with made-up numbers, for the tests of reports."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from kdbench.config.resolvers import pairs_of
+from kdbench.reports.aggregate import Series, gather
+from kdbench.reports.read import Run
 
 
 def record(loss: str = "kd", seed: int = 0, top1: float = 70.0, **changes: Any) -> dict[str, Any]:
-    """A finished run of resnet56 -> resnet20; `changes` replace what a record has, or say `epochs`, `best`, `curve`."""
+    """Return the record of a finished run, by default of resnet56 -> resnet20 on CIFAR-100.
+
+    Args:
+        loss: Name of the loss.
+        seed: Seed.
+        top1: Test accuracy at the last epoch.
+        changes: Replacements for keys of the record, or one of `teacher`, `student`, `dataset`, `epochs`, `best`,
+            `curve`, `scores`, `weights`, `path` and `lr`.
+    """
     teacher, student = changes.pop("teacher", "resnet56"), changes.pop("student", "resnet20")
     dataset, epochs = changes.pop("dataset", "cifar100"), changes.pop("epochs", 240)
     best = changes.pop("best", top1)
@@ -57,9 +67,24 @@ def record(loss: str = "kd", seed: int = 0, top1: float = 70.0, **changes: Any) 
 
 
 def write(folder: Path, *records: dict[str, Any]) -> Path:
-    """Run folders with these records, below `folder`."""
+    """Write a run folder for each record below `folder`; return `folder`."""
     for place, one in enumerate(records):
         run = folder / f"{one.get('names', {}).get('loss', 'run')}-{one.get('seed')}-{place}"
         run.mkdir(parents=True)
         (run / "record.json").write_text(json.dumps(one))
     return folder
+
+
+def series_of(*records: dict[str, Any]) -> list[Series]:
+    """Return the series that these records make."""
+    return gather([Run(one, f"run {place}") for place, one in enumerate(records)])[0]
+
+
+def three_losses(folder: Path) -> Path:
+    """Write runs of ce, kd and wttm with three seeds each, and a failed run; return `folder`."""
+    made = [
+        record(loss, seed, top1 + 0.1 * seed, curve=[[1, 10.0], [240, top1 + 0.1 * seed]])
+        for loss, top1 in (("ce", 69.0), ("kd", 70.6), ("wttm", 71.9))
+        for seed in range(3)
+    ]
+    return write(folder, *made, record("kd", 9, state="failed", reason="a <b> & c"))

@@ -1,20 +1,18 @@
-"""Which rows are compared within seeds, and what is corrected together."""
+"""Which series are compared within seeds, and which p values are corrected together."""
 
 import pytest
 
-from kdbench.reports.aggregate import gather
 from kdbench.reports.paired_tests import comparisons
-from kdbench.reports.read import Run
 from kdbench.reports.statistics import holm
-from tests.reports.records import record
+from tests.reports.records import record, series_of
 
 
 def compare(*records: dict, **options: str) -> list:
-    return comparisons(gather([Run(one, f"run {place}") for place, one in enumerate(records)])[0], **options)
+    return comparisons(series_of(*records), **options)
 
 
 def grid(*losses: str, teachers=("resnet56",), **changes) -> list[dict]:
-    """Accuracies that differ by a tenth of a point for each loss and half a one for each teacher, with a wobble."""
+    """Accuracies that differ by 0.1 points per loss and 0.5 per teacher, with a small spread over the seeds."""
     return [
         record(
             loss,
@@ -29,7 +27,7 @@ def grid(*losses: str, teachers=("resnet56",), **changes) -> list[dict]:
     ]
 
 
-def test_losses_are_compared_with_ce_unless_told():
+def test_losses_are_compared_with_ce_by_default():
     assert [(one.first, one.second) for one in compare(*grid("ce", "kd", "wttm"))] == [
         ("ce", "kd"),
         ("ce", "wttm"),
@@ -59,14 +57,14 @@ def test_the_same_weights_under_two_names_of_a_teacher_are_no_comparison():
     assert compare(*grid("ce", teachers=("resnet56", "resnet110"))) == []
 
 
-def test_settings_are_never_compared_with_each_other():
+def test_different_settings_are_never_compared():
     assert compare(*grid("ce"), *grid("kd", epochs=30)) == []
     assert compare(*grid("ce"), *grid("kd", protocol="first 5 %")) == []
     assert compare(*grid("ce"), *grid("kd", lr=0.1)) == []
     assert compare(*grid("ce"), *grid("kd", student="resnet32")) == []
 
 
-def test_weights_of_a_loss_are_told_apart():
+def test_weights_of_a_loss_are_named():
     found = compare(*grid("ce", "kd"), *grid("kd", weights={"ce": 0.1, "kd": 2.0}))
     assert [one.second for one in found] == ["kd (loss.weights.kd=0.9)", "kd (loss.weights.kd=2.0)"]
 
@@ -90,6 +88,6 @@ def test_the_recall_of_omitted_classes_is_a_family_of_its_own():
     assert top1.result.mean == 0.0
 
 
-def test_only_seeds_that_both_have():
+def test_only_common_seeds_are_compared():
     (one,) = compare(*grid("ce"), *grid("kd")[:2])
     assert one.result.n == 2

@@ -1,25 +1,24 @@
-"""Published values beside what was measured, where and only where they compare."""
+"""Published values are compared with the series that they belong to, and only where the recipes agree."""
 
 import math
+from dataclasses import replace
 
 import pytest
+from omegaconf import OmegaConf
 
-from kdbench.reports.aggregate import gather
-from kdbench.reports.published import Published, Value
-from kdbench.reports.published_match import beside, networks, sources, teachers
-from kdbench.reports.read import Run
-from kdbench.utils.paths import EXPERIMENTS_DIR
-from tests.reports.records import record
+from kdbench.config.compose import compose_checked
+from kdbench.reports.compare import compare
+from kdbench.reports.published import Published, Value, published_for
+from kdbench.reports.published_match import find_match, find_value, match, published_sources
+from kdbench.runs.hydra_setup import register
+from kdbench.tables.grid import load_table, overrides_of
+from tests.reports.records import record, series_of
+
+register()
 
 
-def series(*records: dict):
-    return gather([Run(one, f"run {place}") for place, one in enumerate(records)])[0]
-
-
-def source(value: Value, **about) -> list[Published]:
-    return [
-        Published("a log", "verified", "last epoch", 240, values=[value]) if not about else Published(**about)
-    ]
+def source(value: Value) -> list[Published]:
+    return [Published("a log", "verified", "last epoch", 240, values=[value])]
 
 
 def value(**changes) -> Value:
@@ -33,49 +32,56 @@ RUNS = record(seed=0, top1=70.0, best=71.0), record(seed=1, top1=71.0, best=72.0
 
 
 def test_last_is_compared_with_last_and_best_with_best():
-    (row,) = series(*RUNS)
-    found = beside(row, source(value(std=0.24, trials=5)))
+    (series,) = series_of(*RUNS)
+    found = find_match(series, source(value(std=0.24, trials=5)))
     assert (found.compared, found.delta) == ("last", pytest.approx(70.5 - 70.66))
     assert found.z == pytest.approx((70.5 - 70.66) / math.sqrt(0.24**2 / 5 + 0.5 / 2))
-    found = beside(row, source(value(std=0.24, trials=5, selection="best epoch")))
+    found = find_match(series, source(value(std=0.24, trials=5, selection="best epoch")))
     assert (found.compared, found.delta) == ("best_on_test", pytest.approx(71.5 - 70.66))
 
 
 @pytest.mark.parametrize(
-    ("changes", "runs", "why"),
+    ("changes", "runs", "reason"),
     [
-        ({"weights": "kd 0.8"}, RUNS, "other weights there: kd 0.8"),
-        ({}, (record(epochs=30),), "30 epochs here, 240 there"),
+        ({"weights": "kd 0.8"}, RUNS, "other loss weights in the source: kd 0.8"),
+        ({}, (record(epochs=30),), "epochs: 30 here, 240 in the source"),
     ],
 )
-def test_no_difference_where_the_settings_are_not_the_same(changes, runs, why):
-    found = beside(series(*runs)[0], source(value(**changes)))
-    assert (found.delta, found.z, found.why) == (None, None, why)
+def test_no_difference_between_different_settings(changes, runs, reason):
+    found = find_match(series_of(*runs)[0], source(value(**changes)))
+    assert (found.delta, found.z, found.reason) == (None, None, reason)
 
 
 @pytest.mark.parametrize(
-    ("changes", "runs", "why"),
+    ("changes", "runs", "reason"),
     [
-        ({"std": 0.2, "trials": 3}, RUNS[:1], "z: one seed here"),
-        ({"trials": 3}, RUNS, "z: no published deviation"),
-        ({"std": 0.2}, RUNS, "z: no published deviation"),
+        ({"std": 0.2, "trials": 3}, RUNS[:1], "no z: one seed here"),
+        ({"trials": 3}, RUNS, "no z: the source gives no deviation"),
+        ({"std": 0.2}, RUNS, "no z: the source gives no deviation"),
     ],
 )
-def test_a_difference_without_z_says_why(changes, runs, why):
-    found = beside(series(*runs)[0], source(value(**changes)))
+def test_a_difference_without_z_has_a_reason(changes, runs, reason):
+    found = find_match(series_of(*runs)[0], source(value(**changes)))
     assert found.delta is not None
-    assert (found.z, found.why) == (None, why)
+    assert (found.z, found.reason) == (None, reason)
 
 
-def test_nothing_beside_another_protocol_data_set_or_loss():
-    others = [record(protocol="first 5 %"), record(dataset="cifar10"), record("wttm")]
-    assert [beside(row, source(value())) for row in series(*others)] == [None] * 3
+def test_other_protocols_data_sets_and_losses_have_no_published_value():
+    others = series_of(record(protocol="first 5 %"), record(dataset="cifar10"), record("wttm"))
+    assert [find_match(one, source(value())) for one in others] == [None] * 3
+
+
+def test_first_images_of_our_copy_are_shown_with_the_authors_and_not_compared():
+    (series,) = series_of(record(protocol="first-of-this-order 5 %, repeated"))
+    found = find_match(series, source(replace(value(), protocol="first 5 %, repeated")))
+    assert (found.value.mean, found.delta) == (70.66, None)
+    assert found.reason == "here other images (first-of-this-order 5 %, repeated)"
 
 
 def test_the_table_of_the_runs_comes_first():
-    names = [published.source for published in sources(["cifar100-same-crd"])]
+    names = [published.source for published in published_sources(["cifar100-same-crd"])]
     assert names[0] != names[1]
-    assert sources([])[0].source != names[0]
+    assert published_sources([])[0].source != names[0]
 
 
 def test_numbers_from_memory_are_never_shown(tmp_path, monkeypatch):
@@ -84,42 +90,48 @@ def test_numbers_from_memory_are_never_shown(tmp_path, monkeypatch):
     (tmp_path / "t").mkdir()
     about = "source: s\nselection: last epoch\nepochs: 240\nvalues: []\nstatus: "
     (tmp_path / "t" / "published.yaml").write_text(about + "from-memory\n")
-    assert sources(["t"]) == []
+    assert published_sources(["t"]) == []
     (tmp_path / "t" / "published.yaml").write_text(about + "verified\n")
-    assert len(sources([])) == 1
+    assert len(published_sources([])) == 1
 
 
-def test_a_teacher_beside_the_published_network_of_its_name():
-    (one,) = teachers(series(record(seed=0), record(seed=1)))
-    assert (one.name, one.score, one.published, one.gap) == ("resnet56", 72.5, 72.34, pytest.approx(0.16))
-    (variant,) = teachers(series(record(teacher="resnet56@mcmi-0.15")))
-    assert (variant.published, variant.gap) == (None, None)
-    (other,) = teachers(series(record(dataset="cifar10")))
-    assert other.published is None
+def test_the_published_few_shot_values_fit_the_protocols_of_the_table():
+    """KD at 5 %: the headline gain of the abstract is 5.72 points."""
+    published = published_for("mcmi-fewshot")
+    table = load_table("mcmi-fewshot", [])
+    protocols = {f"first {name.replace('%', ' %')}, repeated" for name in table.variants}
+    assert {one.protocol for one in published.values} == protocols - {"first 35 %, repeated"}
+    assert {one.loss for one in published.values} == set(table.losses)
+    series = series_of(
+        *(
+            record(teacher=teacher, protocol="first-of-this-order 5 %, repeated")
+            for teacher in ("resnet56", "resnet56@mcmi-0.15")
+        )
+    )
+    assert [find_value(one, published).mean for one in series] == [52.30, 58.02]
 
 
-def test_two_files_of_one_name_are_two_teachers():
-    another = record("wttm")
-    another["teacher"] = {**another["teacher"], "hash": "b" * 64, "top1": 70.0}
-    assert [one.score for one in teachers(series(record(), another))] == [72.5, 70.0]
+TABLE, PAIR = "cifar100-same", "resnet56:resnet20"
 
 
-@pytest.mark.parametrize(
-    "file", sorted((EXPERIMENTS_DIR / "networks").glob("*.yaml")), ids=lambda file: file.stem
-)
-def test_published_networks_are_of_networks_that_there_are(file):
-    from kdbench.models.names import available
+@pytest.mark.parametrize(("overrides", "is_compared"), [((), True), (("schedule.batch_size=128",), False)])
+def test_a_series_of_another_recipe_has_no_difference(overrides, is_compared):
+    cfg = compose_checked("train", [*overrides_of(load_table(TABLE, []), PAIR, "", "kd", 3), *overrides])
+    made = record() | {"config": OmegaConf.to_container(cfg, resolve=True)}
+    published = published_for(TABLE)
 
-    found = networks(file.stem)
-    assert found.dataset == file.stem
-    assert set(found.top1) <= set(available())
-    assert found.status == "verified"
+    def against_published(**changes):
+        (series,) = series_of({**made, **changes})
+        return match(series, found, published)
 
-
-def test_a_file_of_networks_with_a_mistake_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("kdbench.reports.published.EXPERIMENTS_DIR", tmp_path)
-    (tmp_path / "networks").mkdir()
-    (tmp_path / "networks" / "mine.yaml").write_text("dataset: mine\ntop5: {}\n")
-    with pytest.raises(ValueError, match=r"networks/mine.yaml.*top5"):
-        networks("mine")
-    assert networks("other") is None
+    found = find_value(series_of(made)[0], published)
+    usual = against_published()
+    assert (usual.delta is not None) is is_compared
+    assert ("schedule.batch_size=128, not 64" in usual.reason) is not is_compared
+    plain = against_published(teacher={**made["teacher"], "epoch": 2})
+    assert plain.delta == usual.delta, "a plain teacher is judged by its own score"
+    names = {**made["names"], "teacher": "resnet56@mcmi-0.15"}
+    variant = against_published(teacher={**made["teacher"], "epoch": 2}, names=names)
+    assert variant.delta is None
+    assert "a teacher of 2 epochs, not 20" in variant.reason
+    assert compare([70.0], [70.0], 240, found, published).delta is not None

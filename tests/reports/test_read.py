@@ -1,4 +1,4 @@
-"""Runs found anywhere: each counted once, and nothing dropped without a word."""
+"""Every run is counted once, and everything that is left out is listed with the reason."""
 
 import json
 import math
@@ -13,7 +13,7 @@ def reasons(left) -> dict[str, str]:
     return {one.where.rpartition("/")[2]: one.reason for one in left}
 
 
-def test_folders_of_several_machines(tmp_path):
+def test_runs_of_several_machines_are_read(tmp_path):
     first, second = write(tmp_path / "a", record("ce")), write(tmp_path / "b" / "deep", record("kd"))
     runs, left = read([first, second.parent])
     assert [run.title for run in runs] == [
@@ -23,7 +23,7 @@ def test_folders_of_several_machines(tmp_path):
     assert left == []
 
 
-def test_a_copied_run_is_counted_once_and_the_first_given_is_kept(tmp_path):
+def test_a_copied_run_counts_once_from_the_place_given_first(tmp_path):
     here, there = write(tmp_path / "here", record(top1=70.0)), write(tmp_path / "there", record(top1=70.5))
     ((run,), left) = read([here, there])
     assert run.record["results"]["last"]["top1"] == 70.0
@@ -35,20 +35,20 @@ def test_a_copied_run_is_counted_once_and_the_first_given_is_kept(tmp_path):
     assert run.record["results"]["last"]["top1"] == 70.5
 
 
-def test_a_file_within_another_place_is_no_copy(tmp_path):
+def test_a_file_within_another_place_is_read_once(tmp_path):
     write(tmp_path / "runs", record())
     runs, left = read([tmp_path, tmp_path / "runs", tmp_path / "runs"])
     assert (len(runs), left) == (1, [])
 
 
-def test_ce_beside_two_teachers_is_two_runs(tmp_path):
-    """The weights are the same; the rows that it stands in are not."""
+def test_ce_with_two_teachers_is_two_runs(tmp_path):
+    """Their weights are equal, but they belong to two rows."""
     made = [record("ce", teacher=teacher) for teacher in ("resnet56", "resnet110")]
     assert len(read([write(tmp_path, *made)])[0]) == 2
 
 
-def test_committed_results_and_the_folders_they_are_of(tmp_path):
-    """A table's own summary of its folders is no copy to speak of; that of another table is."""
+def test_results_file_of_a_table_does_not_repeat_its_run_folders(tmp_path):
+    """Lines of a table's own results file are not reported as copies; those of another file are."""
     runs = write(tmp_path / "table" / "runs", record("ce"), record("kd"))
     lines = [json.dumps({"command": "kdbench table t"}), json.dumps(record("ce")), json.dumps(record("kd"))]
     (tmp_path / "table" / "results.jsonl").write_text("\n".join(lines) + "\n")
@@ -59,10 +59,10 @@ def test_committed_results_and_the_folders_they_are_of(tmp_path):
     copy.write_text("\n".join([*lines, json.dumps(record("kd", 1))]))
     found, left = read([copy, tmp_path / "table"])
     assert [run.seed for run in found] == [0, 0, 1]
-    assert reasons(left) == {"results.jsonl": "2 of its lines are runs counted from elsewhere"}
+    assert reasons(left) == {"results.jsonl": "2 of its lines repeat runs that are counted elsewhere"}
 
 
-def test_a_record_of_results_may_be_without_schema_and_configuration(tmp_path):
+def test_lines_of_a_results_file_need_no_schema_and_no_configuration(tmp_path):
     bare = record()
     del bare["schema"], bare["config"]
     (tmp_path / "results.jsonl").write_text(json.dumps({"command": "c"}) + "\n" + json.dumps(bare))
@@ -73,24 +73,24 @@ def test_a_record_of_results_may_be_without_schema_and_configuration(tmp_path):
     ("content", "words"),
     [
         ("", "empty"),
-        ('{"schema": 1, "na', "half-written or damaged"),
-        ("[1]", "is not a record"),
+        ('{"schema": 1, "na', "incomplete or damaged"),
+        ("[1]", "not a record"),
         (b"\xff\xfe", "cannot be read"),
-        (record(schema=0), "schema 0; this kdbench reads 1"),
+        (record(schema=0), "record of schema 0; this version reads schema 1"),
         (record(is_stage=True), "the first stage of other runs"),
-        (record(names={"dataset": "d", "teacher": "t"}), "trained a teacher"),
+        (record(names={"dataset": "d", "teacher": "t"}), "a teacher's training"),
         (record(names={"student": "s"}), "lacks names"),
         (record(hashes=None), "lacks hashes"),
         (record(state="failed", reason="the loss became nan"), "failed: the loss became nan"),
         (record(state="interrupted", reason="Interrupted"), "interrupted: Interrupted"),
-        (record(state="running"), "unfinished, or at work now"),
+        (record(state="running"), "unfinished or still running"),
         (record(results={}), "lacks results.last"),
         (record(top1=math.nan), "results.last.top1 is nan"),
         (record(seconds=None), "lacks seconds"),
     ],
     ids=str,
 )
-def test_what_is_not_counted_is_said(tmp_path, content, words):
+def test_runs_that_are_not_counted_are_listed_with_the_reason(tmp_path, content, words):
     (tmp_path / "run").mkdir()
     text = json.dumps(content) if isinstance(content, dict) else content
     (tmp_path / "run" / "record.json").write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -100,20 +100,20 @@ def test_what_is_not_counted_is_said(tmp_path, content, words):
     assert words in one.reason
 
 
-def test_a_folder_of_a_run_without_a_record(tmp_path):
+def test_a_run_folder_without_a_record_is_listed(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "state.pt").write_bytes(b"")
-    assert reasons(read([tmp_path])[1]) == {"run": "begun, and there is no record.json"}
+    assert reasons(read([tmp_path])[1]) == {"run": "started, but has no record.json"}
 
 
-def test_a_failed_run_that_is_done_elsewhere_says_so(tmp_path):
+def test_a_failed_run_that_finished_elsewhere_names_the_other_folder(tmp_path):
     failed = write(tmp_path / "a", record(state="failed", reason="killed"))
     done = write(tmp_path / "b", record())
     (_, (one,)) = read([failed, done])
-    assert one.reason == f"failed: killed; the same run is done in {done / 'kd-0-0'}, and counted"
+    assert one.reason == f"failed: killed; finished in {done / 'kd-0-0'}, which is counted"
 
 
-def test_a_half_written_line_costs_no_other(tmp_path):
+def test_an_incomplete_line_does_not_affect_the_others(tmp_path):
     lines = [json.dumps({"command": "c"}), json.dumps(record("ce")), json.dumps(record("kd"))[:50]]
     (tmp_path / "results.jsonl").write_text("\n".join(lines))
     runs, left = read([tmp_path])
@@ -121,6 +121,6 @@ def test_a_half_written_line_costs_no_other(tmp_path):
     assert left[0].where.endswith("results.jsonl:3")
 
 
-def test_a_place_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no .*nowhere"):
+def test_a_missing_place_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere does not exist; pass a table"):
         read([tmp_path / "nowhere"])

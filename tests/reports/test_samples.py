@@ -1,16 +1,16 @@
-"""What students of text wrote, in every form of a report that people read."""
+"""Texts that students generated, in the pages that people read."""
 
 import json
 
 import pytest
 
-from kdbench.reports.export import markdown
 from kdbench.reports.html import html
+from kdbench.reports.markdown import markdown
 from kdbench.reports.report import report_on
-from kdbench.reports.samples import FEW, written
+from kdbench.reports.samples import FEW, sample_tables
 from tests.reports.records import record, write
 
-SAID = {
+SAMPLE = {
     "split": "test",
     "row": 4,
     "input": "2 | 3?\nAdd.",
@@ -24,17 +24,17 @@ SAID = {
 def report(tmp_path):
     write(tmp_path, *(record(loss, seed) for loss in ("ce", "kd") for seed in (0, 1)))
     for place, right in (("kd-0-2", True), ("kd-1-3", False)):
-        lines = [{**SAID, "right": right, "confidence": 0.25, "row": row} for row in range(FEW + 2)]
+        lines = [{**SAMPLE, "right": right, "confidence": 0.25, "row": row} for row in range(FEW + 2)]
         (tmp_path / place / "samples.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     (tmp_path / "ce-0-0" / "samples.jsonl").write_text('{"half')
     return report_on([str(tmp_path)], "kdbench report")
 
 
-def test_the_first_seed_that_has_samples_stands_for_its_row(report):
-    (one,) = written(report.series)
+def test_the_first_seed_with_samples_represents_its_row(report):
+    (one,) = sample_tables(report.series)
     assert one.title == "kd, resnet56 -> resnet20, seed 0, cifar100"
     assert len(one.rows) == FEW + 2
-    assert one.rows[0] == {
+    assert dict(zip([column.heading for column in one.columns], one.lines[0], strict=True)) == {
         "input": "2 | 3?\nAdd.",
         "label": "5",
         "prediction": "<b>5</b>",
@@ -43,7 +43,7 @@ def test_the_first_seed_that_has_samples_stands_for_its_row(report):
     }
 
 
-def test_pages_show_them_as_text(report):
+def test_pages_escape_samples(report):
     page = markdown(report)
     assert page.count("| 2 \\| 3? Add. | 5 | <b>5</b> | yes | 25 % |") == FEW
     shown = html(report)
@@ -51,7 +51,7 @@ def test_pages_show_them_as_text(report):
     assert "<b>5</b>" not in shown
 
 
-def test_a_report_without_any_has_no_section(tmp_path):
+def test_a_report_without_samples_has_no_section(tmp_path):
     write(tmp_path, record())
     found = report_on([str(tmp_path)], "kdbench report")
     assert "Samples" not in markdown(found) + html(found)

@@ -1,4 +1,4 @@
-"""The statistics of reports against values by hand and against scipy on two samples."""
+"""Statistics of reports, checked by hand and against scipy."""
 
 import math
 
@@ -11,12 +11,12 @@ from scipy import stats
 from kdbench.reports.statistics import holm, mean_and_deviation, paired, z_score
 
 
-def test_mean_and_sample_deviation_by_hand():
+def test_mean_and_sample_deviation():
     assert mean_and_deviation([1.0, 2.0, 6.0]) == (3.0, pytest.approx(math.sqrt(7)))
     assert mean_and_deviation([1.5]) == (1.5, None)
 
 
-def test_z_by_hand():
+def test_z_score():
     """Ours 70.5 with s^2 = 0.5 over 2, theirs 70 with s = 0.3 over 3: 0.5 / sqrt(0.03 + 0.25)."""
     assert z_score([70.0, 71.0], 70.0, 0.3, 3) == pytest.approx(0.5 / math.sqrt(0.28))
 
@@ -28,12 +28,12 @@ def test_no_z_without_a_deviation_on_both_sides(values, std, trials):
     assert z_score(values, 70.0, std, trials) is None
 
 
-def test_no_z_of_one_trial_or_of_no_spread_at_all():
+def test_no_z_for_one_trial_or_without_any_spread():
     assert z_score([70.0, 71.0], 70.0, 0.0, 1) is None
     assert z_score([70.0, 70.0], 69.0, 0.0, 5) is None
 
 
-def test_differences_by_hand():
+def test_paired_differences():
     """Differences 1, 2, 3: mean 2, s = 1, t = 2 sqrt(3) with two degrees of freedom; t(0.975, 2) = 4.302653."""
     found = paired({0: 10.0, 1: 20.0, 2: 30.0}, {0: 11.0, 1: 22.0, 2: 33.0, 3: 99.0})
     assert (found.n, found.mean) == (3, 2.0)
@@ -43,9 +43,9 @@ def test_differences_by_hand():
     assert found.wilcoxon == 0.25
 
 
-@settings(max_examples=20)  # the exact test takes its time
+@settings(max_examples=20)  # the exact test is slow
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=3, max_size=8))
-def test_the_same_as_scipy_on_two_samples(values):
+def test_paired_tests_agree_with_scipy_on_two_samples(values):
     first, second = ({seed: round(pair[side], 2) for seed, pair in enumerate(values)} for side in (0, 1))
     differences = np.array([second[seed] - first[seed] for seed in first])
     found = paired(first, second)
@@ -57,25 +57,25 @@ def test_the_same_as_scipy_on_two_samples(values):
         assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half), abs=1e-6)
 
 
-def test_equal_differences_have_no_test():
+def test_equal_differences_have_no_p_value():
     found = paired({0: 10.1, 1: 20.2}, {0: 10.4, 1: 20.5})
     assert (found.mean, found.low, found.t) == (pytest.approx(0.3), None, None)
     same = paired({0: 10.0, 1: 20.0}, {0: 10.0, 1: 20.0})
     assert (same.mean, same.t, same.wilcoxon) == (0.0, None, None)
 
 
-def test_seeds_that_only_one_side_has_are_no_pairs():
+def test_seeds_of_one_side_only_are_ignored():
     assert paired({0: 1.0}, {1: 2.0}) is None
     assert paired({0: 1.0}, {0: 3.0, 1: 2.0}).n == 1
 
 
-def test_wilcoxon_ties_are_ties_whatever_the_last_bits_say():
-    """0.1 + 0.2 style differences: |d| of 0.3, 0.3, 0.5 must rank as ties."""
+def test_wilcoxon_treats_differences_equal_up_to_rounding_as_ties():
+    """The absolute differences 0.3, 0.3 and 0.5 are inexact in binary; the first two must be ties."""
     found = paired({0: 70.0, 1: 70.1, 2: 70.0}, {0: 70.3, 1: 70.4, 2: 70.5})
     assert found.wilcoxon == stats.wilcoxon([0.3, 0.3, 0.5]).pvalue
 
 
-def test_holm_by_hand():
+def test_holm_correction():
     """Sorted 0.01, 0.02, 0.04 of three: 0.03, 0.04, then not below the one before: 0.04."""
     assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
     assert holm([0.5, None, 0.9]) == [1.0, None, 1.0]
@@ -83,8 +83,8 @@ def test_holm_by_hand():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_rejects_what_stepping_down_rejects(values):
-    """The definition: reject in order as long as p(k) <= level / (m - k)."""
+def test_holm_rejects_what_the_step_down_procedure_rejects(values):
+    """By definition, hypotheses are rejected in order as long as p(k) <= level / (m - k)."""
     level, corrected = 0.05, holm(values)
     order = sorted(range(len(values)), key=values.__getitem__)
     rejected = set()
