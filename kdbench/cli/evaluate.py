@@ -13,11 +13,11 @@ from torch import nn
 
 from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
+from kdbench.core.class_groups import describe_groups
 from kdbench.data.base import TaskData
 from kdbench.data.images.image_data import ImageData
 from kdbench.data.text.causal import CausalData
 from kdbench.data.text.text_data import TextData
-from kdbench.core.class_groups import describe_groups
 from kdbench.models.checkpoints import weights_hash
 from kdbench.models.onnx import OnnxNetwork
 from kdbench.models.registry import pretrained

@@ -86,8 +86,8 @@ def _say_failure(error: Exception, outcomes: list[int], name: str = "") -> None:
 
 
 def _say_result(record: dict[str, Any], name: str) -> None:
-    from kdbench.core.task import TASKS
     from kdbench.core.class_groups import describe_groups
+    from kdbench.core.task import TASKS
 
     task, results = TASKS[record.get("task", "images")], record["results"]
     last, metric = results["last"], task.metric

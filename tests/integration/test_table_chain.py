@@ -11,9 +11,9 @@ from rich.console import Console
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
 from kdbench.reports.aggregate import gather
+from kdbench.reports.markdown import markdown
 from kdbench.reports.read import Run
-from kdbench.reports.rows import summarise
-from kdbench.reports.table_page import markdown
+from kdbench.reports.report import report_on_table
 from kdbench.runs.hydra_setup import register
 from kdbench.tables.grid import Table, cells, load_table
 from kdbench.tables.runner import Work
@@ -70,17 +70,15 @@ def test_each_generation_learns_from_the_one_before_of_its_own_seed(chain):
     later = [by_place["resnet14", seed] for seed in (0, 1)]
     assert later[0]["teacher"]["hash"] != later[1]["teacher"]["hash"]
     assert len({record["names"]["teacher"] for record in later}) == 1
-    rows = summarise(records)
-    assert [(row.pair.partition("@")[0], len(row.scores)) for row in rows] == [
+    series, left = gather([Run(record, "") for record in records])
+    assert [(one.pair.partition("@")[0], len(one.scores)) for one in series] == [
         ("resnet8:resnet8", 2),
         ("resnet8", 2),
     ]
-    series, left = gather([Run(record, "") for record in records])
-    assert len(series) == 2
     assert left == []
-    page = markdown(chain, records, "kdbench table test")
-    assert "(kd of resnet8): " in page
-    assert "(one for each seed: " in page
+    page = markdown(report_on_table(chain, records, "kdbench table test"))
+    assert "(kd of resnet8) |" in page
+    assert "| one for each seed: " in page
     times = {path: path.stat().st_mtime_ns for path in Path(chain.output).rglob("student.safetensors")}
     assert worked(chain)[1][-1].startswith("4 done, 0 failed, 0 left of 4")
     assert times == {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdbench.reports.markdown import markdown, markdown_table
+from kdbench.reports.markdown import markdown, table_to_markdown
 from kdbench.reports.model import text_table
 from kdbench.reports.report import report_on, report_on_table
 from kdbench.reports.results_file import read_results
@@ -43,7 +43,7 @@ def test_the_readme_quotes_a_committed_page():
 
 
 def test_numbers_are_aligned_to_the_right_and_cells_are_one_line():
-    assert markdown_table(text_table("", [{"a": "1 | 2\n3"}])) == "| a |\n|---|\n| 1 \\| 2 3 |"
+    assert table_to_markdown(text_table("", [{"a": "1 | 2\n3"}])) == "| a |\n|---|\n| 1 \\| 2 3 |"
     page = table_page(record())
     assert "|---|---|--:|--:|--:|--:|--:|" in page
 

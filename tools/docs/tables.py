@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from kdbench.reports.markdown import markdown_table, missing_note
+from kdbench.reports.markdown import missing_note, table_to_markdown
 from kdbench.reports.report import report_on_table
 from kdbench.reports.results_file import committed_results, read_results
 from kdbench.tables.grid import load_table
@@ -24,7 +24,7 @@ def _rows(name: str) -> str:
     results = read_results(committed_results(name))
     report = report_on_table(load_table(name, []), results.records, results.command, results.missing)
     lines = [
-        markdown_table(report.results),
+        table_to_markdown(report.results),
         *missing_note(report.missing),
         f"Measured by `{results.command}`.",
     ]

@@ -14,9 +14,9 @@ from kdbench.core.types import IGNORED
 from kdbench.data.images.image_io import DataError
 from kdbench.data.text.instructions import InstructionData, read_asked
 from kdbench.metrics.generation import AnswerScores
-from kdbench.reports.read import by_test_set
+from kdbench.reports.aggregate import gather
+from kdbench.reports.read import Run, by_test_set
 from kdbench.reports.report import report_on
-from kdbench.reports.rows import summarise
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan, recipe_hash
 from kdbench.runs.run import run
@@ -256,14 +256,17 @@ def test_a_run_is_scored_on_all_test_sets_and_chosen_on_the_held_out_rows(done):
 
 def test_each_test_set_is_a_row_of_tables_and_reports(done):
     folder, record = done
-    found = summarise([record])
-    assert [row.dataset for row in found] == ["dolly", *SETS]
+    series, _ = gather([Run(record, "")])
+    assert [one.dataset for one in series] == ["dolly", *SETS]
     last = record["results"]["last"]
-    assert [row.scores for row in found] == [[last["rouge_l"]], *([last[f"{name}/rouge_l"]] for name in SETS)]
+    assert [one.scores for one in series] == [
+        [last["rouge_l"]],
+        *([last[f"{name}/rouge_l"]] for name in SETS),
+    ]
     again = by_test_set(by_test_set(record)[0])
     assert [one["names"]["dataset"] for one in again] == ["dolly"]
     report = report_on([str(folder.parent)], "")
-    assert sorted(one.row.dataset for one in report.series) == sorted(["dolly", *SETS])
+    assert sorted(one.dataset for one in report.series) == sorted(["dolly", *SETS])
     assert len(report.runs) == 1
 
 
