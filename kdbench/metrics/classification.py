@@ -23,6 +23,7 @@ from kdbench.metrics.base import Metric
 ECE_BINS = 15
 """Of equal width, as in Guo et al. 2017, arXiv:1706.04599."""
 
+
 class Scores(Metric):
     """What is said of the answers to one split, gathered over its chunks.
 
