@@ -11,7 +11,7 @@ from kdbench.benchmark.peak_flops import conv_peak
 from kdbench.benchmark.settings import Reference, Setting, Setup, seal_zeros
 from kdbench.benchmark.stopwatch import Stopwatch, Turn, part_ms
 from kdbench.data.images.crop_flip import view_count
-from kdbench.models.flops import cost
+from kdbench.models.flops import model_cost
 from kdbench.training.module import StudentModule
 from kdbench.utils.hardware import has_bf16_units
 
@@ -63,8 +63,8 @@ def measure(made: Setup, settings: Mapping[str, Setting], limit: Limit) -> Itera
 
 def work(pair: str, classes: int, batch: int) -> dict[str, float]:
     """GFLOP of a step's two sides."""
-    teacher, student = (cost(name, classes) for name in pair.split(":"))
-    return {"teacher_gflop": teacher.answer * batch, "student_gflop": student.learn * batch}
+    teacher, student = (model_cost(name, classes) for name in pair.split(":"))
+    return {"teacher_gflop": teacher.forward_gflops * batch, "student_gflop": student.training_gflops * batch}
 
 
 def as_data(turns: Sequence[Turn]) -> Raw:

@@ -20,7 +20,7 @@ from kdbench.data.text.causal import CausalData
 from kdbench.data.text.text_data import TextData
 from kdbench.models.checkpoints import weights_hash
 from kdbench.models.onnx import OnnxNetwork
-from kdbench.models.registry import pretrained
+from kdbench.models.registry import create_pretrained
 from kdbench.runs.checkpoint import Headed, load_student
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.validation import check_settings
@@ -101,7 +101,7 @@ def _load(cfg: DictConfig, data: TaskData) -> tuple[nn.Module, dict[str, Any]]:
     if cfg.checkpoint.endswith(".onnx"):
         return OnnxNetwork(Path(cfg.checkpoint)), {}
     if cfg.checkpoint == HUB and isinstance(data, ImageData):
-        return pretrained(cfg.model.name, data.num_classes), {}
+        return create_pretrained(cfg.model.name, data.num_classes), {}
     network = data.network(cfg.model.name, cfg.model.get("options"))
     if cfg.checkpoint != HUB:
         return load_student(network, Path(cfg.checkpoint), data)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kdbench.core.types import IGNORED, Batch, Tokens
-from kdbench.models.language.generation import prompts_of, search, write
+from kdbench.models.language.generation import beam_search, generate, prompts_of
 from kdbench.utils.seeding import generator
 
 WRITERS = ("teacher", "student", "both")
@@ -71,10 +71,10 @@ class Policy:
         (view, tokens), *_ = batch.texts.items()
         given = prompts_of(tokens)
         if self.beams > 1:
-            return _with(batch, view, given, search(networks[0], given, end, longest, self.beams), end)
+            return _with(batch, view, given, beam_search(networks[0], given, end, longest, self.beams), end)
         draw = generator(seed, "written", batch.epoch, batch.step)
         chances = torch.rand(len(given), longest, len(networks), generator=draw, dtype=torch.float64)
-        said = write(networks, given, end, chances, self.temperature, self.top_k)
+        said = generate(networks, given, end, chances, self.temperature, self.top_k)
         return _with(batch, view, given, said, end)
 
 

@@ -1,1 +1,1 @@
-"""Scores of a network on a split, per task."""
+"""Scores of a network on a split: classification, calibration, similarity, tokens, generated text."""

@@ -1,4 +1,4 @@
-"""The value of an arithmetic expression that a model wrote, without running it as code."""
+"""Safe evaluation of arithmetic expressions that a model generated."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import operator
 from collections.abc import Callable
 
-LONGEST = 200
-"""Characters; no expression of the data sets comes near it."""
+MAX_LENGTH = 200
+"""Longest expression, in characters; those of the data sets are much shorter."""
 
 _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -19,27 +19,31 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
 
 
 def value(text: str) -> float | None:
-    """The value of numbers, + - * /, unary minus and parentheses; None for anything else, and where there is none."""
+    """Evaluate an expression of numbers, + - * /, unary minus and parentheses, without running it as code.
+
+    Returns:
+        The value; None if the text is no such expression or has no finite value.
+    """
     text = text.strip()
-    if not text or len(text) > LONGEST:
+    if not text or len(text) > MAX_LENGTH:
         return None
     try:
-        found = _value(ast.parse(text, mode="eval").body)
+        result = _evaluate(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError, OverflowError, RecursionError, MemoryError):
         return None
-    return found if math.isfinite(found) else None
+    return result if math.isfinite(result) else None
 
 
-def _value(node: ast.expr) -> float:
+def _evaluate(node: ast.expr) -> float:
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return float(node.value)  # type: ignore[arg-type]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_value(node.operand)
+        return -_evaluate(node.operand)
     if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-        return _BINARY[type(node.op)](_value(node.left), _value(node.right))
+        return _BINARY[type(node.op)](_evaluate(node.left), _evaluate(node.right))
     raise ValueError(f"not arithmetic: {type(node).__name__}")
 
 
-def same(one: float | None, other: float | None) -> bool:
-    """Whether two values are equal within a relative 1e-6; what has no value equals nothing."""
-    return one is not None and other is not None and math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+def same(a: float | None, b: float | None) -> bool:
+    """Return whether two values are equal within a relative 1e-6; None equals nothing, not even None."""
+    return a is not None and b is not None and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)

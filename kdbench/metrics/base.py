@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from kdbench.core.types import Batch
 
-if TYPE_CHECKING:
-    pass
-
 
 class Metric(nn.Module):
-    """Gathers the scores of one network on one split, over its chunks."""
+    """Scores of one network on one split, accumulated over its chunks."""
 
     recall: Sequence[float | None] = ()
-    """Of each class, in per cent, at the last `compute`, where there are classes."""
+    """Recall of each class in per cent after `compute`; None for a class without samples, empty without classes."""
 
     confusion: Tensor | None = None
-    """Samples of class i taken for class j, int64 [C, C], at the last `compute`, where there are classes."""
+    """Number of samples of class i that were classified as j after `compute`, int64 [C, C]; None without classes."""
 
     samples: Sequence[Mapping[str, Any]] = ()
-    """Some of what the network said, at the last `compute`, where people can read it."""
+    """A few generated answers after `compute`, for people to read; empty without text."""
 
     def update(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
-        """One chunk: the network, what it was shown, its logits [N, C] and the teacher's for the same rows."""
+        """Add one chunk of a split.
+
+        Args:
+            model: The network.
+            batch: The inputs that it was given.
+            logits: Its logits [N, C].
+            teacher: The teacher's logits [N, C] for the same rows, if there is a teacher.
+        """
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
-        """The scores so far, and start again."""
+        """Return the scores by name and reset; under DDP the scores cover all ranks."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What is reported of a network's answers."""
+"""Scores of an image classifier: accuracy, likelihood, calibration, agreement and recall of groups."""
 
 from __future__ import annotations
 
@@ -14,35 +14,39 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryCalibrationError, MulticlassAccuracy, MulticlassConfusionMatrix
 
 from kdbench.core.types import Batch
+from kdbench.metrics.base import Metric
 
 if TYPE_CHECKING:
     from kdbench.metrics.diagnostics import Diagnostics
 
-from kdbench.metrics.base import Metric
-
 ECE_BINS = 15
-"""Of equal width, as in Guo et al. 2017, arXiv:1706.04599."""
+"""Number of bins of the expected calibration error, as in Guo et al. 2017, arXiv:1706.04599."""
 
 
 class Scores(Metric):
-    """What is said of the answers to one split, gathered over its chunks.
+    """Scores of one network on one split.
 
-    top1, top5, agreement (with a teacher) and ece (expected calibration error of the top-1 probability) in per cent,
-    nll (negative log-likelihood) in nats.
+    * `top1`, `top5`: accuracy in per cent.
+    * `agreement`: share of rows whose top-1 class equals the teacher's, in per cent, if there is a teacher.
+    * `ece`: expected calibration error of the top-1 probability in per cent, in 15 bins of equal width.
+    * `nll`: negative log-likelihood in nats.
+    * The name of each group: mean recall of its classes in per cent.
 
-    groups: labels of classes by the name of their group, whose mean recall, in per cent, is a score of that name.
-    more: what else is to be said of the answers, or None.
+    Args:
+        num_classes: Number of logits.
+        groups: Labels of the classes in each group, by its name.
+        diagnostics: Additional scores of the same rows.
     """
 
     def __init__(
         self,
         num_classes: int,
         groups: Mapping[str, Sequence[int]] | None = None,
-        more: Diagnostics | None = None,
+        diagnostics: Diagnostics | None = None,
     ) -> None:
         super().__init__()
-        self.groups, self.more = groups or {}, more
-        self.recall: list[float | None] = []  # None where the split has no image of a class
+        self.groups, self.diagnostics = groups or {}, diagnostics
+        self.recall: list[float | None] = []  # None for a class without images in the split
         top5 = min(5, num_classes)
         self.top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.top5 = MulticlassAccuracy(num_classes, average="micro", top_k=top5, validate_args=False)
@@ -52,25 +56,25 @@ class Scores(Metric):
         self.ece = BinaryCalibrationError(ECE_BINS, validate_args=False)
 
     def update(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
-        """Logits are all that it looks at."""
+        """Add the logits [N, C] of a batch; the network itself is not used."""
         self.add(logits, batch.target, teacher)
 
     def add(self, logits: Tensor, target: Tensor, teacher: Tensor | None = None) -> None:
-        """logits [N, C], target [N], teacher: the teacher's logits [N, C] for the same rows."""
+        """Add rows: logits [N, C], target int64 [N], the teacher's logits [N, C] or None."""
         self.top1.update(logits, target)
         self.top5.update(logits, target)
         self.by_class.update(logits, target)
         self.nll.update(F.cross_entropy(logits, target, reduction="none"))
         self.ece.update(*confidence(logits, target))
-        if self.more is not None:
-            self.more.update(logits, target, teacher)
+        if self.diagnostics is not None:
+            self.diagnostics.update(logits, target, teacher)
         if teacher is not None:
             self.agreement.update(logits, teacher.argmax(dim=-1))
 
     def compute(self) -> dict[str, float]:
-        """The scores so far, under DDP of what all ranks have seen, and start again."""
+        """Return the scores by name and reset; under DDP they cover all ranks."""
         shares = {"top1": self.top1, "top5": self.top5, "agreement": self.agreement, "ece": self.ece}
-        # torchmetrics divides in float32; what that leaves beyond the fourth decimal is noise
+        # torchmetrics divides in float32: decimals beyond the fourth are noise
         scores = {
             name: round(100 * float(metric.compute()), 4)
             for name, metric in shares.items()
@@ -81,12 +85,12 @@ class Scores(Metric):
         self.confusion = self.by_class.compute()
         self.recall = _recall(self.confusion)
         for name, members in self.groups.items():
-            found = [score for label in members if (score := self.recall[label]) is not None]
-            if found:
-                scores[name] = round(statistics.fmean(found), 4)
+            recalls = [recall for label in members if (recall := self.recall[label]) is not None]
+            if recalls:
+                scores[name] = round(statistics.fmean(recalls), 4)
         for metric in (*shares.values(), self.nll, self.by_class):
             metric.reset()
-        return scores | (self.more.compute() if self.more is not None else {})
+        return scores | (self.diagnostics.compute() if self.diagnostics is not None else {})
 
 
 def _recall(confusion: Tensor) -> list[float | None]:
@@ -96,10 +100,13 @@ def _recall(confusion: Tensor) -> list[float | None]:
 
 
 def confidence(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each row the probability of its top-1 class, and whether that is right (0 or 1): [N] each.
+    """Return the top-1 probability of each row and whether that class is correct (0 or 1): [N] each.
 
-    A probability that rounds to 1 is given as the number below it: torchmetrics has its last bin end before 1, and
-    would put it into one of its own.
+    A probability of 1 is replaced by the largest number below it, because the last bin of torchmetrics excludes 1.
+
+    Args:
+        logits: [N, C].
+        target: int64 [N].
     """
     probability, predicted = F.softmax(logits, dim=-1).max(dim=-1)
     below_1 = 1 - torch.finfo(probability.dtype).eps / 2

@@ -1,4 +1,4 @@
-"""Which classes are recognised, and for which others they are taken."""
+"""Confusion matrix, accuracy of each class, and the most frequent confusions."""
 
 from __future__ import annotations
 
@@ -8,34 +8,50 @@ from typing import Any
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-LARGEST = 10
+NUM_CONFUSIONS = 10
 
 
 def confusion(logits: Tensor, target: Tensor) -> Tensor:
-    """How many rows of each class (first axis) were given each class: int64 [C, C]. logits: [N, C]; target: [N]."""
+    """Count the samples of each class (first axis) by predicted class (second axis).
+
+    Args:
+        logits: [N, C].
+        target: int64 [N].
+
+    Returns:
+        int64 [C, C].
+    """
     counts: Tensor = multiclass_confusion_matrix(logits, target, logits.shape[1])
     return counts
 
 
 def per_class(counts: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Of each class its rows and the per cent of them that were recognised (None where it has none)."""
-    rows = counts.sum(dim=1).tolist()
-    right = counts.diagonal().tolist()
+    """Return `class`, `count` and `accuracy` (per cent; None without samples) for each class of a confusion matrix."""
+    totals = counts.sum(dim=1).tolist()
+    correct = counts.diagonal().tolist()
     return [
         {"class": name, "count": count, "accuracy": 100 * hits / count if count else None}
-        for name, count, hits in zip(names, rows, right, strict=True)
+        for name, count, hits in zip(names, totals, correct, strict=True)
     ]
 
 
-def largest_confusions(counts: Tensor, names: Sequence[str], largest: int = LARGEST) -> list[dict[str, Any]]:
-    """The pairs (true, predicted) that were confused most often, with the per cent of the true class's rows.
+def largest_confusions(
+    counts: Tensor, names: Sequence[str], largest: int = NUM_CONFUSIONS
+) -> list[dict[str, Any]]:
+    """Return the most frequent confusions, the most frequent first; ties keep the order of the classes.
 
-    Ties: the pair that comes first in the order of the classes.
+    Args:
+        counts: Confusion matrix, int64 [C, C].
+        names: Names of the C classes.
+        largest: Maximum number of pairs.
+
+    Returns:
+        `true`, `predicted`, `count` and `share` (per cent of the samples of the true class) for each pair.
     """
     wrong = counts.clone()
     wrong.fill_diagonal_(0)
     order = wrong.flatten().argsort(descending=True, stable=True)[:largest].tolist()
-    places = [(place // len(names), place % len(names)) for place in order]
+    pairs = [(index // len(names), index % len(names)) for index in order]
     return [
         {
             "true": names[true],
@@ -43,6 +59,6 @@ def largest_confusions(counts: Tensor, names: Sequence[str], largest: int = LARG
             "count": int(wrong[true, predicted]),
             "share": 100 * int(wrong[true, predicted]) / int(counts[true].sum()),
         }
-        for true, predicted in places
+        for true, predicted in pairs
         if wrong[true, predicted]
     ]

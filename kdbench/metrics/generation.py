@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdbench.core.types import Batch
 from kdbench.metrics.text_overlap import rouge_l
 from kdbench.metrics.token import TokenScores
-from kdbench.models.language.generation import prompts_of, write
+from kdbench.models.language.generation import generate, prompts_of
 from kdbench.utils.seeding import generator
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class AnswerScores(TokenScores):
         for number in range(self._draws):
             draws = [generator(0, "answers", self._split, number, row) for row in rows]
             chances = [torch.rand(longest, 1, generator=draw, dtype=torch.float64) for draw in draws]
-            said = write([model], given, end, torch.stack(chances), data.temperature)
+            said = generate([model], given, end, torch.stack(chances), data.temperature)
             texts = [data.decoded(ids) for ids in said]
             for row, text, ids in zip(rows, texts, said, strict=True):
                 self._judge(row, text, len(ids), number)

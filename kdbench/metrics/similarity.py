@@ -1,45 +1,55 @@
-"""What two networks' features and logits have in common, whatever basis each uses."""
+"""Similarity of two networks' features (CKA) and of the class correlations of their logits."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-ROWS_AT_ONCE = 4096
+CHUNK_ROWS = 4096
 
 
 def linear_cka(x: Tensor, y: Tensor, unbiased: bool = True) -> float:
-    """Linear centred kernel alignment of two features of the same rows: [N, D1], [N, D2], N > 3.
+    """Return the linear centred kernel alignment (CKA) of two features of the same rows.
 
-    unbiased: each HSIC by the U-statistic of Song et al. 2012 (as in Nguyen et al. 2021, arXiv:2010.15327), which
-    may fall a little below 0; else as in Kornblith et al. 2019, arXiv:1905.00414, which lies in [0, 1] and is too
-    high where rows are few for the width. NaN where one side is the same for all rows. Computed in float64 and in
-    chunks of rows: D1 * D2 numbers are held, never N * N.
+    It is computed in float64 and in chunks of rows, with memory for D1 * D2 numbers instead of N * N.
+
+    Args:
+        x: Features [N, D1], N > 3.
+        y: Features [N, D2].
+        unbiased: Whether to estimate HSIC by the U-statistic of Song et al. 2012, as Nguyen et al. 2021
+            (arXiv:2010.15327) do, whose values can be slightly negative. The biased estimate of Kornblith et
+            al. 2019 (arXiv:1905.00414) is in [0, 1] and too high if there are few rows for the width.
+
+    Returns:
+        The similarity; NaN if one of the features is constant.
+
+    Raises:
+        ValueError: For fewer than 4 rows, or different numbers of rows.
     """
     if len(x) != len(y) or len(x) < 4:
-        raise ValueError(f"CKA compares features of the same rows, at least 4; got {len(x)} and {len(y)}")
+        raise ValueError(f"CKA: both features must have the same rows, at least 4; got {len(x)} and {len(y)}")
     hsic = _hsic_unbiased if unbiased else _hsic_biased
-    x, y = _centred(x), _centred(y)
+    x, y = _centre(x), _centre(y)
     scale = (hsic(x, x) * hsic(y, y)) ** 0.5
     return hsic(x, y) / scale if scale > 0 else float("nan")
 
 
-def _centred(x: Tensor) -> Tensor:
-    """In float64, and of mean length 1: CKA does not know the difference, and nothing underflows."""
+def _centre(x: Tensor) -> Tensor:
+    """Centre rows in float64 and scale them to mean length 1, which CKA ignores, against underflow."""
     x = x.double() - x.double().mean(dim=0)
     size = x.norm(dim=1).mean()
     return x / size if size > 0 else x
 
 
 def _hsic_biased(x: Tensor, y: Tensor) -> float:
-    """||X' Y||^2 of centred features; the factor 1 / (N - 1)^2 cancels in CKA."""
+    """Return ||X' Y||^2 of centred features; the factor 1 / (N - 1)^2 cancels in CKA."""
     cross = sum(a.T @ b for a, b in _chunks(x, y))
     assert isinstance(cross, Tensor)
     return float(cross.square().sum())
 
 
 def _hsic_unbiased(x: Tensor, y: Tensor) -> float:
-    """HSIC_1 of Song et al. 2012, eq. 5, for K = X X' and L = Y Y' without their diagonals, by N (N - 3)."""
+    """Return N (N - 3) times HSIC_1 of Song et al. 2012, eq. 5, for K = X X' and L = Y Y' without diagonals."""
     count = len(x)
     total_x, total_y = x.sum(dim=0), y.sum(dim=0)
     diagonals = rows = 0.0
@@ -54,14 +64,21 @@ def _hsic_unbiased(x: Tensor, y: Tensor) -> float:
 
 
 def _chunks(x: Tensor, y: Tensor) -> zip[tuple[Tensor, Tensor]]:
-    return zip(torch.split(x, ROWS_AT_ONCE), torch.split(y, ROWS_AT_ONCE), strict=True)
+    return zip(torch.split(x, CHUNK_ROWS), torch.split(y, CHUNK_ROWS), strict=True)
 
 
 def correlation_difference(reference: Tensor, subject: Tensor) -> Tensor:
-    """The classes' correlation matrix of one side's logits less that of the other's: [N, C] twice -> [C, C].
+    """Return the difference between the class correlation matrices of two networks' logits.
 
-    Pearson's coefficients over rows, as in the figure of Tian et al. 2020, arXiv:1910.10699. A class whose logit is
-    the same in all rows correlates with none: 0.
+    Pearson's coefficients over rows, as in the figure of Tian et al. 2020, arXiv:1910.10699; 0 for a class with
+    constant logits.
+
+    Args:
+        reference: Logits [N, C].
+        subject: Logits [N, C] of the same rows.
+
+    Returns:
+        Matrix of `reference` minus that of `subject`, [C, C].
     """
     return _correlation(reference) - _correlation(subject)
 

@@ -1,4 +1,4 @@
-"""What is said of a language model's answers to held-out text."""
+"""Scores of a language model's next-token predictions on held-out text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from kdbench.metrics.base import Metric
 
 
 class TokenScores(Metric):
-    """Means over all tokens of a split, whatever sequences and chunks they come in.
+    """Means over all tokens of a split, independent of sequences and chunks.
 
-    nll: nats per token; perplexity: its exponential; token_accuracy: of the likeliest word, in per cent; agreement: of
-    the likeliest word with the teacher's, in per cent, where there is a teacher.
+    * `nll`: negative log-likelihood per token, in nats; `perplexity`: its exponential.
+    * `token_accuracy`: top-1 accuracy per token, in per cent.
+    * `agreement`: share of tokens whose top-1 prediction equals the teacher's, in per cent, if there is a teacher.
     """
 
     def __init__(self) -> None:
@@ -25,15 +26,15 @@ class TokenScores(Metric):
         self.agreement = MeanMetric(nan_strategy="disable")
 
     def update(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
-        """Logits [N, V] of the batch's rows, and the teacher's."""
-        said = logits.argmax(dim=-1)
+        """Add the logits [N, V] of the batch's rows, and the teacher's."""
+        predicted = logits.argmax(dim=-1)
         self.nll.update(F.cross_entropy(logits, batch.target, reduction="none"))
-        self.correct.update((said == batch.target).float())
+        self.correct.update((predicted == batch.target).float())
         if teacher is not None:
-            self.agreement.update((said == teacher.argmax(dim=-1)).float())
+            self.agreement.update((predicted == teacher.argmax(dim=-1)).float())
 
     def compute(self) -> dict[str, float]:
-        """The scores so far, and start again."""
+        """Return the scores by name and reset."""
         nll = float(self.nll.compute())
         scores = {"token_accuracy": 100 * float(self.correct.compute()), "nll": nll}
         scores["perplexity"] = math.exp(nll) if nll < 700 else math.inf

@@ -1,6 +1,6 @@
-"""Weights on disk: kdbench's own safetensors, and the official `.pth` files of the CIFAR benchmark.
+"""Weights on disk: safetensors files, and the official `.pth` files of the CIFAR benchmark.
 
-A file is taken only where it fits the network name for name and shape for shape; nothing in it is executed.
+A file must match the network in all names and shapes; reading it never executes code.
 """
 
 import hashlib
@@ -23,27 +23,42 @@ from kdbench.utils.atomic_io import write_atomically
 
 _METADATA_KEY = "kdbench"
 
-# Under these, `.pth` files of the field keep the state dict beside the epoch and the accuracy
+# Keys of the state dict in common `.pth` files, which also hold the epoch and the accuracy
 _STATE_KEYS = ("model", "state_dict")
 
 State = dict[str, Tensor]
 
 
 def save_weights(weights: nn.Module | State, path: str | Path, metadata: Mapping[str, Any]) -> None:
-    """Write a network's weights, or a state dict, with JSON-able metadata; a kill at any moment leaves the old
-    file or the new. RunError where the disk does not take it."""
+    """Write weights to a safetensors file, atomically.
+
+    Args:
+        weights: Network or state dict.
+        path: File to create or replace.
+        metadata: JSON-able data that `load_weights` returns, such as epoch and accuracy.
+
+    Raises:
+        RunError: If the file cannot be written.
+    """
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     header = {_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)}
     write_atomically(Path(path), save({name: value.contiguous() for name, value in state.items()}, header))
 
 
 def load_weights(model: nn.Module, path: str | Path, own_head: bool = True) -> dict[str, Any]:
-    """Load a checkpoint into `model`, cast to its dtypes, and return the file's metadata (epoch, accuracy).
+    """Load a checkpoint into a network, cast to the network's dtypes.
 
-    path: a `.safetensors` file, or a torch file holding `{"model": state_dict}` or a bare state dict.
-    own_head: refuse a student that answers with an objective's head (SimKD); kdbench.runs.checkpoint gives it that.
-    Raises ValueError, saying what was expected and what was found, for a file that is missing, damaged, not
-    a checkpoint, or of another network or class count; the model is then unchanged.
+    Args:
+        model: Network to change; unchanged after an error.
+        path: A `.safetensors` file, or a torch file with a bare state dict or `{"model": state_dict}`.
+        own_head: Whether to refuse a student that answers with an objective's head (SimKD), which
+            `kdbench.runs.checkpoint` restores.
+
+    Returns:
+        The file's metadata, such as epoch and accuracy.
+
+    Raises:
+        ValueError: If the file is missing, damaged, no checkpoint, or of another network or number of classes.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,7 +67,7 @@ def load_weights(model: nn.Module, path: str | Path, own_head: bool = True) -> d
     if own_head and (predictor := metadata.get("predictor")):
         raise ValueError(
             f"{path} is a student that answers with the head of {predictor} ({path.stem}.predictor.safetensors "
-            f"beside it), not with its own classifier, which was never trained; its accuracy is in record.json"
+            f"in the same folder); its own classifier was never trained. Its accuracy is in record.json"
         )
     problem = _mismatch(model, _shapes(state))
     if problem:
@@ -62,8 +77,10 @@ def load_weights(model: nn.Module, path: str | Path, own_head: bool = True) -> d
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 (hex) over names, dtypes, shapes and bytes of the state dict, whatever the memory layout; and over the
-    `settings` of a network that files describe."""
+    """Return the SHA-256 (hex) of a network's state dict: names, dtypes, shapes and values.
+
+    The memory layout does not matter. The `settings` of a pretrained language model are hashed, too.
+    """
     digest = hashlib.sha256(str(getattr(model, "settings", "")).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
@@ -78,8 +95,8 @@ def _read(path: Path) -> tuple[State, dict[str, Any]]:
         content, metadata = read(path)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is refused: not a torch file of plain tensors. Files with other pickled objects, whose"
-            " reading could run code, are never read; save the state dict alone"
+            f"{path} is refused: not a torch file of plain tensors. Other pickled objects could run code when"
+            " they are read; save the state dict alone"
         ) from error
     # a damaged file makes the parsers raise almost anything: EOFError, KeyError, RuntimeError, ...
     except Exception as error:
@@ -93,7 +110,7 @@ def _read(path: Path) -> tuple[State, dict[str, Any]]:
 
 def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
-        content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+        content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
     return content, metadata
 
@@ -106,9 +123,9 @@ def _read_torch(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     return state, {} if state is content else _scalars(content)
 
 
-def _scalars(beside: Mapping[str, Any]) -> dict[str, Any]:
-    """The epoch, the accuracy and the like; the optimizer's state is left behind."""
-    values = {key: value.item() if _is_scalar_tensor(value) else value for key, value in beside.items()}
+def _scalars(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the epoch, the accuracy and the like, without the optimizer's state."""
+    values = {key: value.item() if _is_scalar_tensor(value) else value for key, value in content.items()}
     return {key: value for key, value in values.items() if isinstance(value, int | float | str)}
 
 
@@ -117,7 +134,7 @@ def _is_scalar_tensor(value: object) -> bool:
 
 
 def _without_module_prefix(state: Mapping[str, Tensor]) -> State:
-    """The names of a network that was wrapped in DataParallel when it was saved."""
+    """Remove the prefix of a network that was saved inside DataParallel."""
     wrapped = all(name.startswith("module.") for name in state)
     return {name.removeprefix("module.") if wrapped else name: value for name, value in state.items()}
 
@@ -132,18 +149,18 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in state.items()}
 
 
-def _mismatch(model: nn.Module, found: dict[str, list[int]]) -> str:
-    """Why a file of these names and shapes cannot be the model's state dict; empty where it can."""
+def _mismatch(model: nn.Module, actual: dict[str, list[int]]) -> str:
+    """Explain why these names and shapes are not the model's state dict; empty if they are."""
     expected = _shapes(model.state_dict())
-    if expected == found:
+    if expected == actual:
         return ""
     weight = f"{_classifier_name(model)}.weight"
-    if weight in found and _body(model, expected) == _body(model, found):
-        return f"it expects classifier {expected[weight]}, the file has {found[weight]}"
-    other = _recognise(found)
+    if weight in actual and _body(model, expected) == _body(model, actual):
+        return f"it expects classifier {expected[weight]}, the file has {actual[weight]}"
+    other = _recognise(actual)
     if other:
         return f"the file looks like {other}, not {_name(model)}"
-    return _differences(expected, found)
+    return _differences(expected, actual)
 
 
 def _classifier_name(model: nn.Module) -> str:
@@ -152,29 +169,29 @@ def _classifier_name(model: nn.Module) -> str:
 
 
 def _body(model: nn.Module, shapes: dict[str, list[int]]) -> dict[str, list[int]]:
-    """The shapes without the classifier's first axis, the classes."""
+    """Return the shapes without the classifier's first axis, the classes."""
     head = _classifier_name(model)
     return {name: shape[1:] if name.rpartition(".")[0] == head else shape for name, shape in shapes.items()}
 
 
-def _recognise(found: dict[str, list[int]]) -> str:
-    """The kdbench network that has these names and shapes but for the number of classes; empty for none."""
+def _recognise(actual: dict[str, list[int]]) -> str:
+    """Return the registered network with these names and shapes, for any number of classes; empty if none."""
     for name in available():
         with torch.device("meta"):
             network = timm.create_model(PREFIX + name)
-        if _body(network, _shapes(network.state_dict())) == _body(network, found):
+        if _body(network, _shapes(network.state_dict())) == _body(network, actual):
             return name
     return ""
 
 
-def _differences(expected: dict[str, list[int]], found: dict[str, list[int]]) -> str:
-    """The first few of each kind, in words."""
-    missing = [name for name in expected if name not in found]
-    surplus = [name for name in found if name not in expected]
+def _differences(expected: dict[str, list[int]], actual: dict[str, list[int]]) -> str:
+    """Describe the first differences of each kind."""
+    missing = [name for name in expected if name not in actual]
+    surplus = [name for name in actual if name not in expected]
     differing = [
-        f"{name} (expected {shape}, found {found[name]})"
+        f"{name} (expected {shape}, found {actual[name]})"
         for name, shape in expected.items()
-        if name in found and found[name] != shape
+        if name in actual and actual[name] != shape
     ]
     kinds = {"missing": missing, "not expected": surplus, "of another shape": differing}
     return "; ".join(

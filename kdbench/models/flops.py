@@ -1,4 +1,4 @@
-"""What a network costs: products, and parameters."""
+"""FLOPs and parameter counts of networks."""
 
 from __future__ import annotations
 
@@ -12,22 +12,32 @@ from kdbench.models.registry import create_model
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of one network on one 32 x 32 image: GFLOP of an answer and of a training step, and parameters."""
+class ModelCost:
+    """Cost of a network for one 32x32 image.
 
-    answer: float
-    learn: float
+    Attributes:
+        forward_gflops: GFLOPs of one forward pass.
+        training_gflops: GFLOPs of one training step (forward and backward pass).
+        parameters: Number of parameters.
+    """
+
+    forward_gflops: float
+    training_gflops: float
     parameters: int
 
 
 @cache
-def cost(network: str, classes: int = 100) -> Cost:
-    """What a network costs; ValueError where there is no such image network."""
-    model = create_model(network, classes)
+def model_cost(network: str, num_classes: int = 100) -> ModelCost:
+    """Measure the cost of an image network by name.
+
+    Raises:
+        ValueError: If there is no such network.
+    """
+    model = create_model(network, num_classes)
     images = torch.zeros(2, 3, 32, 32)
-    with torch.no_grad(), FlopCounterMode(display=False) as answering:
+    with torch.no_grad(), FlopCounterMode(display=False) as forward:
         model.eval()(images)
-    with FlopCounterMode(display=False) as learning:
+    with FlopCounterMode(display=False) as training:
         model.train()(images).sum().backward()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(answering.get_total_flops() / 2e9, learning.get_total_flops() / 2e9, parameters)
+    return ModelCost(forward.get_total_flops() / 2e9, training.get_total_flops() / 2e9, parameters)

@@ -1,4 +1,4 @@
-"""Networks as ONNX files: written by torch, read by onnxruntime. Both are the extra `onnx`."""
+"""Export of networks to ONNX files, and inference with onnxruntime (extra `onnx`)."""
 
 from __future__ import annotations
 
@@ -12,34 +12,43 @@ from torch import Tensor, nn
 
 
 class OnnxNetwork(nn.Module):
-    """A network that an ONNX file holds, run by onnxruntime on the CPU; for answers alone."""
+    """A network from an ONNX file, run by onnxruntime on the CPU; for inference only."""
 
     def __init__(self, path: Path) -> None:
+        """Load an ONNX file.
+
+        Raises:
+            ValueError: If the file is missing or no ONNX network, or onnxruntime is not installed.
+        """
         super().__init__()
         if not path.is_file():
             raise ValueError(f"no checkpoint at {path}")
-        runtime: Any = _package("onnxruntime")
+        runtime: Any = _import("onnxruntime")
         try:
             self._session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        except (
-            Exception
-        ) as error:  # onnxruntime has an exception of its own for each way in which a file can be bad
+        except Exception as error:  # onnxruntime raises a class of its own for each kind of broken file
             raise ValueError(f"{path} is not an ONNX network ({str(error).splitlines()[0]})") from error
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, C] of images [N, 3, H, W]."""
+        """Return logits [N, C] of images [N, 3, H, W]."""
         (logits,) = self._session.run(["logits"], {"images": images.cpu().contiguous().numpy()})
         return torch.from_numpy(logits).to(images.device)
 
 
 def write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
-    """A network in eval mode as an ONNX file with `images` [N, 3, H, W] and `logits` [N, C], N free.
+    """Export a network to an ONNX file with input `images` [N, 3, H, W] and output `logits` [N, C], N free.
 
-    ValueError without the extra.
+    Args:
+        model: Network in eval mode.
+        images: Example inputs.
+        path: File to write.
+
+    Raises:
+        ValueError: If the extra `onnx` is not installed.
     """
-    _package("onnxscript")
+    _import("onnxscript")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's words on its own past
+        warnings.simplefilter("ignore")  # deprecations inside the exporter itself
         torch.onnx.export(
             model,
             (images,),
@@ -53,8 +62,8 @@ def write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
         )
 
 
-def _package(name: str) -> Any:
+def _import(package: str) -> Any:
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(package)
     except ImportError as error:
         raise ValueError(f"ONNX needs pip install -e '.[onnx]' ({error})") from error

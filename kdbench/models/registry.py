@@ -1,4 +1,4 @@
-"""Models by name: kdbench's own networks, and `timm/<name>` for everything that timm builds."""
+"""Image networks by name: registered ones, and `timm/NAME` for every network of timm."""
 
 import difflib
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ def check_name(name: str) -> None:
     known = [TIMM + model for model in timm.list_models()] if name.startswith(TIMM) else list(available())
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     close = [by_lower_case[match] for match in difflib.get_close_matches(name.lower(), by_lower_case)]
-    meant = f"; did you mean {' or '.join(close)}?" if close else "."
+    hint = f"; did you mean {' or '.join(close)}?" if close else "."
     raise ValueError(
-        f"There is no model {name!r}{meant} Possible are {', '.join(available())} and timm/<name> for timm's."
+        f"There is no model {name!r}{hint} Possible are {', '.join(available())} and timm/<name> for timm's."
     )
 
 
@@ -34,22 +34,29 @@ def create_model(
     checkpoint: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """An image classifier, initialised from torch's global generator or loaded from a checkpoint.
+    """Build an image classifier with random weights (torch's global generator) or from a checkpoint.
 
-    name: one of `available()`, or `timm/<name>`. checkpoint: a file that `load_weights` reads.
-    options: further arguments of timm's networks, such as `drop_path_rate`, and `pretrained`: `hub` or a file, whose
-    weights they start from, without the last layer where that is for other classes; kdbench's own take none.
-    Raises ValueError for an unknown name or option, a file that does not fit, or weights that are not to be had.
+    Args:
+        name: One of `kdbench.models.names.available()`, or `timm/NAME`.
+        num_classes: Number of logits.
+        checkpoint: File that `load_weights` reads.
+        options: For timm networks: arguments of timm, such as `drop_path_rate`; and `pretrained`, `hub` or a
+            file with initial weights. A last layer for another number of classes is not loaded. Registered
+            networks take no options.
+
+    Raises:
+        ValueError: For an unknown name or option, a checkpoint that does not fit, or weights that cannot be
+            loaded.
     """
     check_name(name)
     arguments = dict(options or {})
-    ours = sorted(arguments.keys() & {"num_classes", "checkpoint_path"})
-    if ours:
+    reserved = sorted(arguments.keys() & {"num_classes", "checkpoint_path"})
+    if reserved:
         raise ValueError(
-            f"options of {name} cannot set {', '.join(ours)}: num_classes and checkpoint say that"
+            f"options of {name} cannot set {', '.join(reserved)}; use the arguments num_classes and checkpoint"
         )
     if source := arguments.pop("pretrained", None):
-        return _begun(name, num_classes, "hub" if source is True else str(source), arguments)
+        return _create_from(name, num_classes, "hub" if source is True else str(source), arguments)
     entry = name.removeprefix(TIMM) if name.startswith(TIMM) else PREFIX + name
     try:
         model: nn.Module = timm.create_model(entry, pretrained=False, num_classes=num_classes, **arguments)
@@ -60,40 +67,43 @@ def create_model(
     return model
 
 
-def _begun(name: str, num_classes: int, source: str, options: Mapping[str, Any]) -> nn.Module:
-    """A network of timm's with weights of the hub or of a file, all but a last layer of other classes."""
-    _refuse_without_weights(name)
+def create_pretrained(name: str, num_classes: int) -> nn.Module:
+    """Build `timm/NAME` with timm's pretrained weights, including its last layer.
+
+    Raises:
+        ValueError: If the weights cannot be downloaded or have another number of classes.
+    """
+    check_name(name)
+    _check_is_timm(name)
+    try:
+        model: nn.Module = timm.create_model(name.removeprefix(TIMM), pretrained=True)
+    except Exception as error:  # hub, network and disk raise many types
+        raise ValueError(f"{name}: the weights cannot be loaded from the hub: {error}") from error
+    if model.num_classes != num_classes:
+        raise ValueError(
+            f"{name}: the weights are for {model.num_classes} classes, the data have {num_classes}"
+        )
+    return model
+
+
+def _create_from(name: str, num_classes: int, source: str, options: Mapping[str, Any]) -> nn.Module:
+    """Build `timm/NAME` with weights of the hub or a file, without a last layer for other classes."""
+    _check_is_timm(name)
     if source != "hub" and not Path(source).is_file():
         raise ValueError(
-            f"options.pretrained={source}: there is no such file; hub asks for timm's own weights"
+            f"options.pretrained={source}: no such file; pass a file, or hub for timm's own weights"
         )
-    more: dict[str, Any] = {} if source == "hub" else {"pretrained_cfg_overlay": {"file": source}}
+    overlay: dict[str, Any] = {} if source == "hub" else {"pretrained_cfg_overlay": {"file": source}}
     entry = name.removeprefix(TIMM)
     try:
         model: nn.Module = timm.create_model(
-            entry, pretrained=True, num_classes=num_classes, **more, **options
+            entry, pretrained=True, num_classes=num_classes, **overlay, **options
         )
-    except Exception as error:  # whatever hub, network, disk and loading raise
+    except Exception as error:  # hub, network, disk and loading raise many types
         raise ValueError(f"{name} cannot start from the weights of {source}: {error}") from error
     return model
 
 
-def _refuse_without_weights(name: str) -> None:
+def _check_is_timm(name: str) -> None:
     if not name.startswith(TIMM):
         raise ValueError(f"{name} has no weights on the hub: only timm/<name> has")
-
-
-def pretrained(name: str, num_classes: int) -> nn.Module:
-    """A network of timm's, `timm/<name>`, with the weights that timm has for it, from the hub or its cache.
-
-    ValueError where they are not to be had, or have another number of classes.
-    """
-    check_name(name)
-    _refuse_without_weights(name)
-    try:
-        model: nn.Module = timm.create_model(name.removeprefix(TIMM), pretrained=True)
-    except Exception as error:  # whatever hub, network and disk raise
-        raise ValueError(f"the weights of {name} are not to be had from the hub: {error}") from error
-    if (found := model.num_classes) != num_classes:
-        raise ValueError(f"the weights of {name} are for {found} classes, the data have {num_classes}")
-    return model

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdbench.models.flops import cost
+from kdbench.models.flops import model_cost
 from kdbench.runs.plan import Plan
 from kdbench.tables.grid import Cell, Table
 from kdbench.teachers.names import TOGETHER, network_of
@@ -101,10 +101,12 @@ class Forecast:
         if images is None:
             raise ValueError(f"the size of {batch[0].data.name} is known only once it is loaded")
         answers, learns = list(_network_rates(bench, "teacher")), list(_network_rates(bench, "student"))
-        per_image = sum(_core_seconds(cost(plan.network["name"]).learn, learns) for plan in batch)
+        per_image = sum(
+            _core_seconds(model_cost(plan.network["name"]).training_gflops, learns) for plan in batch
+        )
         if any(plan.needs_teacher for plan in batch):
             for member in batch[0].names["teacher"].split(TOGETHER):
-                per_image += _core_seconds(cost(network_of(member)).answer, answers)
+                per_image += _core_seconds(model_cost(network_of(member)).forward_gflops, answers)
         return per_image * images / self.table.threads
 
 
@@ -141,6 +143,6 @@ def _room(batches: Sequence[Sequence[Plan]]) -> str:
     """On the disk: weights, momentum, and the weights to give away; nothing where networks are not known here."""
     try:
         networks = [plan.network["name"] for batch in batches for plan in batch]
-        return f", {format_bytes(12 * sum(cost(name).parameters for name in networks))} on the disk"
+        return f", {format_bytes(12 * sum(model_cost(name).parameters for name in networks))} on the disk"
     except (ValueError, RuntimeError):
         return ""

@@ -10,7 +10,7 @@ from kdbench.core.types import IGNORED
 from kdbench.data.text.rationale_lm import LanguageData
 from kdbench.losses.on_policy import Policy
 from kdbench.models.language.causal_lm import causal_lm
-from kdbench.models.language.generation import search, write
+from kdbench.models.language.generation import beam_search, generate
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan, recipe_hash
 from kdbench.runs.run import run, run_cohort
@@ -66,7 +66,7 @@ def likeliest(network, given, end, longest) -> list[int]:
     """Word by word from the whole sequence, without padding and without a memory."""
     said = []
     while len(said) < longest and end not in said:
-        states = network.hidden(torch.tensor([[*given, *said]]))
+        states = network.hidden_states(torch.tensor([[*given, *said]]))
         said.append(int((states[0, -1] @ network.transformer.wte.weight.T).argmax()))
     return said
 
@@ -91,7 +91,7 @@ def probability(network, before, words) -> float:
     """The log-probability of words after others, one forward pass without a memory."""
     ids = torch.tensor([[*before, *words]])
     with torch.no_grad():
-        hidden = network.eval().hidden(ids)
+        hidden = network.eval().hidden_states(ids)
         log = torch.nn.functional.linear(hidden, *network.last_layer)[0].double().log_softmax(dim=-1)
     places = range(len(before) - 1, len(ids[0]) - 1)
     return sum(log[place, word].item() for place, word in zip(places, words, strict=True))
@@ -110,7 +110,7 @@ def test_a_wide_beam_finds_the_likeliest_of_all_texts():
         for words in itertools.product(range(5), repeat=length)
         if end not in words[:-1] and (words[-1] == end or length == 3)
     ]
-    found = search(network, prompts, end, longest=3, beams=5**3)
+    found = beam_search(network, prompts, end, max_tokens=3, beams=5**3)
     for prompt, words in zip(prompts, found, strict=True):
         assert tuple(words) == max(texts, key=lambda text: probability(network, prompt, text))
 
@@ -124,7 +124,7 @@ def by_hand(network, before, end, longest, beams) -> tuple[int, ...]:
         ids = [[*before, *words] for _, words in going]
         for (score, words), row in zip(going, ids, strict=True):
             with torch.no_grad():
-                last = network.eval().hidden(torch.tensor([row]))[0, -1]
+                last = network.eval().hidden_states(torch.tensor([row]))[0, -1]
             log = torch.nn.functional.linear(last, *network.last_layer).double().log_softmax(dim=-1)
             ended += [(score + value, (*words, word)) for word, value in enumerate(log.tolist())]
         kept = sorted(ended, reverse=True)[:beams]
@@ -135,11 +135,11 @@ def by_hand(network, before, end, longest, beams) -> tuple[int, ...]:
 def test_a_beam_is_that_of_each_text_by_itself(networks, beams):
     (_, teacher), end = networks, 0
     prompts = [[5, 6, 7], [8], [9, 10, 11, 12]]
-    found = search(teacher, prompts, end, 6, beams)
+    found = beam_search(teacher, prompts, end, 6, beams)
     assert [tuple(words) for words in found] == [by_hand(teacher, one, end, 6, beams) for one in prompts]
     if beams == 1:
         chances = torch.zeros(len(prompts), 6, 1, dtype=torch.float64)
-        assert found == write([teacher], prompts, end, chances, temperature=0)
+        assert found == generate([teacher], prompts, end, chances, temperature=0)
 
 
 def test_draws_are_a_function_of_their_place_and_follow_the_network(data, networks):
@@ -164,7 +164,7 @@ def test_the_teacher_replaces_what_it_finds_unlikely(data, networks):
     mixed = by("both", temperature=0.0, top_k=25)
     for given, said in zip(prompts(batch), mixed, strict=True):
         for place, word in enumerate(said):
-            states = teacher.hidden(torch.tensor([[*given, *said[:place]]]))
+            states = teacher.hidden_states(torch.tensor([[*given, *said[:place]]]))
             assert word in (states[0, -1] @ teacher.transformer.wte.weight.T).topk(25).indices
 
 

@@ -18,7 +18,7 @@ expressions = st.recursive(
     ("text", "expected"),
     [("( 84.0 / 2.0 )", 42), ("(10 - (6 + 3))", 1), ("-(3)*2", -6), (" 7 ", 7), ("1e2", 100)],
 )
-def test_expressions_of_the_data_set(text, expected):
+def test_expressions_of_the_data_set_have_a_value(text, expected):
     assert value(text) == expected
 
 
@@ -40,12 +40,12 @@ def test_expressions_of_the_data_set(text, expected):
         *("1e308 * 10", "1 + " * 100 + "1"),
     ],
 )
-def test_anything_else_has_no_value(text):
+def test_other_texts_have_no_value(text):
     assert value(text) is None or text.startswith("9" * 190)
 
 
 @given(expressions)
-def test_the_value_is_python_s(text):
+def test_value_equals_that_of_python(text):
     if len(text) <= 200:
         try:
             expected = eval(text, {"__builtins__": {}})
@@ -54,7 +54,7 @@ def test_the_value_is_python_s(text):
         assert value(text) == expected
 
 
-def test_equal_within_a_tolerance_and_nothing_equals_nothing():
+def test_same_allows_a_tolerance_and_refuses_none():
     assert same(1 / 3 * 3, 1.0)
     assert same(1e6, 1e6 + 0.5)
     assert not same(2.0, 2.1)

@@ -1,4 +1,4 @@
-"""Networks with BatchNorms in the convolutions before them answer as they did, and so do their features."""
+"""Folding BatchNorms into convolutions leaves logits and features unchanged."""
 
 import pytest
 import timm
@@ -13,12 +13,12 @@ from kdbench.models.names import available
 from kdbench.models.registry import create_model
 from kdbench.teachers.live import LiveTeacher
 
-LEFT = {"wrn": 0.6}
-"""Share of the BatchNorms that may stay, where not all go: a wide ResNet's first ones of a block read a sum."""
+REMAINING = {"wrn": 0.6}
+"""Share of BatchNorms that cannot be folded: in wide ResNets the first one of each block reads a sum."""
 
 
-def trained(model: nn.Module, images: torch.Tensor) -> nn.Module:
-    """With statistics and scales that are not those of the beginning."""
+def randomised(model: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Return a network in eval mode whose BatchNorm scales and statistics differ from the initial ones."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -28,19 +28,18 @@ def trained(model: nn.Module, images: torch.Tensor) -> nn.Module:
     return model.eval()
 
 
-def norms(model: nn.Module) -> int:
-    """How many BatchNorms there are."""
+def count_norms(model: nn.Module) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
 @pytest.mark.parametrize("name", available())
-def test_logits_and_taps_stay(name):
+def test_logits_and_features_are_unchanged(name):
     torch.manual_seed(0)
     images = torch.randn(8, 3, 32, 32)
-    model = trained(create_model(name, 10), images)
+    model = randomised(create_model(name, 10), images)
     folded = fold_batch_norms(model, images[:1])
-    share = LEFT.get(name.split("_")[0], 0.0)
-    assert norms(folded) <= share * norms(model) < norms(model)
+    share = REMAINING.get(name.split("_")[0], 0.0)
+    assert count_norms(folded) <= share * count_norms(model) < count_norms(model)
     with torch.no_grad():
         before, after = (
             answer(model, images, feature_names(model)),
@@ -51,18 +50,18 @@ def test_logits_and_taps_stay(name):
         torch.testing.assert_close(after.features[record], value, rtol=1e-3, atol=1e-3)
 
 
-def test_a_network_of_timm_keeps_its_answers():
+def test_timm_network_is_unchanged():
     torch.manual_seed(0)
     images = torch.randn(4, 3, 64, 64)
-    model = trained(timm.create_model("resnet18", num_classes=10), images)
+    model = randomised(timm.create_model("resnet18", num_classes=10), images)
     folded = fold_batch_norms(model, images[:1])
-    assert norms(folded) == 0
+    assert count_norms(folded) == 0
     with torch.no_grad():
         torch.testing.assert_close(folded(images), model(images), rtol=1e-3, atol=1e-3)
 
 
 class Awkward(nn.Module):
-    """A convolution that two read, one BatchNorm that serves twice, and one without weights."""
+    """A convolution with two readers, a BatchNorm that is applied twice, and one without weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,26 +76,26 @@ class Awkward(nn.Module):
         return self.plain(self.third(x)).mean(dim=(2, 3))
 
 
-def test_what_would_change_the_answer_is_left_alone():
+def test_unfoldable_norms_are_kept():
     torch.manual_seed(0)
     images = torch.randn(4, 3, 8, 8)
     model = Awkward()
     update_bn([images], model)
     folded = fold_batch_norms(model.eval(), images[:1])
-    assert norms(folded) == norms(model)
+    assert count_norms(folded) == count_norms(model)
     torch.testing.assert_close(folded(images), model(images))
 
 
-def test_under_bfloat16_all_are_answered_by_the_same_network():
+def test_bf16_teacher_uses_the_folded_network_with_and_without_features():
     torch.manual_seed(0)
     images = torch.randn(8, 3, 32, 32)
-    model = trained(create_model("wrn_16_2", 10), images)
+    model = randomised(create_model("wrn_16_2", 10), images)
     batch = Batch(images, torch.zeros(8, dtype=torch.long), torch.arange(8), 1, 0)
     teacher = LiveTeacher("wrn_16_2", model, (), {}, bf16=True)
-    plain, select_features = teacher(batch), teacher(batch, feature_names(model))
-    assert torch.equal(plain.logits, select_features.logits)
-    assert norms(teacher.model) == 13  # who binds to its layers finds them
+    without_features, with_features = teacher(batch), teacher(batch, feature_names(model))
+    assert torch.equal(without_features.logits, with_features.logits)
+    assert count_norms(teacher.model) == 13  # objectives still find the original layers
     with torch.no_grad():
-        torch.testing.assert_close(plain.logits.float(), model(images), rtol=0.1, atol=0.1)
+        torch.testing.assert_close(without_features.logits.float(), model(images), rtol=0.1, atol=0.1)
     exact = LiveTeacher("wrn_16_2", model, (), {})
     assert torch.equal(exact(batch).logits, model(images))

@@ -1,4 +1,4 @@
-"""Checkpoints: what is read, what is refused and in which words, and that nothing half-written is left."""
+"""Checkpoints: formats, error messages, atomic writes, and safety against pickled code."""
 
 import io
 import os
@@ -25,6 +25,7 @@ def model():
 
 
 def refusal(model, path):
+    """Return the message with which a file is refused; the model must be unchanged."""
     before = weights_hash(model)
     with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
         load_weights(model, path)
@@ -42,7 +43,7 @@ def test_safetensors_round_trip(model, tmp_path):
     assert os.listdir(path.parent) == ["weights.safetensors"]
 
 
-def test_a_failed_write_leaves_the_old_file(model, tmp_path, monkeypatch):
+def test_failed_write_leaves_the_old_file(model, tmp_path, monkeypatch):
     path = tmp_path / "weights.safetensors"
     save_weights(model, path, {"epoch": 1})
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "no space")))
@@ -52,7 +53,7 @@ def test_a_failed_write_leaves_the_old_file(model, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["weights.safetensors"]
 
 
-def test_plain_safetensors_have_no_metadata(model, tmp_path):
+def test_foreign_safetensors_have_no_metadata(model, tmp_path):
     save_file(model.state_dict(), tmp_path / "plain.safetensors")
     assert load_weights(model, tmp_path / "plain.safetensors") == {}
 
@@ -61,15 +62,15 @@ def test_plain_safetensors_have_no_metadata(model, tmp_path):
 def test_torch_files_load_bare_and_under_model(model, tmp_path, prefix):
     state = {prefix + name: value for name, value in model.state_dict().items()}
     torch.save(state, tmp_path / "bare.pth")
-    beside = {"epoch": 240, "best_acc": torch.tensor(72.5), "optimizer": {"lr": 0.1}}
-    torch.save({"model": state, **beside}, tmp_path / "official.pth")
+    extra = {"epoch": 240, "best_acc": torch.tensor(72.5), "optimizer": {"lr": 0.1}}
+    torch.save({"model": state, **extra}, tmp_path / "official.pth")
     for file, metadata in {"bare.pth": {}, "official.pth": {"epoch": 240, "best_acc": 72.5}}.items():
         other = create_model("resnet8", num_classes=10)
         assert load_weights(other, tmp_path / file) == metadata
         assert weights_hash(other) == weights_hash(model)
 
 
-def test_half_precision_is_cast_to_the_networks_dtype(model, tmp_path):
+def test_half_precision_is_cast_to_the_dtype_of_the_network(model, tmp_path):
     torch.save(
         {"model": {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}},
         tmp_path / "h.pth",
@@ -90,22 +91,22 @@ def test_timm_networks_save_and_load(tmp_path):
     )
 
 
-def test_a_missing_file(model, tmp_path):
+def test_missing_file_is_refused(model, tmp_path):
     assert "no checkpoint at" in refusal(model, tmp_path / "none.pth")
 
 
-def test_another_class_count(model, tmp_path):
+def test_another_number_of_classes_is_refused(model, tmp_path):
     save_weights(create_model("resnet8", num_classes=100), tmp_path / "w.safetensors", {})
     message = refusal(model, tmp_path / "w.safetensors")
     assert message.endswith("does not fit resnet8: it expects classifier [10, 64], the file has [100, 64]")
 
 
-def test_another_architecture_is_recognised_whatever_its_classes(model, tmp_path):
+def test_message_names_the_architecture_of_the_file(model, tmp_path):
     torch.save({"model": create_model("wrn_16_2", num_classes=7).state_dict()}, tmp_path / "w.pth")
     assert refusal(model, tmp_path / "w.pth").endswith("the file looks like wrn_16_2, not resnet8")
 
 
-def test_an_unknown_architecture_is_described(model, tmp_path):
+def test_message_lists_differences_to_an_unknown_architecture(model, tmp_path):
     state = {**model.state_dict(), "extra": torch.ones(1), "conv1.weight": torch.ones(4, 3, 3, 3)}
     del state["bn1.bias"]
     save_file(state, tmp_path / "w.safetensors")
@@ -115,7 +116,7 @@ def test_an_unknown_architecture_is_described(model, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-def test_a_truncated_file(model, tmp_path, name):
+def test_truncated_file_is_refused(model, tmp_path, name):
     path = tmp_path / name
     if name == "w.pth":
         torch.save({"model": model.state_dict()}, path)
@@ -127,13 +128,13 @@ def test_a_truncated_file(model, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 @pytest.mark.parametrize("content", [b"", b"epoch,accuracy\n1,20.5\n", bytes(range(256)) * 8])
-def test_a_file_that_is_no_checkpoint(model, tmp_path, name, content):
+def test_other_files_are_refused(model, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     assert re.search("is damaged or not a checkpoint|is refused", refusal(model, tmp_path / name))
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ([1, 2], "it holds a list"),
         ({}, "holds {}; expected tensors by name"),
@@ -141,13 +142,13 @@ def test_a_file_that_is_no_checkpoint(model, tmp_path, name, content):
         ({"model": {"conv1.weight": 3}}, "holds {conv1.weight: int}; expected tensors by name"),
     ],
 )
-def test_a_torch_file_of_something_else(model, tmp_path, content, words):
+def test_torch_files_without_a_state_dict_are_refused(model, tmp_path, content, message):
     torch.save(content, tmp_path / "w.pth")
-    assert words in refusal(model, tmp_path / "w.pth")
+    assert message in refusal(model, tmp_path / "w.pth")
 
 
 class Payload:
-    """Unpickled with code execution, it would leave a file behind."""
+    """Creates a file if it is unpickled with code execution."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -168,7 +169,7 @@ def test_pickled_code_is_never_run(model, tmp_path):
     assert trace.exists()
 
 
-def test_the_hash_sees_values_names_and_shapes_but_not_the_layout(model):
+def test_hash_depends_on_values_but_not_on_the_memory_layout(model):
     before = weights_hash(model)
     assert weights_hash(model.to(memory_format=torch.channels_last)) == before
     assert weights_hash(create_model("resnet8", num_classes=10)) != before
@@ -184,7 +185,7 @@ def teachers():
     return Path(os.environ["KDBENCH_DATA"]) / "teachers"
 
 
-def test_official_files_load_by_name(teachers):
+def test_official_files_load(teachers):
     model = create_model("resnet56", num_classes=100)
     assert load_weights(model, teachers / "resnet56_cifar100.pth") == {"epoch": 30, "accuracy": 70.64}
     half = create_model("vgg13", num_classes=100)
@@ -192,7 +193,7 @@ def test_official_files_load_by_name(teachers):
     assert half.block0[0].weight.dtype == torch.float32
 
 
-def test_official_files_are_refused_elsewhere(teachers):
+def test_official_files_are_refused_by_other_networks(teachers):
     path = teachers / "resnet56_cifar100.pth"
     other = create_model("resnet20", num_classes=100)
     assert refusal(other, path).endswith("the file looks like resnet56, not resnet20")
@@ -203,8 +204,8 @@ def test_official_files_are_refused_elsewhere(teachers):
 OFFICIAL = {"resnet56": "resnet56_cifar100.pth", "vgg13": "vgg13_cifar100_half.pth"}
 
 
-def correct(name: str, teachers: Path, images: int | None = None) -> int:
-    """How many of the first CIFAR-100 test images (of all) an official file classifies correctly."""
+def count_correct(name: str, teachers: Path, images: int | None = None) -> int:
+    """Return how many of the first CIFAR-100 test images (None: of all) an official file classifies correctly."""
     model = create_model(name, num_classes=100, checkpoint=teachers / OFFICIAL[name]).eval()
     table = parquet.read_table(teachers.parent / "cifar100" / "test-00000-of-00001.parquet")
     rows = table.slice(0, images).to_pylist()
@@ -217,13 +218,13 @@ def correct(name: str, teachers: Path, images: int | None = None) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "recorded"), [("resnet56", 7064), ("vgg13", 6799)])
-def test_official_files_keep_their_recorded_accuracy(teachers, name, recorded):
-    """Fitting names and shapes are not enough: the whole test set must be classified as the file says."""
-    assert correct(name, teachers) == pytest.approx(recorded, abs=2)
+@pytest.mark.parametrize(("name", "expected"), [("resnet56", 7064), ("vgg13", 6799)])
+def test_official_files_keep_their_recorded_accuracy(teachers, name, expected):
+    """Names and shapes alone prove little: accuracy on the whole test set must equal that in the file."""
+    assert count_correct(name, teachers) == pytest.approx(expected, abs=2)
 
 
-@pytest.mark.parametrize(("name", "measured"), [("resnet56", 120), ("vgg13", 126)])
-def test_official_files_classify_a_few_images_as_before(teachers, name, measured):
-    """The quick form: the count on the first 200, measured with the code that passed the slow test above."""
-    assert correct(name, teachers, 200) == pytest.approx(measured, abs=1)
+@pytest.mark.parametrize(("name", "expected"), [("resnet56", 120), ("vgg13", 126)])
+def test_official_files_keep_their_accuracy_on_a_few_images(teachers, name, expected):
+    """Fast version on 200 images; the counts were measured with code that passed the slow test."""
+    assert count_correct(name, teachers, 200) == pytest.approx(expected, abs=1)

@@ -15,7 +15,7 @@ def seeded():
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "ShuffleV2", "timm/test_resnet", "timm/test_vit"])
-def test_tapping_leaves_the_logits_as_they_are(name):
+def test_requesting_features_leaves_the_logits_unchanged(name):
     model = create_model(name, num_classes=10).eval()
     images = torch.randn(2, 3, 160, 160) if name.startswith("timm/") else torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -26,7 +26,7 @@ def test_tapping_leaves_the_logits_as_they_are(name):
 
 
 @pytest.mark.parametrize("name", ["resnet8", "timm/test_convnext"])
-def test_only_the_taps_asked_for_are_kept_in_the_order_asked(name):
+def test_features_are_returned_in_the_requested_order(name):
     model = create_model(name, num_classes=10)
     features = answer(model, torch.randn(2, 3, 32, 32), ["pooled", "stage1"]).features
     assert list(features) == ["pooled", "stage1"]
@@ -34,7 +34,7 @@ def test_only_the_taps_asked_for_are_kept_in_the_order_asked(name):
 
 
 @pytest.mark.parametrize("name", ["MobileNetV2", "ShuffleV1", "timm/test_efficientnet", "timm/test_vit"])
-def test_pooled_is_what_the_classifier_is_given(name):
+def test_pooled_is_the_input_of_the_classifier(name):
     model = create_model(name, num_classes=10).eval()
     size = 160 if name == "timm/test_vit" else 64
     outputs = answer(model, torch.randn(2, 3, size, size), ["pooled"])
@@ -94,7 +94,7 @@ def test_gradients_reach_a_timm_stage():
     assert model.conv1[0].weight.grad.abs().sum() > 0
 
 
-def test_a_classifier_that_is_no_linear_layer_is_none_and_gives_no_pooled():
+def test_nonlinear_classifier_has_no_pooled_feature():
     with torch.device("meta"):
         model = create_model("timm/resnetv2_18", num_classes=10)
     outputs = answer(model, torch.empty(2, 3, 64, 64, device="meta"), ["stage1"])
@@ -103,13 +103,13 @@ def test_a_classifier_that_is_no_linear_layer_is_none_and_gives_no_pooled():
     assert "pooled" not in feature_names(model)
 
 
-def test_the_hook_on_a_timm_classifier_is_gone_afterwards():
+def test_hook_on_a_timm_classifier_is_removed():
     model = create_model("timm/test_resnet", num_classes=10)
     answer(model, torch.randn(2, 3, 64, 64), ["pooled"])
     assert not model.get_classifier()._forward_pre_hooks
 
 
-def test_a_plain_module_has_no_taps():
+def test_plain_module_declares_no_features():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
     assert feature_names(model) == ()
     assert answer(model, torch.randn(2, 3, 2, 2)).classifier is None
@@ -117,7 +117,7 @@ def test_a_plain_module_has_no_taps():
         answer(model, torch.randn(2, 3, 2, 2), ["pooled"])
 
 
-def test_an_unknown_tap_names_those_that_exist():
+def test_unknown_feature_message_lists_the_existing_ones():
     model = create_model("MobileNetV2", num_classes=10)
     message = "MobileNetV2 has no feature 'stage5.pre', 'stage9'; it has stem, stage1.pre, .*unpooled"
     with pytest.raises(ValueError, match=message):

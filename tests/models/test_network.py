@@ -52,8 +52,8 @@ def on_meta(name: str) -> Network:
     return model
 
 
-def settled(name: str) -> Network:
-    """Weights and BN statistics that are not those of the initialisation, in eval mode."""
+def randomised(name: str) -> Network:
+    """Return a network in eval mode whose BatchNorm weights and statistics differ from the initial ones."""
     torch.manual_seed(0)
     model = create_model(name, num_classes=10)
     assert isinstance(model, Network)
@@ -79,7 +79,7 @@ def multiply_adds(model: nn.Module) -> int:
     return sum(counts)
 
 
-def test_the_table_has_every_network():
+def test_table_has_every_network():
     assert set(available()) == set(TABLE)
     assert len(TABLE) == 22
 
@@ -98,18 +98,20 @@ def test_size_cost_and_shapes_equal_the_table(name):
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "ResNet50", "vgg8", "ShuffleV1", "ShuffleV2"])
-def test_a_stage_is_its_pre_activation_rectified(name):
-    features = answer(model := settled(name), torch.randn(2, 3, 32, 32), feature_names(model)).features
-    twins = [name for name in features if name.endswith(".pre")]
-    assert twins == [f"stage{k}.pre" for k in range(1, len(twins) + 1)]
-    assert len(twins) == len([name for name in features if name.startswith("stage")]) / 2
-    for twin in twins:
-        assert (features[twin] < 0).any()
-        assert torch.equal(features[twin.removesuffix(".pre")], F.relu(features[twin]))
+def test_stage_is_relu_of_its_pre_activation(name):
+    features = answer(model := randomised(name), torch.randn(2, 3, 32, 32), feature_names(model)).features
+    pre_activations = [name for name in features if name.endswith(".pre")]
+    assert pre_activations == [f"stage{k}.pre" for k in range(1, len(pre_activations) + 1)]
+    assert len(pre_activations) == len([name for name in features if name.startswith("stage")]) / 2
+    for name in pre_activations:
+        assert (features[name] < 0).any()
+        assert torch.equal(features[name.removesuffix(".pre")], F.relu(features[name]))
 
 
-def test_a_wide_resnets_stage_is_raw_and_its_twin_is_the_next_norm_of_it():
-    features = answer(model := settled("wrn_16_2"), torch.randn(2, 3, 32, 32), feature_names(model)).features
+def test_pre_activation_of_a_wide_resnet_is_the_next_norm_of_the_stage():
+    features = answer(
+        model := randomised("wrn_16_2"), torch.randn(2, 3, 32, 32), feature_names(model)
+    ).features
     norms = (model.block2.layer[0].bn1, model.block3.layer[0].bn1, model.bn1)
     for k, norm in enumerate(norms, start=1):
         assert (features[f"stage{k}"] < 0).any()
@@ -118,9 +120,9 @@ def test_a_wide_resnets_stage_is_raw_and_its_twin_is_the_next_norm_of_it():
     torch.testing.assert_close(features["pooled"], F.relu(features["stage3.pre"]).mean((2, 3)))
 
 
-def test_mobilenets_stages_are_signed_and_their_own_twins():
+def test_mobilenet_stages_are_signed_and_equal_their_pre_activations():
     features = answer(
-        model := settled("MobileNetV2"), torch.randn(2, 3, 32, 32), feature_names(model)
+        model := randomised("MobileNetV2"), torch.randn(2, 3, 32, 32), feature_names(model)
     ).features
     for k in range(1, 5):
         assert (features[f"stage{k}"] < 0).any()
@@ -129,46 +131,46 @@ def test_mobilenets_stages_are_signed_and_their_own_twins():
 
 @pytest.mark.parametrize("name", [*FAMILIES, "timm/resnet10t", "timm/test_efficientnet"])
 def test_pooled_is_the_mean_of_unpooled(name):
-    model = settled(name) if name in FAMILIES else create_model(name, num_classes=10).eval()
+    model = randomised(name) if name in FAMILIES else create_model(name, num_classes=10).eval()
     features = answer(model, torch.randn(2, 3, 32, 32), ["unpooled", "pooled"]).features
     torch.testing.assert_close(features["pooled"], features["unpooled"].mean((2, 3)))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_training_mode_normalises_each_batch_once_and_changes_no_tapped_value(name):
+def test_training_forward_updates_norms_once_and_leaves_features_unchanged(name):
     torch.manual_seed(0)
     model, images = create_model(name, num_classes=10), torch.randn(4, 3, 32, 32)
-    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    recorded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def keep(name, value):
-        seen[name] = (value, value.detach().clone())
+    def record(name, value):
+        recorded[name] = (value, value.detach().clone())
         return value
 
-    model(images, record=keep).square().mean().backward()
-    assert tuple(seen) == model.features
-    assert all(torch.equal(value, copy) for value, copy in seen.values())
+    model(images, record=record).square().mean().backward()
+    assert tuple(recorded) == model.features
+    assert all(torch.equal(value, copy) for value, copy in recorded.values())
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert {int(norm.num_batches_tracked) for norm in norms} == {1}
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_other_image_sizes_fit(name):
+def test_forward_accepts_other_image_sizes(name):
     model = on_meta(name)
     for size in (64, 96):
         assert model(torch.empty(2, 3, size, size, device="meta")).shape == (2, 100)
 
 
-def test_vgg_pools_once_more_at_64():
+def test_vgg_pools_once_more_at_64_pixels():
     model = on_meta("vgg8")
     features = answer(model, torch.empty(2, 3, 64, 64, device="meta"), ["stage3", "stage4"]).features
     assert [features[name].shape[-1] for name in ("stage3", "stage4")] == [8, 4]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_tap_may_replace_a_value(name):
-    """What the callable returns flows on: with zeros for `pooled` only the classifier's bias is left."""
-    model = settled(name)
+def test_recorder_can_replace_a_feature(name):
+    """With zeros for `pooled`, only the classifier's bias is left."""
+    model = randomised(name)
     logits = model(torch.randn(2, 3, 32, 32), record=lambda name, value: value * (name != "pooled"))
     assert torch.equal(logits, model.get_classifier().bias.expand(2, -1))
 
@@ -193,11 +195,11 @@ OFFICIAL = {
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_the_state_dict_uses_the_official_names(name):
+def test_state_dict_uses_the_official_names(name):
     assert set(OFFICIAL[name].split()) <= on_meta(name).state_dict().keys()
 
 
-def test_only_a_change_of_shape_projects_the_shortcut():
+def test_shortcut_is_projected_only_where_the_shape_changes():
     assert not [key for key in on_meta("resnet8").state_dict() if key.startswith("layer1.0.downsample")]
     assert "block1.layer.0.convShortcut.weight" not in on_meta("wrn_16_1").state_dict()
 
@@ -220,7 +222,7 @@ def test_classifiers_of_vgg_and_mobilenet_start_small(name):
     assert not head.bias.any()
 
 
-def test_the_seed_decides_the_weights():
+def test_seed_determines_the_weights():
     def first_weight(seed):
         torch.manual_seed(seed)
         return create_model("resnet8", num_classes=10).conv1.weight
@@ -229,7 +231,7 @@ def test_the_seed_decides_the_weights():
     assert not torch.equal(first_weight(1), first_weight(2))
 
 
-def test_timm_builds_them_too():
+def test_timm_creates_registered_networks():
     model = timm.create_model("kdbench_resnet8x4", num_classes=7)
     assert model.get_classifier().out_features == 7
     with pytest.raises(ValueError, match="no pretrained weights"):
@@ -238,7 +240,7 @@ def test_timm_builds_them_too():
         timm.create_model("kdbench_resnet8x4", in_chans=1)
 
 
-def test_a_new_network_is_one_call():
+def test_register_adds_a_network_with_one_call():
     class Tiny(Network):
         features = ("pooled",)
 
@@ -260,11 +262,11 @@ def test_a_new_network_is_one_call():
         timm.models._registry._model_entrypoints.pop("kdbench_tiny_for_test")
 
 
-def test_depths_that_do_not_exist_are_refused():
+def test_impossible_depths_are_refused():
     from kdbench.models.vision.resnet import ResNet
     from kdbench.models.vision.wide_resnet import WideResNet
 
-    with pytest.raises(ValueError, match=r"6n\+2 .* not 18"):
+    with pytest.raises(ValueError, match=r"depth must be 6n\+2 .* got 18"):
         ResNet(18, num_classes=10)
-    with pytest.raises(ValueError, match=r"6n\+4 .* not 18"):
+    with pytest.raises(ValueError, match=r"depth must be 6n\+4 .* got 18"):
         WideResNet(18, 1, num_classes=10)

@@ -1,4 +1,4 @@
-"""`Network.stage_norms`: the BatchNorm behind each stage's `.pre` feature, in every network."""
+"""`Network.stage_norms`: the BatchNorm that feeds each stage's `.pre` feature."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def on_meta(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", [name for name in available() if name != "ShuffleV2"])
-def test_every_stage_has_a_norm_with_the_channels_of_its_tap(name):
+def test_every_stage_has_a_norm_with_the_channels_of_its_pre_activation(name):
     model = on_meta(name)
     features = answer(model, torch.empty(2, 3, 32, 32, device="meta"), feature_names(model)).features
     norms = model.stage_norms()
@@ -27,13 +27,12 @@ def test_every_stage_has_a_norm_with_the_channels_of_its_tap(name):
         assert norm.num_features == features[f"{stage}.pre"].shape[1]
 
 
-def test_half_of_a_shufflenet_v2_stage_comes_from_no_norm():
+def test_shufflenet_v2_has_no_stage_norms():
     assert on_meta("ShuffleV2").stage_norms() == {}
 
 
 @pytest.mark.parametrize("name", ["resnet8", "ResNet50", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1"])
-def test_a_shift_of_the_norm_shifts_its_tap_by_as_much(name):
-    """Channel for channel, with nothing in between."""
+def test_shift_of_a_norm_shifts_its_pre_activation_equally(name):
     torch.manual_seed(0)
     model, images = create_model(name, num_classes=10).eval(), torch.randn(2, 3, 32, 32)
     for stage, norm in model.stage_norms().items():
@@ -49,5 +48,5 @@ def test_a_shift_of_the_norm_shifts_its_tap_by_as_much(name):
         )
 
 
-def test_timm_networks_know_none():
+def test_timm_networks_have_no_stage_norms():
     assert not hasattr(create_model("timm/test_resnet", num_classes=10), "stage_norms")

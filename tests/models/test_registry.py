@@ -1,4 +1,4 @@
-"""Models by name, their configuration files, and the words for names that do not exist."""
+"""Models by name, their configuration files, and the messages for unknown names and options."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from kdbench.models.registry import check_name, create_model
 CONF = Path(__file__).parents[2] / "conf" / "model"
 
 
-def test_every_network_has_its_file_and_every_file_its_network():
+def test_networks_and_configuration_files_match():
     files = {path.stem: yaml.safe_load(path.read_text()) for path in CONF.glob("*.yaml")}
     files = {
         name: file
@@ -24,13 +24,13 @@ def test_every_network_has_its_file_and_every_file_its_network():
     assert files == {name: {"_target_": target, "name": name} for name in available()}
 
 
-def test_names_that_can_be_built():
+def test_known_names_pass():
     for name in (*available(), "timm/resnet18", "timm/vit_tiny_patch16_224"):
         check_name(name)
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
+    ("name", "message"),
     [
         ("resnet8x5", "did you mean resnet8x4 "),
         ("mobilenetv2", r"did you mean MobileNetV2\?"),
@@ -40,14 +40,14 @@ def test_names_that_can_be_built():
         ("resnet18", "Possible are .*resnet8x4, .*vgg19.* and timm/<name>"),
     ],
 )
-def test_an_unknown_name_says_what_was_meant_and_what_is_possible(name, meant):
-    with pytest.raises(ValueError, match=meant):
+def test_unknown_names_get_suggestions(name, message):
+    with pytest.raises(ValueError, match=message):
         check_name(name)
-    with pytest.raises(ValueError, match=meant):
+    with pytest.raises(ValueError, match=message):
         create_model(name, num_classes=10)
 
 
-def test_options_go_to_timm():
+def test_options_are_passed_to_timm():
     with torch.device("meta"):
         model = create_model("timm/convnext_atto", num_classes=10, options={"depths": [1, 1, 1, 1]})
     assert len(model.stages[2].blocks) == 1
@@ -55,13 +55,13 @@ def test_options_go_to_timm():
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "words"),
+    ("name", "options", "message"),
     [
         ("resnet8", {"depth": 3}, "no further options; given: depth"),
         ("timm/test_resnet", {"depht": 3}, "timm/test_resnet does not take the options .*depht"),
         ("timm/test_resnet", {"num_classes": 3}, "cannot set num_classes"),
     ],
 )
-def test_options_that_do_not_exist(name, options, words):
-    with pytest.raises(ValueError, match=words):
+def test_unknown_options_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
         create_model(name, num_classes=10, options=options)

@@ -1,4 +1,4 @@
-"""Networks of timm's that start from weights of a file: the body is theirs, a last layer of other classes is not."""
+"""timm networks initialised from a file of weights, without a last layer for other classes."""
 
 import json
 
@@ -26,12 +26,12 @@ def file(tmp_path):
     return path
 
 
-def test_all_but_the_last_layer_is_the_files(file):
+def test_weights_of_the_file_except_the_last_layer_are_loaded(file):
     torch.manual_seed(0)
-    found = create_model(NAME, 4, options={"pretrained": str(file)}).state_dict()
+    actual = create_model(NAME, 4, options={"pretrained": str(file)}).state_dict()
     torch.manual_seed(1)
     expected = timm.create_model("test_resnet", num_classes=1000).state_dict()
-    for name, value in found.items():
+    for name, value in actual.items():
         if name.startswith("fc."):
             assert len(value) == 4
         else:
@@ -39,35 +39,35 @@ def test_all_but_the_last_layer_is_the_files(file):
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "words"),
+    ("name", "source", "message"),
     [
-        (NAME, "nowhere.safetensors", "there is no such file; hub asks for timm's own weights"),
+        (NAME, "nowhere.safetensors", "no such file; pass a file, or hub for timm's own weights"),
         ("resnet8", "hub", "resnet8 has no weights on the hub: only timm/<name> has"),
     ],
 )
-def test_mistakes_are_said(name, source, words):
+def test_invalid_sources_are_refused(name, source, message):
     with pytest.raises(ValueError) as caught:
         create_model(name, 4, options={"pretrained": source})
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_run_is_known_by_the_weights_it_starts_from_and_not_by_their_place(file, tmp_path):
-    tiny = [
+def test_run_identity_depends_on_initial_weights_but_not_on_their_path(file, tmp_path):
+    settings = [
         "dataset=fake",
         "dataset.train=32",
         "schedule=quick",
         "schedule.batch_size=16",
         "schedule.epochs=1",
     ]
-    tiny += ["teacher=none", "loss=ce", f"student={NAME}", "trainer=cpu", "threads=1", "progress=false"]
-    elsewhere = tmp_path / "moved.safetensors"
-    elsewhere.write_bytes(file.read_bytes())
+    settings += ["teacher=none", "loss=ce", f"student={NAME}", "trainer=cpu", "threads=1", "progress=false"]
+    copy = tmp_path / "moved.safetensors"
+    copy.write_bytes(file.read_bytes())
     hashes = [
-        run(make_plan(compose_checked("train", [*tiny, *more, f"output={tmp_path / str(number)}"]), {}))[
+        run(make_plan(compose_checked("train", [*settings, *extra, f"output={tmp_path / str(number)}"]), {}))[
             "hashes"
         ]
-        for number, more in enumerate(
-            ([], *([f"+student.options.pretrained={path}"] for path in (file, elsewhere)))
+        for number, extra in enumerate(
+            ([], *([f"+student.options.pretrained={path}"] for path in (file, copy)))
         )
     ]
     assert "init" not in hashes[0]

@@ -6,7 +6,7 @@ import pytest
 
 from kdbench.runs.hydra_setup import register
 from kdbench.tables import estimate as forecast
-from kdbench.tables.estimate import Forecast, cost
+from kdbench.tables.estimate import Forecast, model_cost
 from kdbench.tables.grid import cells, load_table
 from kdbench.tables.processes import batches
 from kdbench.utils.provenance import machine
@@ -35,19 +35,19 @@ def test_from_bench_it_grows_with_images_and_network_and_falls_with_jobs(tmp_pat
     table, todo = demo(tmp_path)
     said = Forecast(table).of_runs(todo)
     images = 2 * 5 * 2000
-    seconds = images * (cost("resnet20").answer + cost("resnet8").learn) * 1e-3
+    seconds = images * (model_cost("resnet20").forward_gflops + model_cost("resnet8").training_gflops) * 1e-3
     assert said.startswith(f"an estimate: {seconds:.1f} s, ")
-    assert f"{2 * 12 * cost('resnet8').parameters / 1e6:.1f} MB on the disk" in said
+    assert f"{2 * 12 * model_cost('resnet8').parameters / 1e6:.1f} MB on the disk" in said
     assert "another machine, P" in said
     both, todo = demo(tmp_path, "jobs=2")
     assert Forecast(both).of_runs(todo).startswith(f"an estimate: {seconds / 2:.1f} s, ")
 
 
-def test_a_network_costs_what_is_known_of_it():
+def test_model_cost_of_resnet20():
     """resnet20: 41 million multiply-adds; its training step about three times its answer."""
-    known = cost("resnet20")
-    assert known.answer == pytest.approx(2 * 0.041, rel=0.02)
-    assert 2.8 * known.answer < known.learn < 3.0 * known.answer
+    known = model_cost("resnet20")
+    assert known.forward_gflops == pytest.approx(2 * 0.041, rel=0.02)
+    assert 2.8 * known.forward_gflops < known.training_gflops < 3.0 * known.forward_gflops
     assert known.parameters == 278_324
 
 

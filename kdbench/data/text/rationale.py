@@ -26,7 +26,7 @@ from kdbench.data.text.tokenizers import (
     trained_tokenizer,
 )
 from kdbench.metrics.base import Metric
-from kdbench.models.language.pretrained import needs
+from kdbench.models.language.pretrained import missing_package
 from kdbench.models.language.t5 import NAMES, t5
 from kdbench.utils.seeding import generator
 
@@ -108,7 +108,7 @@ class RationaleData(TextData):
         """Read, cut and tokenise; the number of blank rationales is printed. ValueError where what scores rationales is
         not installed: better before a run than at its end."""
         if missing := [name for name in ("rouge_score", "sacrebleu") if find_spec(name) is None]:
-            raise ValueError(str(needs(missing[0].replace("_", "-"))))
+            raise ValueError(str(missing_package(missing[0].replace("_", "-"))))
         read = {split: read_split(self.name, split, self._path) for split in (self._train_split, "test")}
         if missing := [split for split, rows in read.items() if rows is None]:
             raise DataError(self._missing(missing[0]))

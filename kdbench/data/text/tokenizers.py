@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kdbench.data.text.ragged import Ragged
-from kdbench.models.language.pretrained import needs, unreachable
+from kdbench.models.language.pretrained import load_failure, missing_package
 from kdbench.utils.atomic_io import write_atomically
 from kdbench.utils.hashing import digest
 from kdbench.utils.paths import home
@@ -32,7 +32,7 @@ def trained_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise ValueError(str(needs("tokenizers"))) from error
+        raise ValueError(str(missing_package("tokenizers"))) from error
     content = texts_hash(texts)
     file = home() / "tokenizers" / f"{digest([content, vocabulary, 1])}.json"
     if not file.is_file():
@@ -71,12 +71,12 @@ def pretrained_tokenizer(source: str) -> tuple[Tokenizer, str]:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise ValueError(str(needs("transformers"))) from error
+        raise ValueError(str(missing_package("transformers"))) from error
     try:
         whole = AutoTokenizer.from_pretrained(source)
         backend: Tokenizer = whole.backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(unreachable(source, error)) from error
+        raise ValueError(load_failure(source, error)) from error
     if whole.eos_token is None:
         raise ValueError(f"the tokenizer of {source} has no end of a text (eos_token)")
     backend.no_truncation()

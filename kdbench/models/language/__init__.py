@@ -1,1 +1,1 @@
-"""T5 and causal language models, and generation."""
+"""Language models: T5 encoder-decoders, causal models, and text generation."""

@@ -1,4 +1,4 @@
-"""Causal language models that write: word by word, side by side, with a memory of what they have read."""
+"""Text generation by causal language models: batched sampling, speculative sampling and beam search with a KV cache."""
 
 from __future__ import annotations
 
@@ -14,117 +14,146 @@ from kdbench.models.language.causal_lm import CausalLM
 
 
 @torch.no_grad()
-def write(
+def generate(
     networks: Sequence[nn.Module | None],
-    given: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]],
     end: int,
-    chances: Tensor,
+    uniforms: Tensor,
     temperature: float = 1.0,
     top_k: int = 25,
 ) -> list[list[int]]:
-    """What follows each of B sequences of ids: at most T words, of which `end` is the last one that counts.
+    """Sample a continuation of each prompt.
 
-    networks: one, or two of which the first proposes each word and the last replaces, by a draw of its own, one that
-    is not among its `top_k` likeliest; in eval mode while they write. chances: float64 [B, T, number of networks] in
-    [0, 1), where in its distribution each word lies, so that what is written to a text depends on no other;
-    temperature: of the distributions, 0 takes the likeliest word.
+    With two networks the first proposes each token; if the proposal is not among the `top_k` most probable
+    tokens of the second, a draw of the second replaces it.
+
+    Args:
+        networks: One or two `CausalLM`s; in eval mode during generation, restored afterwards.
+        prompts: B sequences of token ids.
+        end: Id of the token that ends a continuation.
+        uniforms: Uniform numbers in [0, 1), float64 [B, T, number of networks]; token t of row b is where the
+            cumulative distribution reaches `uniforms[b, t]`, so that rows do not depend on each other. T is the
+            maximum length.
+        temperature: Temperature of the distributions; 0 takes the most probable token.
+        top_k: Number of accepted tokens; used with two networks only.
+
+    Returns:
+        For each prompt the generated ids, at most T, the last one `end` if it was reached.
+
+    Raises:
+        ValueError: If a network is not a `CausalLM`.
     """
-    with _answering(networks) as writers:
-        ids, mask = _side_by_side(given, end, writers[0])
+    with _eval_mode(networks) as models:
+        ids, mask = _pad_left(prompts, end, models[0])
         device = ids.device
-        done = torch.zeros(len(given), dtype=torch.bool, device=device)
-        memories: list[Any] = [None] * len(writers)
-        words: list[Tensor] = []
-        chances = chances.to(device)
-        while len(words) < chances.shape[1] and not bool(done.all()):
+        finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+        kv_caches: list[Any] = [None] * len(models)
+        tokens: list[Tensor] = []
+        uniforms = uniforms.to(device)
+        while len(tokens) < uniforms.shape[1] and not bool(finished.all()):
             logits = []
-            for place, network in enumerate(writers):
-                answer, memories[place] = network.next_word(ids, mask, memories[place])
-                logits.append(answer)
-            chance = chances[:, len(words)]
-            word = _drawn(logits[0], chance[:, 0], temperature)
-            if len(writers) > 1:
+            for position, model in enumerate(models):
+                next_logits, kv_caches[position] = model.next_token(ids, mask, kv_caches[position])
+                logits.append(next_logits)
+            uniform = uniforms[:, len(tokens)]
+            token = _sample(logits[0], uniform[:, 0], temperature)
+            if len(models) > 1:
                 top = logits[1].topk(min(top_k, logits[1].shape[-1])).indices
-                accepted = (top == word[:, None]).any(dim=1)
-                word = torch.where(accepted, word, _drawn(logits[1], chance[:, 1], temperature))
-            words.append(torch.where(done, end, word))
-            done = done | (words[-1] == end)
-            ids, mask = words[-1][:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-    return [_until(row, end) for row in torch.stack(words, dim=1).tolist()]
+                is_accepted = (top == token[:, None]).any(dim=1)
+                token = torch.where(is_accepted, token, _sample(logits[1], uniform[:, 1], temperature))
+            tokens.append(torch.where(finished, end, token))
+            finished = finished | (tokens[-1] == end)
+            ids, mask = tokens[-1][:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+    return [_through_end(row, end) for row in torch.stack(tokens, dim=1).tolist()]
 
 
 @torch.no_grad()
-def search(
-    network: nn.Module | None, given: Sequence[Sequence[int]], end: int, longest: int, beams: int
+def beam_search(
+    network: nn.Module | None, prompts: Sequence[Sequence[int]], end: int, max_tokens: int, beams: int
 ) -> list[list[int]]:
-    """The likeliest of what a beam finds to follow each of B sequences of ids: at most `longest` words, to the first
-    `end`. At each word the `beams` likeliest continuations of those before are kept, by the sum of log-probabilities;
-    what has ended stays among them.
+    """Return the most probable continuation of each prompt that a beam search finds.
+
+    Each step keeps the `beams` continuations with the largest sums of log-probabilities; finished ones
+    stay candidates.
+
+    Args:
+        network: A `CausalLM`; in eval mode during the search, restored afterwards.
+        prompts: B sequences of token ids.
+        end: Id of the token that ends a continuation.
+        max_tokens: Maximum length of a continuation.
+        beams: Number of candidates for each prompt.
+
+    Returns:
+        For each prompt the generated ids, the last one `end` if it was reached.
     """
-    with _answering([network]) as (writer,):
-        ids, mask = (whole.repeat_interleave(beams, dim=0) for whole in _side_by_side(given, end, writer))
-        scores = ids.new_full((len(given), beams), -torch.inf, dtype=torch.float64)
-        scores[:, 0] = 0.0  # at first all are the same
-        words = ids.new_zeros(len(given) * beams, 0)
-        first = torch.arange(len(given), device=ids.device)[:, None] * beams
-        done, memory = torch.zeros(len(ids), dtype=torch.bool, device=ids.device), None
-        while words.shape[1] < longest and not bool(done.all()):
-            logits, memory = writer.next_word(ids, mask, memory)
-            further = logits.double().log_softmax(dim=-1)
-            further[done] = -torch.inf
-            further[done, end] = 0.0
-            choices = further.shape[-1]
-            scores, found = (scores[..., None] + further.view(*scores.shape, choices)).flatten(1).topk(beams)
-            kept = (first + found // choices).flatten()
-            memory.reorder_cache(kept)
-            ids = (found % choices).view(-1, 1)
-            words = torch.cat([words[kept], ids], dim=1)
-            done, mask = done[kept] | (ids[:, 0] == end), torch.cat([mask, torch.ones_like(ids)], dim=1)
-        best = (first[:, 0] + scores.argmax(dim=1)).tolist()
-    return [_until(words[row].tolist(), end) for row in best]
-
-
-def _side_by_side(given: Sequence[Sequence[int]], filler: int, writer: CausalLM) -> tuple[Tensor, Tensor]:
-    """Sequences padded at the left, and a mask of what is no padding: int64 [B, L]."""
-    device, width = next(writer.parameters()).device, max(map(len, given))
-    ids = torch.tensor([[filler] * (width - len(row)) + list(row) for row in given], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in given], device=device)
-    return ids, mask
-
-
-def _drawn(logits: Tensor, chance: Tensor, temperature: float) -> Tensor:
-    """The word of each row [B] at which its distribution comes to `chance` [B]."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    reached = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
-    word = torch.searchsorted(reached, (chance * reached[:, -1])[:, None], right=True)[:, 0]
-    return word.clamp(max=logits.shape[-1] - 1)
-
-
-@contextmanager
-def _answering(networks: Sequence[nn.Module | None]) -> Iterator[list[CausalLM]]:
-    """The language models in eval mode."""
-    writers = [network for network in networks if isinstance(network, CausalLM)]
-    if len(writers) < len(networks):
-        raise ValueError("only the causal language models of kdbench write")
-    training = [writer.training for writer in writers]
-    for writer in writers:
-        writer.eval()
-    try:
-        yield writers
-    finally:
-        for writer, before in zip(writers, training, strict=True):
-            writer.train(before)
-
-
-def _until(words: Sequence[int], end: int) -> list[int]:
-    """The words up to the first end, which is one of them."""
-    return list(words[: words.index(end) + 1]) if end in words else list(words)
+    with _eval_mode([network]) as (model,):
+        ids, mask = (rows.repeat_interleave(beams, dim=0) for rows in _pad_left(prompts, end, model))
+        scores = ids.new_full((len(prompts), beams), -torch.inf, dtype=torch.float64)
+        scores[:, 0] = 0.0  # all beams of a prompt are equal at first: expand one of them
+        tokens = ids.new_zeros(len(prompts) * beams, 0)
+        first_beam = torch.arange(len(prompts), device=ids.device)[:, None] * beams
+        finished, kv_cache = torch.zeros(len(ids), dtype=torch.bool, device=ids.device), None
+        while tokens.shape[1] < max_tokens and not bool(finished.all()):
+            logits, kv_cache = model.next_token(ids, mask, kv_cache)
+            log_p = logits.double().log_softmax(dim=-1)
+            log_p[finished] = -torch.inf
+            log_p[finished, end] = 0.0
+            vocab_size = log_p.shape[-1]
+            scores, best = (scores[..., None] + log_p.view(*scores.shape, vocab_size)).flatten(1).topk(beams)
+            parents = (first_beam + best // vocab_size).flatten()
+            kv_cache.reorder_cache(parents)
+            ids = (best % vocab_size).view(-1, 1)
+            tokens = torch.cat([tokens[parents], ids], dim=1)
+            finished = finished[parents] | (ids[:, 0] == end)
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+        winners = (first_beam[:, 0] + scores.argmax(dim=1)).tolist()
+    return [_through_end(tokens[row].tolist(), end) for row in winners]
 
 
 def prompts_of(tokens: Tokens) -> list[list[int]]:
-    """Of each text the ids before the first word of the response."""
+    """Return the ids of each text before the first token of its response."""
     pairs = zip(tokens.ids.tolist(), tokens.labels.tolist(), strict=True)
     return [
-        ids[: 1 + next(place for place, label in enumerate(said) if label != IGNORED)] for ids, said in pairs
+        ids[: 1 + next(position for position, label in enumerate(labels) if label != IGNORED)]
+        for ids, labels in pairs
     ]
+
+
+def _pad_left(prompts: Sequence[Sequence[int]], pad_id: int, model: CausalLM) -> tuple[Tensor, Tensor]:
+    """Return prompts padded on the left and a mask of what is not padding: int64 [B, L] each."""
+    device, width = next(model.parameters()).device, max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=device)
+    return ids, mask
+
+
+def _sample(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """Return the token of each row at which its cumulative distribution reaches `uniform`: [B, V], [B] -> [B]."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    cumulative = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
+    token = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
+    return token.clamp(max=logits.shape[-1] - 1)
+
+
+@contextmanager
+def _eval_mode(networks: Sequence[nn.Module | None]) -> Iterator[list[CausalLM]]:
+    """Put language models into eval mode within a `with` block."""
+    models = [network for network in networks if isinstance(network, CausalLM)]
+    if len(models) < len(networks):
+        raise ValueError(
+            "text generation needs kdbench's causal language models (student=lm_*, gpt2, causal)"
+        )
+    modes = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield models
+    finally:
+        for model, is_training in zip(models, modes, strict=True):
+            model.train(is_training)
+
+
+def _through_end(tokens: Sequence[int], end: int) -> list[int]:
+    """Return the tokens up to and including the first `end`."""
+    return list(tokens[: tokens.index(end) + 1]) if end in tokens else list(tokens)

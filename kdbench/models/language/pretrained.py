@@ -1,4 +1,4 @@
-"""Networks of transformers with their weights, and what to say where they, or a package, are not there."""
+"""Loading of pretrained transformers, and the error messages for missing packages and weights."""
 
 from __future__ import annotations
 
@@ -7,29 +7,38 @@ from typing import Any
 from kdbench.utils.hashing import digest
 
 
-def needs(package: str) -> ImportError:
-    """What to say where a package of the extra `text` is missing."""
+def missing_package(package: str) -> ImportError:
+    """Return the error for a missing package of the extra `text`."""
     return ImportError(f"text needs the package {package}: pip install -e '.[text]'")
 
 
-def loaded(kind: Any, source: str, other: str) -> Any:
-    """A network of that class of transformers with the weights of a folder or of the hub, in float32.
+def load_pretrained(model_class: Any, source: str, alternative: str) -> Any:
+    """Load a transformers network in float32.
 
-    ValueError where it cannot be had; `other` is what needs no such weights.
+    Args:
+        model_class: Class of transformers with `from_pretrained`.
+        source: Folder as `save_pretrained` writes it, or a name on the Hugging Face hub.
+        alternative: Option that needs no pretrained weights, for the message.
+
+    Returns:
+        The network, in eval mode.
+
+    Raises:
+        ValueError: If `source` does not exist, cannot be reached, or holds another kind of network.
     """
     import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        return kind.from_pretrained(source, dtype=torch.float32)
+        return model_class.from_pretrained(source, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise ValueError(unreachable(source, error, other)) from error
+        raise ValueError(load_failure(source, error, alternative)) from error
 
 
-def settings_of(config: Any) -> str:
-    """A hash of what a network's files say of it beside its weights: heads, dropout, what comes after which layer."""
-    said = config.to_diff_dict()
+def hash_config(config: Any) -> str:
+    """Hash the parts of a transformers config that change what the network computes (heads, dropout, ...)."""
+    settings = config.to_diff_dict()
     for name in (
         "_name_or_path",
         "transformers_version",
@@ -38,15 +47,15 @@ def settings_of(config: Any) -> str:
         "torch_dtype",
         "use_cache",
     ):
-        said.pop(name, None)
-    return digest(said)
+        settings.pop(name, None)
+    return digest(settings)
 
 
-def unreachable(source: str, error: Exception, other: str = "a student from scratch") -> str:
-    """What to say where a pretrained network cannot be loaded; `other` needs none."""
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def load_failure(source: str, error: Exception, alternative: str = "a student from scratch") -> str:
+    """Return the message for a pretrained network that cannot be loaded; `alternative` works without one."""
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return (
-        f"{source} cannot be loaded ({first.strip()}); it must be a folder with a network and its tokenizer as "
-        f"transformers saves them (student.options.pretrained=FOLDER), or a name on the hub that can be reached "
-        f"from here. {other} needs none"
+        f"{source} cannot be loaded ({reason.strip()}); pass a folder with a network and its tokenizer as "
+        f"transformers saves them (student.options.pretrained=FOLDER), or a name on a hub that this machine "
+        f"can reach. {alternative} needs no pretrained weights"
     )

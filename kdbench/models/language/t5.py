@@ -1,4 +1,4 @@
-"""T5: an encoder-decoder that answers each view of a text in a pass of its own."""
+"""T5: an encoder-decoder that answers each view of a text in its own forward pass."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.core.types import Batch, Outputs, Tokens
-from kdbench.models.language.pretrained import loaded, needs, settings_of
+from kdbench.models.language.pretrained import hash_config, load_pretrained, missing_package
 
 NAMES = ("t5_tiny", "t5_small", "t5_base", "t5_v1_1_small", "t5_v1_1_base")
-_TIED = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+_TIED_WEIGHTS = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a network wrote to B texts: ids int64 [B, T] with the end, where it came to one; and at each position the
-    log-probability of the token [B, T] (0 after the end)."""
+class Generation:
+    """Texts that a network generated for B inputs.
+
+    Attributes:
+        ids: Token ids, int64 [B, T], including the end token where it was reached; padding after it.
+        log_probability: Log-probability of each token, float32 [B, T]; 0 after the end.
+    """
 
     ids: Tensor
     log_probability: Tensor
@@ -33,38 +37,53 @@ def t5(
     num_classes: int = 0,
     checkpoint: str | None = None,
 ) -> T5:
-    """The network `name`: with the weights of a folder or of the hub (`options.pretrained`), else random ones, drawn
-    from torch's generator, for a vocabulary of so many tokens, with `options` of transformers' T5Config.
+    """Build a T5 with pretrained or random weights; the latter are drawn from torch's global generator.
 
-    ValueError where transformers is missing, cannot load it, or knows no such option.
+    Args:
+        name: Name in records, one of `NAMES`.
+        vocabulary: Number of tokens of a network with random weights.
+        pretrained: Folder or hub name of pretrained weights.
+        options: `pretrained`, which overrides the argument, or keys of transformers' T5Config.
+        num_classes: The same as `vocabulary`.
+        checkpoint: Not used; every entry of the group `model` takes it.
+
+    Raises:
+        ValueError: If transformers is missing or cannot load the network, or an option is unknown.
     """
-    own = dict(options or {})
-    source = own.pop("pretrained", pretrained)
-    size = vocabulary or num_classes
+    settings = dict(options or {})
+    source = settings.pop("pretrained", pretrained)
+    vocab_size = vocabulary or num_classes
     try:
         from transformers import T5Config, T5ForConditionalGeneration
     except ImportError as error:
-        raise ValueError(str(needs("transformers"))) from error
+        raise ValueError(str(missing_package("transformers"))) from error
     if source is not None:
-        if own:
+        if settings:
             raise ValueError(
-                f"student.options.{next(iter(own))}: a pretrained {name} has what its files say; possible: "
-                f"pretrained"
+                f"student.options.{next(iter(settings))}: a pretrained {name} takes its settings from its files; "
+                f"the only option is pretrained"
             )
-        made = T5(name, loaded(T5ForConditionalGeneration, source, "student=t5_tiny"))
-        made.settings = settings_of(made.network.config)
-        return made
-    if stray := [key for key in own if key not in T5Config().to_dict()]:
-        raise ValueError(f"student.options.{stray[0]}: transformers' T5Config has no such key")
-    # tie_word_embeddings is left alone: set to False it would leave the outputs tied and unscaled (transformers 5)
-    own |= {"vocab_size": size, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
-    return T5(name, T5ForConditionalGeneration(T5Config(**own)))
+        model = T5(name, load_pretrained(T5ForConditionalGeneration, source, "student=t5_tiny"))
+        model.settings = hash_config(model.network.config)
+        return model
+    if unknown := [key for key in settings if key not in T5Config().to_dict()]:
+        raise ValueError(f"student.options.{unknown[0]}: transformers' T5Config has no such key")
+    # tie_word_embeddings keeps its default: False would leave the outputs tied but unscaled (transformers 5)
+    settings |= {
+        "vocab_size": vocab_size,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    }
+    return T5(name, T5ForConditionalGeneration(T5Config(**settings)))
 
 
 class T5(nn.Module):
-    """Wraps transformers' T5.
+    """transformers' T5 as a kdbench text network.
 
-    features: `pooled`, the mean of the decoder's last states over the valid positions, [B, D], of each text.
+    Attributes:
+        features: `pooled`, the decoder's last states averaged over the valid positions of each text, [B, D].
+        settings: Hash of a pretrained network's config (`hash_config`); empty otherwise.
     """
 
     features = ("pooled",)
@@ -73,12 +92,24 @@ class T5(nn.Module):
         super().__init__()
         self.name, self.network, self.settings = name, network, ""
         network.config.use_cache = False
-        # weights that are tied are one: stored once, and found under every name again
-        self.register_state_dict_post_hook(_drop_tied)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_add_tied)  # type: ignore[no-untyped-call]
+        # tied weights are one tensor: saved once, and restored under each of their names
+        self.register_state_dict_post_hook(_drop_tied_weights)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_add_tied_weights)  # type: ignore[no-untyped-call]
 
     def answer_batch(self, batch: Batch, features: Sequence[str] = ()) -> Outputs:
-        """Logits [N, V] of the first text's valid positions; every text's [B, T, V] in `parts`."""
+        """Answer every text of a batch.
+
+        Args:
+            batch: Batch with texts.
+            features: Names of features to report, of `self.features`.
+
+        Returns:
+            Logits [N, V] at the valid positions of the first text; the padded answers [B, T, V] to all texts
+            in `parts`, by view.
+
+        Raises:
+            ValueError: For an unknown feature.
+        """
         if unknown := set(features) - set(self.features):
             raise ValueError(f"T5 has no feature {', '.join(map(repr, sorted(unknown)))}; it has pooled")
         parts = {view: self._answer(tokens, bool(features)) for view, tokens in batch.texts.items()}
@@ -101,42 +132,43 @@ class T5(nn.Module):
         return Outputs(answer.logits, {"pooled": pooled})
 
     @torch.no_grad()
-    def generate(self, tokens: Tokens, longest: int) -> Said:
-        """What it says to each text, the likeliest token at every position, at most `longest` of them."""
-        # the network's own attribute is off in training; writing goes faster with it
-        answer = self.network.generate(
+    def generate(self, tokens: Tokens, max_tokens: int) -> Generation:
+        """Decode greedily, at most `max_tokens` tokens for each text."""
+        # config.use_cache is off for training; generation is faster with a KV cache
+        output = self.network.generate(
             input_ids=tokens.ids,
             attention_mask=tokens.mask,
-            max_new_tokens=longest,
+            max_new_tokens=max_tokens,
             do_sample=False,
             num_beams=1,
             use_cache=True,
             return_dict_in_generate=True,
             output_logits=True,
         )
-        ids = answer.sequences[:, 1:]  # behind the start
-        log = torch.stack(
+        ids = output.sequences[:, 1:]  # without the start token
+        log_p = torch.stack(
             [
-                step.float().log_softmax(dim=-1).gather(1, ids[:, place, None])[:, 0]
-                for place, step in enumerate(answer.logits)
+                logits.float().log_softmax(dim=-1).gather(1, ids[:, position, None])[:, 0]
+                for position, logits in enumerate(output.logits)
             ],
             dim=1,
         )
         end = self.network.config.eos_token_id
-        after = ((ids == end).cumsum(dim=1) - (ids == end).long()) > 0
-        return Said(ids.masked_fill(after, self.network.config.pad_token_id), log.masked_fill(after, 0.0))
+        is_after_end = ((ids == end).cumsum(dim=1) - (ids == end).long()) > 0
+        pad = self.network.config.pad_token_id
+        return Generation(ids.masked_fill(is_after_end, pad), log_p.masked_fill(is_after_end, 0.0))
 
 
-def _drop_tied(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+def _drop_tied_weights(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
     shared = state.get(f"{prefix}network.shared.weight")
-    for name in _TIED:
+    for name in _TIED_WEIGHTS:
         key = f"{prefix}network.{name}"
         if shared is not None and key in state and state[key].data_ptr() == shared.data_ptr():
             del state[key]
 
 
-def _add_tied(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _add_tied_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     shared = state.get(f"{prefix}network.shared.weight")
-    for name in _TIED:
+    for name in _TIED_WEIGHTS:
         if shared is not None:
             state.setdefault(f"{prefix}network.{name}", shared)

@@ -1,6 +1,6 @@
 """Image networks, one file per family.
 
-Importing this package imports each of its files, and so registers the networks with timm.
+Importing this package imports all of its files, which registers the networks.
 """
 
 import importlib

@@ -1,5 +1,7 @@
-"""Sandler et al. 2018, "MobileNetV2", arXiv:1801.04381, half width, for 32x32 images as in Tian et al. 2020
-(arXiv:1910.10699)."""
+"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381) in half width for 32x32 images.
+
+The variant for small images is that of Tian et al. 2020, arXiv:1910.10699.
+"""
 
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ from kdbench.models.network import (
     small_normal,
 )
 
-# expansion, channels (half of the paper's, rounded down), blocks, stride of the first
+# expansion, channels (half of the paper's, rounded down), blocks, stride of the first block
 _GROUPS = (
     (1, 8, 1, 1),
     (6, 12, 2, 1),
@@ -28,12 +30,12 @@ _GROUPS = (
     (6, 160, 1, 1),
 )
 
-# groups that share a map size end one stage; the first group belongs to stage 1
+# last group of each map size; the first group belongs to stage 1
 _STAGE_ENDS = {1: "stage1", 2: "stage2", 4: "stage3", 6: "stage4"}
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, linear 1x1; added to its input where the shape stays."""
+    """1x1 expansion, 3x3 depthwise and linear 1x1 convolution; added to the input if the shapes are equal."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -51,13 +53,13 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, outputs, H / stride, W / stride], signed."""
+        """Return signed values: [N, C, H, W] -> [N, outputs, H / stride, W / stride]."""
         y: Tensor = self.conv(x)
         return x + y if self.keeps_shape else y
 
 
 def residual_groups(inputs: int) -> nn.ModuleList:
-    """The seven groups of the paper's table 2."""
+    """Return the seven groups of blocks of the paper's table 2."""
     groups = nn.ModuleList()
     for expansion, outputs, blocks, stride in _GROUPS:
         first = InvertedResidual(inputs, outputs, stride, expansion)
@@ -68,8 +70,10 @@ def residual_groups(inputs: int) -> nn.ModuleList:
 
 
 class MobileNetV2(Network):
-    """Half-width MobileNetV2. Its stages end in linear bottlenecks: there is no last ReLU, and each `.pre` is the
-    stage itself."""
+    """Half-width MobileNetV2.
+
+    Its stages end in linear bottlenecks without a last ReLU, so each `.pre` equals the stage.
+    """
 
     features = rectified_feature_names(4)
 
@@ -84,7 +88,7 @@ class MobileNetV2(Network):
         small_normal(head)
 
     def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
-        """Logits [N, C] of images [N, 3, H, W]."""
+        """Return logits [N, C] of images [N, 3, H, W]; see `Network.forward`."""
         x = record("stem", self.conv1(x))
         for number, group in enumerate(self.blocks):
             x = group(x)
@@ -95,13 +99,13 @@ class MobileNetV2(Network):
         return logits
 
     def get_classifier(self) -> nn.Linear:
-        """The last linear layer."""
+        """Return the last linear layer."""
         head = self.classifier[0]
         assert isinstance(head, nn.Linear)
         return head
 
     def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
-        """The BatchNorm that ends the last bottleneck of each stage."""
+        """Return the BatchNorm that ends the last bottleneck of each stage."""
         return by_stage(*([*self.blocks[number].modules()][-1] for number in _STAGE_ENDS))
 
 

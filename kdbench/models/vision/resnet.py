@@ -1,5 +1,8 @@
-"""He et al. 2016, "Deep Residual Learning for Image Recognition", arXiv:1512.03385, sec. 4.2, in the variants
-of Tian et al. 2020 (arXiv:1910.10699): the thin networks, the x4 wide ones, and ResNet50 with a 3x3 stem."""
+"""ResNets (He et al. 2016, arXiv:1512.03385, sec. 4.2) for 32x32 images.
+
+The variants are those of Tian et al. 2020, arXiv:1910.10699: thin networks, x4 wide ones, and ResNet50 with a
+3x3 stem.
+"""
 
 from functools import partial
 
@@ -22,14 +25,14 @@ from kdbench.models.network import (
 
 
 def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """The shortcut: a 1x1 convolution with BN where the shape changes, else nothing."""
+    """Return the shortcut: the identity, or a 1x1 convolution with BatchNorm if the shape changes."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     return nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; the last ReLU is the caller's."""
+    """Two 3x3 convolutions and a shortcut; the caller applies the last ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -40,14 +43,14 @@ class BasicBlock(nn.Module):
         self.downsample = projection(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> the sum before the block's last ReLU."""
+        """Return the sum before the block's last ReLU: [N, C, H, W] -> [N, C', H / stride, W / stride]."""
         y = F.relu_(self.bn1(self.conv1(x)))
         total: Tensor = self.bn2(self.conv2(y))
         return total.add_(self.downsample(x))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and a four times wider 1x1 convolution and a shortcut; the last ReLU is the caller's."""
+    """1x1, 3x3 and four times wider 1x1 convolutions and a shortcut; the caller applies the last ReLU."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -61,7 +64,7 @@ class Bottleneck(nn.Module):
         self.shortcut = projection(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> the sum before the block's last ReLU."""
+        """Return the sum before the block's last ReLU: [N, C, H, W] -> [N, C', H / stride, W / stride]."""
         y = F.relu_(self.bn1(self.conv1(x)))
         y = F.relu_(self.bn2(self.conv2(y)))
         total: Tensor = self.bn3(self.conv3(y))
@@ -69,26 +72,35 @@ class Bottleneck(nn.Module):
 
 
 def basic_stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """The first block changes width and size, the others keep them."""
+    """Return a stage whose first block changes width and map size."""
     first = BasicBlock(inputs, outputs, stride)
     return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
 
 def bottleneck_stage(blocks: int, inputs: int, width: int, stride: int) -> nn.Sequential:
-    """The first block changes width and size, the others keep them."""
+    """Return a stage whose first block changes width and map size."""
     first = Bottleneck(inputs, width, stride)
     return nn.Sequential(first, *(Bottleneck(4 * width, width, 1) for _ in range(blocks - 1)))
 
 
 class ResNet(Network):
-    """A CIFAR ResNet of 6n+2 layers; `width` multiplies the stages, but a wide stem has 32 channels."""
+    """A CIFAR ResNet of 6n+2 layers.
+
+    Args:
+        depth: Number of layers, 6n+2.
+        num_classes: Number of logits.
+        width: Factor of the stages' channels; the stem of a wide network has 32 channels.
+
+    Raises:
+        ValueError: For another depth.
+    """
 
     features = rectified_feature_names(3)
 
     def __init__(self, depth: int, num_classes: int, width: int = 1) -> None:
         super().__init__()
         if (depth - 2) % 6:
-            raise ValueError(f"the depth of a CIFAR ResNet is 6n+2 (8, 14, 20, ...), not {depth}")
+            raise ValueError(f"ResNet: depth must be 6n+2 (8, 14, 20, ...), got {depth}")
         blocks = (depth - 2) // 6
         stem, (w1, w2, w3) = 16 if width == 1 else 32, (16 * width, 32 * width, 64 * width)
         self.conv1 = conv3x3(3, stem)
@@ -100,7 +112,7 @@ class ResNet(Network):
         kaiming_convolutions(self)
 
     def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
-        """Logits [N, C] of images [N, 3, H, W]."""
+        """Return logits [N, C] of images [N, 3, H, W]; see `Network.forward`."""
         x = record("stem", F.relu_(self.bn1(self.conv1(x))))
         x = rectified_stage(self.layer1, x, "stage1", record)
         x = rectified_stage(self.layer2, x, "stage2", record)
@@ -109,11 +121,11 @@ class ResNet(Network):
         return logits
 
     def get_classifier(self) -> nn.Linear:
-        """The last linear layer."""
+        """Return the last linear layer."""
         return self.fc
 
     def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
-        """The BatchNorm that feeds each stage's `.pre`."""
+        """Return the BatchNorm that feeds each stage's `.pre`."""
         return by_stage(*(stage[-1].bn2 for stage in (self.layer1, self.layer2, self.layer3)))
 
 
@@ -134,7 +146,7 @@ class ResNet50(Network):
         kaiming_convolutions(self)
 
     def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
-        """Logits [N, C] of images [N, 3, H, W]."""
+        """Return logits [N, C] of images [N, 3, H, W]; see `Network.forward`."""
         x = record("stem", F.relu_(self.bn1(self.conv1(x))))
         x = rectified_stage(self.layer1, x, "stage1", record)
         x = rectified_stage(self.layer2, x, "stage2", record)
@@ -144,11 +156,11 @@ class ResNet50(Network):
         return logits
 
     def get_classifier(self) -> nn.Linear:
-        """The last linear layer."""
+        """Return the last linear layer."""
         return self.linear
 
     def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
-        """The BatchNorm that feeds each stage's `.pre`."""
+        """Return the BatchNorm that feeds each stage's `.pre`."""
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         return by_stage(*(stage[-1].bn3 for stage in stages))
 

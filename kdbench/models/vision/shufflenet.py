@@ -1,5 +1,7 @@
-"""Zhang et al. 2018, "ShuffleNet", arXiv:1707.01083, and Ma et al. 2018, "ShuffleNet V2", arXiv:1807.11164,
-for 32x32 images as in Tian et al. 2020 (arXiv:1910.10699): 1x1 stems, no max-pooling."""
+"""ShuffleNet (Zhang et al. 2018, arXiv:1707.01083) and ShuffleNet V2 (Ma et al. 2018, arXiv:1807.11164).
+
+The variants for 32x32 images are those of Tian et al. 2020, arXiv:1910.10699: 1x1 stems, no max-pooling.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +25,9 @@ _GROUPS = 3
 
 
 class GroupedBottleneck(nn.Module):
-    """Grouped 1x1, shuffle, 3x3 depthwise, grouped 1x1; the last ReLU is the caller's.
+    """Grouped 1x1, shuffle, 3x3 depthwise and grouped 1x1; the caller applies the last ReLU.
 
-    At stride 2 the pooled input is concatenated, at stride 1 the input is added.
+    The pooled input is concatenated at stride 2; the input is added at stride 1.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -33,7 +35,7 @@ class GroupedBottleneck(nn.Module):
         self.downsamples = stride == 2
         branch = outputs - inputs if self.downsamples else outputs
         width = branch // 4
-        # the stem's few channels are not worth grouping (paper, sec. 3.2)
+        # the paper does not group the few channels of the stem (sec. 3.2)
         self.groups = 1 if inputs == _STEM else _GROUPS
         self.conv1 = conv1x1(inputs, width, groups=self.groups)
         self.bn1 = nn.BatchNorm2d(width)
@@ -43,7 +45,7 @@ class GroupedBottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(branch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> the concatenation or sum before the block's last ReLU."""
+        """Return the concatenation or sum before the block's last ReLU."""
         y: Tensor = F.channel_shuffle(F.relu(self.bn1(self.conv1(x))), self.groups)
         # the reference has a ReLU after the depthwise convolution, the paper has none
         y = F.relu(self.bn2(self.conv2(y)))
@@ -54,7 +56,7 @@ class GroupedBottleneck(nn.Module):
 
 
 def grouped_stage(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
-    """The first block halves the map, the others keep it."""
+    """Return a stage whose first block halves the map."""
     first = GroupedBottleneck(inputs, outputs, stride=2)
     return nn.Sequential(first, *(GroupedBottleneck(outputs, outputs, stride=1) for _ in range(blocks - 1)))
 
@@ -74,7 +76,7 @@ class ShuffleV1(Network):
         self.linear = nn.Linear(960, num_classes)
 
     def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
-        """Logits [N, C] of images [N, 3, H, W]."""
+        """Return logits [N, C] of images [N, 3, H, W]; see `Network.forward`."""
         x = record("stem", F.relu(self.bn1(self.conv1(x))))
         x = rectified_stage(self.layer1, x, "stage1", record)
         x = rectified_stage(self.layer2, x, "stage2", record)
@@ -83,19 +85,19 @@ class ShuffleV1(Network):
         return logits
 
     def get_classifier(self) -> nn.Linear:
-        """The last linear layer."""
+        """Return the last linear layer."""
         return self.linear
 
     def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
-        """The BatchNorm that feeds each stage's `.pre`."""
+        """Return the BatchNorm that feeds each stage's `.pre`."""
         return by_stage(*(stage[-1].bn3 for stage in (self.layer1, self.layer2, self.layer3)))
 
 
 class SplitBlock(nn.Module):
-    """Half of the channels pass, half are convolved, all are shuffled; the last ReLU is the caller's.
+    """Convolves half of the channels and shuffles all; the caller applies the last ReLU.
 
-    The passing half comes out of a ReLU already, so the caller's does not change it. The reference features the
-    value before that ReLU unshuffled: the same channels in another order than the stage's.
+    The other half comes out of a ReLU already, so the caller's does not change it. The reference code takes
+    its feature before that ReLU without the shuffle: the same channels in another order.
     """
 
     def __init__(self, channels: int) -> None:
@@ -109,15 +111,15 @@ class SplitBlock(nn.Module):
         self.bn3 = nn.BatchNorm2d(half)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Non-negative [N, C, H, W] -> the same shape before the block's last ReLU."""
-        passing, y = x.chunk(2, dim=1)
+        """Map non-negative [N, C, H, W] to the same shape before the block's last ReLU."""
+        identity, y = x.chunk(2, dim=1)
         y = F.relu(self.bn1(self.conv1(y)))
         y = self.bn3(self.conv3(self.bn2(self.conv2(y))))
-        return F.channel_shuffle(torch.cat([passing, y], dim=1), 2)
+        return F.channel_shuffle(torch.cat([identity, y], dim=1), 2)
 
 
 class DownBlock(nn.Module):
-    """Two branches that halve the map, shuffled together; the last ReLU of each is the caller's."""
+    """Two branches that halve the map, shuffled together; the caller applies their last ReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -134,7 +136,7 @@ class DownBlock(nn.Module):
         self.bn5 = nn.BatchNorm2d(half)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, outputs, H / 2, W / 2] before the block's last ReLU."""
+        """Return the value before the last ReLU: [N, C, H, W] -> [N, outputs, H / 2, W / 2]."""
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
         right = F.relu(self.bn3(self.conv3(x)))
         right = self.bn5(self.conv5(self.bn4(self.conv4(right))))
@@ -142,12 +144,15 @@ class DownBlock(nn.Module):
 
 
 def split_stage(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
-    """The first block halves the map, `blocks` further ones keep it."""
+    """Return a stage of one block that halves the map and `blocks` blocks that keep it."""
     return nn.Sequential(DownBlock(inputs, outputs), *(SplitBlock(outputs) for _ in range(blocks)))
 
 
 class ShuffleV2(Network):
-    """ShuffleNet V2 of size 1. No `stage_norms`: half of a stage's channels come from earlier blocks' ReLUs."""
+    """ShuffleNet V2 of size 1.
+
+    It has no `stage_norms`: half of a stage's channels come from ReLUs of earlier blocks.
+    """
 
     features = rectified_feature_names(3)
 
@@ -163,7 +168,7 @@ class ShuffleV2(Network):
         self.linear = nn.Linear(1024, num_classes)
 
     def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
-        """Logits [N, C] of images [N, 3, H, W]."""
+        """Return logits [N, C] of images [N, 3, H, W]; see `Network.forward`."""
         x = record("stem", F.relu(self.bn1(self.conv1(x))))
         x = rectified_stage(self.layer1, x, "stage1", record)
         x = rectified_stage(self.layer2, x, "stage2", record)
@@ -173,7 +178,7 @@ class ShuffleV2(Network):
         return logits
 
     def get_classifier(self) -> nn.Linear:
-        """The last linear layer."""
+        """Return the last linear layer."""
         return self.linear
 
 

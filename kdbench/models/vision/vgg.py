@@ -1,5 +1,7 @@
-"""Simonyan & Zisserman 2015, "Very Deep Convolutional Networks", arXiv:1409.1556, with batch normalisation,
-one linear layer and average pooling, as Tian et al. 2020 (arXiv:1910.10699) run it on CIFAR."""
+"""VGG (Simonyan and Zisserman 2015, arXiv:1409.1556) with BatchNorm, average pooling and one linear layer.
+
+The variant for CIFAR is that of Tian et al. 2020, arXiv:1910.10699.
+"""
 
 from functools import partial
 
@@ -20,7 +22,7 @@ from kdbench.models.network import (
 
 
 def conv_block(convolutions: int, inputs: int, outputs: int) -> nn.Sequential:
-    """conv-BN-ReLU repeated; the last ReLU is the caller's, so that its input can be recorded."""
+    """Return repeated conv-BN-ReLU without the last ReLU, which the caller applies to record its input."""
     layers: list[nn.Module] = []
     for _ in range(convolutions):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
@@ -29,7 +31,7 @@ def conv_block(convolutions: int, inputs: int, outputs: int) -> nn.Sequential:
 
 
 class VGG(Network):
-    """Five blocks of 64, 128, 256, 512 and 512 channels; `convolutions` counts the layers of each."""
+    """Five blocks of 64, 128, 256, 512 and 512 channels; `convolutions` is the number of layers of each."""
 
     features = rectified_feature_names(4)
 
@@ -45,8 +47,8 @@ class VGG(Network):
         small_normal(self.classifier)
 
     def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
-        """Logits [N, C] of images [N, 3, H, W]."""
-        # the published rule is a fourth pooling at 64x64 and none at 32x32; larger images follow the former
+        """Return logits [N, C] of images [N, 3, H, W]; see `Network.forward`."""
+        # the published code has a fourth pooling at 64x64 and not at 32x32; larger images are treated like 64x64
         pools_late = x.shape[2] >= 64
         x = record("stem", F.relu(self.block0(x)))
         for number, block in enumerate((self.block1, self.block2, self.block3, self.block4), start=1):
@@ -58,11 +60,11 @@ class VGG(Network):
         return logits
 
     def get_classifier(self) -> nn.Linear:
-        """The last linear layer."""
+        """Return the last linear layer."""
         return self.classifier
 
     def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
-        """The BatchNorm whose output is each stage's `.pre`."""
+        """Return the BatchNorm whose output is each stage's `.pre`."""
         return by_stage(self.block1[-1], self.block2[-1], self.block3[-1], self.block4[-1])
 
 

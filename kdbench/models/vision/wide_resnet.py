@@ -1,4 +1,4 @@
-"""Zagoruyko & Komodakis 2016, "Wide Residual Networks", arXiv:1605.07146, sec. 2, without dropout."""
+"""Wide ResNets (Zagoruyko and Komodakis 2016, arXiv:1605.07146, sec. 2) without dropout."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ from kdbench.models.network import (
 
 
 class WideBlock(nn.Module):
-    """BN-ReLU-conv twice and a shortcut; where the width changes, the shortcut starts at the first ReLU."""
+    """BN-ReLU-conv twice and a shortcut, which starts after the first ReLU if the width changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -30,15 +30,15 @@ class WideBlock(nn.Module):
         self.convShortcut = None if inputs == outputs else conv1x1(inputs, outputs, stride)
 
     def forward(self, x: Tensor, normed: Tensor | None = None) -> Tensor:
-        """[N, C, H, W] -> the raw sum. `normed` is bn1(x) where the caller has it already."""
-        # what was made here may be overwritten; `normed` is recorded
+        """Return the signed sum; `normed` is bn1(x) if the caller has computed it."""
+        # in place only on a value made here: `normed` is a recorded feature
         active = F.relu_(self.bn1(x)) if normed is None else F.relu(normed)
         y: Tensor = self.conv2(F.relu_(self.bn2(self.conv1(active))))
         return y.add_(x if self.convShortcut is None else self.convShortcut(active))
 
 
 class WideStage(nn.Module):
-    """The blocks of one width, under the attribute that official checkpoints name them by."""
+    """The blocks of one width, under the attribute name of the official checkpoints."""
 
     def __init__(self, blocks: int, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -46,14 +46,14 @@ class WideStage(nn.Module):
         self.layer = nn.Sequential(first, *(WideBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
     def norm(self, x: Tensor) -> Tensor:
-        """The first block's bn1(x), apart from the rest because it is also the feature of the stage before."""
+        """Return the first block's bn1(x), which is also the `.pre` feature of the previous stage."""
         first = self.layer[0]
         assert isinstance(first, WideBlock)
         normed: Tensor = first.bn1(x)
         return normed
 
     def forward(self, x: Tensor, normed: Tensor) -> Tensor:
-        """[N, C, H, W] -> the last block's raw sum; `normed` is what `norm` returned."""
+        """Return the last block's signed sum; `normed` is the value of `norm(x)`."""
         first, *rest = self.layer
         x = first(x, normed)
         for block in rest:
@@ -64,8 +64,16 @@ class WideStage(nn.Module):
 class WideResNet(Network):
     """A wide ResNet of 6n+4 layers.
 
-    `stem` and `stage1` ... are raw sums, signed; the twin `stage1.pre` is what the following BN makes of it,
-    the value before the next ReLU.
+    `stem` and the stages are signed sums; `stage1.pre` is the output of the BatchNorm after stage 1, the value
+    before the next ReLU.
+
+    Args:
+        depth: Number of layers, 6n+4.
+        width: Factor of the stages' channels.
+        num_classes: Number of logits.
+
+    Raises:
+        ValueError: For another depth.
     """
 
     features = (
@@ -83,7 +91,7 @@ class WideResNet(Network):
     def __init__(self, depth: int, width: int, num_classes: int) -> None:
         super().__init__()
         if (depth - 4) % 6:
-            raise ValueError(f"the depth of a wide ResNet is 6n+4 (16, 22, 28, 40, ...), not {depth}")
+            raise ValueError(f"WideResNet: depth must be 6n+4 (16, 22, 28, 40, ...), got {depth}")
         blocks = (depth - 4) // 6
         self.conv1 = conv3x3(3, 16)
         self.block1 = WideStage(blocks, 16, 16 * width, stride=1)
@@ -95,7 +103,7 @@ class WideResNet(Network):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor, record: FeatureRecorder = no_recording) -> Tensor:
-        """Logits [N, C] of images [N, 3, H, W]."""
+        """Return logits [N, C] of images [N, 3, H, W]; see `Network.forward`."""
         x = record("stem", self.conv1(x))
         x = record("stage1", self.block1(x, self.block1.norm(x)))
         normed = record("stage1.pre", self.block2.norm(x))
@@ -107,11 +115,11 @@ class WideResNet(Network):
         return logits
 
     def get_classifier(self) -> nn.Linear:
-        """The last linear layer."""
+        """Return the last linear layer."""
         return self.fc
 
     def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
-        """The BatchNorm whose output is each stage's `.pre`: the first of what follows the stage."""
+        """Return the BatchNorm whose output is each stage's `.pre`: the first layer after the stage."""
         return by_stage(self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1)
 
 

@@ -135,7 +135,7 @@ def scores_of(data, monkeypatch, answers: list[list[str]]) -> dict[str, float]:
         assert chances.shape == (len(given), 16, 1)
         return [[*data.tokenizer.encode(text).ids, end] for text in next(said)]
 
-    monkeypatch.setattr("kdbench.metrics.generation.write", written)
+    monkeypatch.setattr("kdbench.metrics.generation.generate", written)
     metric = AnswerScores(data, "test")
     batch = data.eval_batch("test", 0, len(answers[0]))
     metric.update(Says(), batch, torch.zeros(len(batch.target), data.num_classes))

@@ -11,7 +11,7 @@ from kdbench.data.text.rationale_files import Row
 from kdbench.metrics.rationale import RationaleScores, calibration, quality
 from kdbench.models.checkpoints import load_weights, save_weights
 from kdbench.models.features import feature_names
-from kdbench.models.language.t5 import Said
+from kdbench.models.language.t5 import Generation
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")
 
@@ -203,7 +203,7 @@ def scored(data, texts, monkeypatch, split="test"):
             ids = [[*data.tokenizer.encode(text, add_special_tokens=False).ids, 1] for text in texts]
             longest = max(map(len, ids))
             rows = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
-            return Said(rows, torch.full(rows.shape, -0.01))
+            return Generation(rows, torch.full(rows.shape, -0.01))
 
     monkeypatch.setattr(module, "T5", Liar)
     metric, batch = RationaleScores(data, split), data.eval_batch(split, 0, len(texts))

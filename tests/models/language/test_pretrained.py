@@ -1,4 +1,4 @@
-"""Networks with weights and a tokenizer of their own, from a folder: GPT-2 and other causal ones, and T5."""
+"""Pretrained networks with their tokenizers from a folder: GPT-2, other causal models, and T5."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from kdbench.data.text.rationale_lm import LanguageData
 from kdbench.models.checkpoints import load_weights, weights_hash
 from kdbench.models.features import answer_batch
 from kdbench.models.language.causal_lm import causal_lm
-from kdbench.models.language.generation import prompts_of, write
+from kdbench.models.language.generation import generate, prompts_of
 from kdbench.models.language.t5 import t5
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan, recipe_hash
@@ -31,52 +31,52 @@ def llama(tmp_path_factory):
     return save_llama(tmp_path_factory.mktemp("llama"))
 
 
-def data_of(folder, **more) -> LanguageData:
-    made = LanguageData(
-        name="svamp", seed=0, batch_size=4, tokenizer=str(folder), max_prompt=40, max_response=20, **more
+def data_of(folder, **options) -> LanguageData:
+    data = LanguageData(
+        name="svamp", seed=0, batch_size=4, tokenizer=str(folder), max_prompt=40, max_response=20, **options
     )
-    made.setup()
-    return made
+    data.setup()
+    return data
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @torch.no_grad()
-def test_it_answers_as_transformers_does_row_by_row(family, request):
+def test_logits_equal_those_of_transformers(family, request):
     folder = request.getfixturevalue(family)
     data = data_of(folder)
     network = data.network("causal", {"pretrained": str(folder)}).eval()
-    whole = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     batch = data.eval_batch("test", 0, 4)
     tokens = batch.texts["text"]
     answer = answer_batch(network, batch)
     assert isinstance(answer.lazy_logits, ProjectedLogits)
-    expected = whole(input_ids=tokens.ids, attention_mask=tokens.mask).logits[tokens.valid]
+    expected = reference(input_ids=tokens.ids, attention_mask=tokens.mask).logits[tokens.valid]
     assert answer.logits.shape == (len(batch.target), data.num_classes)
     torch.testing.assert_close(answer.logits, expected[:, : data.num_classes], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_it_writes_what_transformers_would_write(family, request):
+def test_greedy_generation_equals_that_of_transformers(family, request):
     folder = request.getfixturevalue(family)
     data = data_of(folder)
     network = data.network("causal", {"pretrained": str(folder)})
-    whole = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    given = prompts_of(data.eval_batch("test", 0, 3).texts["text"])
-    said = write([network], given, data.mark, torch.zeros(3, 12, 1), temperature=0.0)
-    for prompt, words in zip(given, said, strict=True):
-        asked = torch.tensor([prompt])
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    prompts = prompts_of(data.eval_batch("test", 0, 3).texts["text"])
+    generated = generate([network], prompts, data.mark, torch.zeros(3, 12, 1), temperature=0.0)
+    for prompt, tokens in zip(prompts, generated, strict=True):
+        ids = torch.tensor([prompt])
         settings = {
             "max_new_tokens": 12,
             "do_sample": False,
             "pad_token_id": data.mark,
             "eos_token_id": data.mark,
         }
-        settings["suppress_tokens"] = list(range(data.num_classes, whole.config.vocab_size)) or None
-        expected = whole.generate(asked, attention_mask=torch.ones_like(asked), **settings)[0, len(prompt) :]
-        assert words == expected.tolist()
+        settings["suppress_tokens"] = list(range(data.num_classes, reference.config.vocab_size)) or None
+        expected = reference.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0, len(prompt) :]
+        assert tokens == expected.tolist()
 
 
-def test_the_end_of_a_text_is_the_tokenizers_and_pads(gpt2):
+def test_end_token_is_the_tokenizers_and_also_pads(gpt2):
     data = data_of(gpt2)
     assert data.tokenizer.id_to_token(data.mark) == END
     assert data.pad_id == data.mark
@@ -85,18 +85,18 @@ def test_the_end_of_a_text_is_the_tokenizers_and_pads(gpt2):
     assert data.num_classes == data.tokenizer.get_vocab_size()
 
 
-def test_a_family_whose_answers_are_scaled_is_refused(tmp_path):
+def test_family_with_scaled_logits_is_refused(tmp_path):
     from transformers import CohereConfig, CohereForCausalLM
 
-    words = save_tokenizer(tmp_path)
+    vocab_size = save_tokenizer(tmp_path)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CohereConfig(vocab_size=words, logit_scale=0.5, max_position_embeddings=128, **sizes)
+    config = CohereConfig(vocab_size=vocab_size, logit_scale=0.5, max_position_embeddings=128, **sizes)
     CohereForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="not its last layer's"):
-        causal_lm("causal", words, {"pretrained": str(tmp_path)})
+    with pytest.raises(ValueError, match="not a linear layer of the last states"):
+        causal_lm("causal", vocab_size, {"pretrained": str(tmp_path)})
 
 
-def test_what_does_not_fit_is_refused(gpt2, tmp_path):
+def test_networks_that_do_not_fit_the_data_are_refused(gpt2, tmp_path):
     data = data_of(gpt2)
     long = LanguageData(
         name="svamp", seed=0, batch_size=4, tokenizer=str(gpt2), max_prompt=200, max_response=99
@@ -104,45 +104,45 @@ def test_what_does_not_fit_is_refused(gpt2, tmp_path):
     long.setup()
     with pytest.raises(ValueError, match="a network sees 256"):
         long.network("causal", {"pretrained": str(gpt2)})
-    with pytest.raises(ValueError, match=r"knows 500 words.*has 501"):
+    with pytest.raises(ValueError, match=r"has 500 tokens.*has 501"):
         causal_lm("causal", 501, {"pretrained": str(gpt2)})
     with pytest.raises(ValueError, match=r"gives other tokens than"):
         data.network("causal", {"pretrained": str(save_gpt2(tmp_path, vocabulary=450))})
-    with pytest.raises(ValueError, match=r"nowhere cannot be loaded.*student=lm_tiny needs none"):
+    with pytest.raises(ValueError, match=r"nowhere cannot be loaded.*student=lm_tiny needs no pretrained"):
         causal_lm("gpt2", 500, {"pretrained": str(tmp_path / "nowhere")})
-    with pytest.raises(ValueError, match=r"options.pretrained says which folder"):
+    with pytest.raises(ValueError, match=r"pass options.pretrained=FOLDER"):
         causal_lm("gpt2", 500)
-    with pytest.raises(ValueError, match=r"it is student=causal"):
+    with pytest.raises(ValueError, match=r"use student=causal"):
         causal_lm("lm_tiny", 500, {"pretrained": str(gpt2)})
 
 
-def words(folder, *more) -> list[str]:
-    tiny = [
+def overrides_for(folder, *extra) -> list[str]:
+    settings = [
         "dataset=svamp_lm",
         "student=gpt2",
         f"student.options.pretrained={folder}",
         "dataset.max_response=20",
     ]
-    tiny += [
+    settings += [
         "dataset.epoch_steps=3",
         "schedule.batch_size=4",
         "schedule.epochs=2",
         "trainer=cpu",
         "threads=1",
     ]
-    return [*tiny, "dataset.max_prompt=40", "progress=false", "teacher=none", "loss=ce", *more]
+    return [*settings, "dataset.max_prompt=40", "progress=false", "teacher=none", "loss=ce", *extra]
 
 
 def plan(*overrides):
     return make_plan(compose_checked("train", list(overrides)), dict(one.split("=", 1) for one in overrides))
 
 
-def test_where_the_weights_lie_says_nothing_of_the_recipe(gpt2, tmp_path):
-    assert recipe_hash(plan(*words(gpt2))) == recipe_hash(plan(*words(save_gpt2(tmp_path))))
+def test_recipe_hash_ignores_the_path_of_the_weights(gpt2, tmp_path):
+    assert recipe_hash(plan(*overrides_for(gpt2))) == recipe_hash(plan(*overrides_for(save_gpt2(tmp_path))))
 
 
-def test_a_student_starts_from_the_folders_weights_and_its_run_says_so(gpt2, tmp_path):
-    run(plan(*words(gpt2, "schedule.lr=1e-12", f"output={tmp_path}")))
+def test_student_starts_from_the_weights_and_the_record_has_their_hash(gpt2, tmp_path):
+    run(plan(*overrides_for(gpt2, "schedule.lr=1e-12", f"output={tmp_path}")))
     ((folder, record),) = list(records(tmp_path))
     assert record["state"] == "done"
     trained = torch.load(folder / "state.pt", weights_only=True)["model"]
@@ -151,48 +151,50 @@ def test_a_student_starts_from_the_folders_weights_and_its_run_says_so(gpt2, tmp
     assert len(record["hashes"]["init"]) > 8
 
 
-def test_a_small_student_learns_in_the_words_of_a_pretrained_teacher(gpt2, tmp_path):
+def test_small_student_learns_with_the_tokenizer_of_a_pretrained_teacher(gpt2, tmp_path):
     common = [
-        one for one in words(gpt2, f"output={tmp_path}") if not one.startswith(("student", "teacher", "loss"))
+        one
+        for one in overrides_for(gpt2, f"output={tmp_path}")
+        if not one.startswith(("student", "teacher", "loss"))
     ]
-    teaching = ["teacher=gpt2", f"teacher.options.pretrained={gpt2}"]
-    lacking = plan(*common, *teaching, "student=lm_tiny", "loss=fkl")
+    teacher = ["teacher=gpt2", f"teacher.options.pretrained={gpt2}"]
+    without_teacher = plan(*common, *teacher, "student=lm_tiny", "loss=fkl")
     with pytest.raises(
         ValueError, match=r"kdbench train-teacher .*teacher=gpt2 .*options.pretrained="
     ) as caught:
-        run(lacking)
+        run(without_teacher)
     command = next(line for line in str(caught.value).splitlines() if "kdbench train-teacher" in line)
     given = [one for one in command.split("train-teacher ")[1].split() if "=" in one]
     keys = {one.partition("=")[0] for one in given}
     given += [one for one in common if one.partition("=")[0] not in keys]
     run(make_plan(compose_checked("train_teacher", given), dict(one.split("=", 1) for one in given)))
-    run(plan(*common, *teaching, "student=lm_tiny", "loss=fkl"))
-    found = {record["names"].get("student"): record for _, record in records(tmp_path)}
-    assert found["lm_tiny"]["state"] == "done"
-    assert "agreement" in found["lm_tiny"]["results"]["last"]
+    run(plan(*common, *teacher, "student=lm_tiny", "loss=fkl"))
+    by_student = {record["names"].get("student"): record for _, record in records(tmp_path)}
+    assert by_student["lm_tiny"]["state"] == "done"
+    assert "agreement" in by_student["lm_tiny"]["results"]["last"]
 
 
 @pytest.mark.parametrize("loss", ["ce", "fkl"])
-def test_dropout_is_as_the_files_say_whatever_the_loss(loss, gpt2, tmp_path, monkeypatch):
-    """transformers gives a network in eval mode; what was ever drawn in training shows."""
-    dropped = []
-    drop = torch.nn.functional.dropout
+def test_training_uses_the_dropout_of_the_files(loss, gpt2, tmp_path, monkeypatch):
+    """transformers loads networks in eval mode, which would silently disable dropout."""
+    is_active = []
+    dropout = torch.nn.functional.dropout
 
-    def seen(inputs, p=0.5, training=True, inplace=False):
-        dropped.append(bool(p) and training)
-        return drop(inputs, p, training, inplace)
+    def spy(inputs, p=0.5, training=True, inplace=False):
+        is_active.append(bool(p) and training)
+        return dropout(inputs, p, training, inplace)
 
-    monkeypatch.setattr(torch.nn.functional, "dropout", seen)
-    common = words(gpt2, f"output={tmp_path}", f"loss={loss}")
+    monkeypatch.setattr(torch.nn.functional, "dropout", spy)
+    common = overrides_for(gpt2, f"output={tmp_path}", f"loss={loss}")
     if loss != "ce":
         store_teacher(gpt2)
         common = [*common, "teacher=gpt2", f"teacher.options.pretrained={gpt2}"]
     run(plan(*common, "schedule.epochs=1"))
-    assert any(dropped)
+    assert any(is_active)
 
 
 def store_teacher(folder, name: str = "gpt2") -> int:
-    """The network of a folder as a teacher, as it is."""
+    """Store the network of a folder as a teacher without training it."""
     given = [
         "dataset=svamp_lm",
         "dataset.max_prompt=40",
@@ -203,11 +205,13 @@ def store_teacher(folder, name: str = "gpt2") -> int:
     return evaluate([*given, f"model.name={name}", "dataset.eval_batch_size=64"])
 
 
-def test_a_network_that_is_tuned_already_can_teach_as_it_is(gpt2, tmp_path, capsys):
+def test_finetuned_network_can_be_stored_as_a_teacher(gpt2, tmp_path, capsys):
     assert store_teacher(gpt2, "causal/mine") == 0
     assert json.loads(capsys.readouterr().out)["token_accuracy"] >= 0
     common = [
-        one for one in words(gpt2, f"output={tmp_path}") if not one.startswith(("student", "teacher", "loss"))
+        one
+        for one in overrides_for(gpt2, f"output={tmp_path}")
+        if not one.startswith(("student", "teacher", "loss"))
     ]
     common += ["teacher=causal", "teacher.name=causal/mine", "student=lm_tiny", "loss=fkl"]
     run(plan(*common, f"teacher.options.pretrained={gpt2}"))
@@ -221,13 +225,13 @@ def test_a_network_that_is_tuned_already_can_teach_as_it_is(gpt2, tmp_path, caps
         run(plan(*common, f"teacher.options.pretrained={other}"))
 
 
-def test_random_weights_are_nobodys_teacher(capsys):
+def test_random_weights_cannot_be_stored_as_a_teacher(capsys):
     given = ["dataset=svamp_lm", "model=lm_tiny", "checkpoint=hub", "store=lm_tiny"]
     assert evaluate(given) == 2
     assert "lm_tiny has no weights but random ones" in capsys.readouterr().err
 
 
-def test_what_the_files_say_beside_the_weights_makes_another_run(gpt2, tmp_path):
+def test_weights_hash_depends_on_the_config_of_the_files(gpt2, tmp_path):
     config = json.loads((gpt2 / "config.json").read_text())
     other = tmp_path / "other"
     shutil.copytree(gpt2, other)
@@ -238,11 +242,11 @@ def test_what_the_files_say_beside_the_weights_makes_another_run(gpt2, tmp_path)
     assert weights_hash(causal_lm("gpt2", 500, {"pretrained": str(other)})) == hashes[0]
 
 
-def test_another_end_of_a_text_is_another_vocabulary(gpt2, tmp_path):
+def test_another_end_token_is_another_vocabulary(gpt2, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(gpt2, other)
-    said = json.loads((other / "tokenizer_config.json").read_text())
-    (other / "tokenizer_config.json").write_text(json.dumps({**said, "eos_token": "!"}))
+    config = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "!"}))
     first, second = data_of(gpt2), data_of(other)
     assert first.fingerprint != second.fingerprint
     assert second.eval_batch("test", 0, 1).target[-1] == second.mark != first.mark
@@ -250,14 +254,14 @@ def test_another_end_of_a_text_is_another_vocabulary(gpt2, tmp_path):
         first.network("gpt2", {"pretrained": str(other)})
 
 
-def test_a_network_without_a_memory_is_refused_before_it_is_trained(tmp_path):
+def test_family_without_a_kv_cache_is_refused_before_training(tmp_path):
     from transformers import MambaConfig, MambaForCausalLM
 
     vocabulary = save_tokenizer(tmp_path)
     MambaForCausalLM(
         MambaConfig(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=1, state_size=4)
     ).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has no memory of what it has read"):
+    with pytest.raises(ValueError, match="has no KV cache"):
         causal_lm("causal", vocabulary, {"pretrained": str(tmp_path)})
 
 
@@ -265,24 +269,32 @@ def test_a_network_without_a_memory_is_refused_before_it_is_trained(tmp_path):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_t5_of_a_folder_answers_writes_and_is_kept_as_it_is(tied, tmp_path):
+def test_t5_from_a_folder_equals_transformers_after_a_run(tied, tmp_path):
     folder = save_t5(tmp_path / "t5", tied)
-    few = ["schedule.epochs=1", "dataset.epoch_steps=2", "schedule.batch_size=4", "schedule.lr=1e-12"]
-    few += ["trainer=cpu", "threads=1", "progress=false", "dataset.max_answer=4", "dataset.quality_samples=2"]
-    few += ["dataset=svamp", "teacher=none", "loss=dss", f"output={tmp_path / 'runs'}"]
-    run(plan(*few, "student=t5_small", f"student.options.pretrained={folder}", "dataset.max_target=12"))
-    ((made, record),) = list(records(tmp_path / "runs"))
+    settings = ["schedule.epochs=1", "dataset.epoch_steps=2", "schedule.batch_size=4", "schedule.lr=1e-12"]
+    settings += [
+        "trainer=cpu",
+        "threads=1",
+        "progress=false",
+        "dataset.max_answer=4",
+        "dataset.quality_samples=2",
+    ]
+    settings += ["dataset=svamp", "teacher=none", "loss=dss", f"output={tmp_path / 'runs'}"]
+    run(plan(*settings, "student=t5_small", f"student.options.pretrained={folder}", "dataset.max_target=12"))
+    ((run_folder, record),) = list(records(tmp_path / "runs"))
     assert record["state"] == "done"
     own = t5("t5_small", options={"pretrained": str(folder)})
-    load_weights(own, made / "student.safetensors")
-    whole = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
+    load_weights(own, run_folder / "student.safetensors")
+    reference = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
     own.eval()
-    torch.testing.assert_close(own.network.lm_head.weight, whole.lm_head.weight)
+    torch.testing.assert_close(own.network.lm_head.weight, reference.lm_head.weight)
     ids = torch.tensor([[5, 6, 7, 1], [8, 9, 1, 0]])
     tokens = Tokens(ids, ids != 0, torch.tensor([[4, 5, 1], [6, 1, -100]]))
     batch = Batch(ids, tokens.labels[tokens.valid], torch.zeros(5), texts={"predict": tokens})
     with torch.no_grad():
-        expected = whole(input_ids=ids, attention_mask=ids != 0, labels=tokens.labels).logits
+        expected = reference(input_ids=ids, attention_mask=ids != 0, labels=tokens.labels).logits
         torch.testing.assert_close(answer_batch(own, batch).logits, expected[tokens.valid])
-    written = whole.generate(input_ids=ids, attention_mask=ids != 0, max_new_tokens=6, do_sample=False)[:, 1:]
-    assert own.generate(tokens, 6).ids.tolist() == written.tolist()
+    generated = reference.generate(input_ids=ids, attention_mask=ids != 0, max_new_tokens=6, do_sample=False)[
+        :, 1:
+    ]
+    assert own.generate(tokens, 6).ids.tolist() == generated.tolist()
