@@ -53,7 +53,7 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     if "loss" in recipe and not any(recipe["loss"].get(key) for key in ("objectives", "stage", "policy")):
         recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
     recipe["epochs_run"] = config["trainer"]["max_epochs"]
-    return recipe | of_recipe(config["trainer"])
+    return _without_module_paths(recipe | of_recipe(config["trainer"]))
 
 
 def places_of(config: Mapping[str, Any]) -> list[Any]:
@@ -70,6 +70,18 @@ def moved(config: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(section, dict) and key in section:
             section[key] = _at(now, place)
     return result
+
+
+def _without_module_paths(node: Any) -> Any:
+    """Name the classes of kdbench without their modules, so that moving a module leaves every identity as it is."""
+    if isinstance(node, Mapping):
+        return {key: _without_module_paths(value) for key, value in node.items()} | _class_name(node)
+    return [_without_module_paths(item) for item in node] if isinstance(node, list | tuple) else node
+
+
+def _class_name(node: Mapping[str, Any]) -> dict[str, str]:
+    target = str(node.get("_target_", ""))
+    return {"_target_": target.rpartition(".")[2]} if target.startswith("kdbench.") else {}
 
 
 _PLACES = (("dataset", "path"), ("dataset", "tokenizer"), ("student", "options", "pretrained"))
