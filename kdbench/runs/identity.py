@@ -53,7 +53,8 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     if "loss" in recipe and not any(recipe["loss"].get(key) for key in ("objectives", "stage", "policy")):
         recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
     recipe["epochs_run"] = config["trainer"]["max_epochs"]
-    return _without_module_paths(recipe | of_recipe(config["trainer"]))
+    named: dict[str, Any] = _without_module_paths(recipe | of_recipe(config["trainer"]))
+    return named
 
 
 def places_of(config: Mapping[str, Any]) -> list[Any]:
