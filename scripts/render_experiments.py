@@ -6,7 +6,7 @@ from kdbench.reports.report import report_on_table
 from kdbench.reports.results_file import read_results
 from kdbench.reports.table_folder import write_page
 from kdbench.runs.hydra_setup import register
-from kdbench.tables.grid import load_table
+from kdbench.tables.definition import load_table
 from tools.docs.tables import with_tables
 
 ROOT = Path(__file__).parent.parent

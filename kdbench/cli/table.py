@@ -13,7 +13,8 @@ from kdbench.reports.report import report_on_table
 from kdbench.reports.table_folder import write_table
 from kdbench.reports.terminal import print_report
 from kdbench.runs.hydra_setup import register
-from kdbench.tables.grid import cells, load_table, tables
+from kdbench.tables.definition import load_table, tables
+from kdbench.tables.grid import cells
 from kdbench.tables.runner import Work
 
 

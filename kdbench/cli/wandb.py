@@ -15,7 +15,7 @@ from kdbench.core.errors import RunError
 from kdbench.core.task import TASKS, Task
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
-from kdbench.tables.grid import load_table, overrides_of, tables
+from kdbench.tables.definition import load_table, overrides_of, tables
 from kdbench.training.loggers import SENT, why_offline
 from kdbench.training.run_folder import RunFolder
 

@@ -6,8 +6,13 @@ from pathlib import Path
 
 from kdbench.config.messages import unknown
 from kdbench.reports.published import published_for
-from kdbench.reports.results_file import committed_results
-from kdbench.tables.grid import tables
+from kdbench.tables.definition import tables
+from kdbench.utils.paths import EXPERIMENTS_DIR
+
+
+def committed_results(table: str) -> Path:
+    """Return the path of the results of a table that a checkout or wheel ships."""
+    return EXPERIMENTS_DIR / table / "results.jsonl"
 
 
 class NoRunsError(ValueError):

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from kdbench.config.build import load_yaml
 from kdbench.config.compose import Composer
 from kdbench.runs.identity import Flat, flat, recipe_of
-from kdbench.tables.grid import load_table, overrides_of, tables
+from kdbench.tables.definition import load_table, overrides_of, tables
 from kdbench.teachers.names import VARIANT, trained_by
 from kdbench.utils.hashing import canonical
 from kdbench.utils.paths import CONF_DIR

@@ -18,8 +18,8 @@ from kdbench.reports.published import Published, published_for
 from kdbench.reports.published_match import published_sources, with_published
 from kdbench.reports.read import SCORED_ON, NotCounted, Record, Run, read, task_of
 from kdbench.reports.teachers import Teacher, teachers_of
-from kdbench.tables.grid import Table as Grid
-from kdbench.tables.grid import load_table, tables
+from kdbench.tables.definition import Table as Grid
+from kdbench.tables.definition import load_table, tables
 
 if TYPE_CHECKING:
     import pandas

@@ -10,7 +10,6 @@ from typing import Any
 
 from kdbench.reports.read import Record, Run
 from kdbench.reports.samples import FEW, samples_of
-from kdbench.utils.paths import EXPERIMENTS_DIR
 
 KEPT = (
     "schema",
@@ -54,11 +53,6 @@ class Results:
     command: str
     records: list[Record]
     missing: list[str]
-
-
-def committed_results(table: str) -> Path:
-    """Return the path of the results of a table that a checkout or wheel ships."""
-    return EXPERIMENTS_DIR / table / "results.jsonl"
 
 
 def read_results(file: Path) -> Results:

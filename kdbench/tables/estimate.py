@@ -12,7 +12,8 @@ from typing import Any
 
 from kdbench.models.flops import model_cost
 from kdbench.runs.plan import Plan
-from kdbench.tables.grid import Cell, Table
+from kdbench.tables.definition import Table
+from kdbench.tables.grid import Cell
 from kdbench.teachers.names import TOGETHER, network_of
 from kdbench.training.run_folder import records
 from kdbench.utils.formatting import format_bytes, format_duration

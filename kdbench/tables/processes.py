@@ -13,7 +13,8 @@ from kdbench.jobs.job import Ended, Job, Limits
 from kdbench.jobs.scheduler import JobScheduler
 from kdbench.runs.cohort import cohorts
 from kdbench.runs.plan import Plan
-from kdbench.tables.grid import Cell, Table, found
+from kdbench.tables.definition import Table
+from kdbench.tables.grid import Cell, found
 from kdbench.teachers.names import network_chosen
 from kdbench.training.run_folder import RunFolder
 from kdbench.utils.hardware import cuda_devices

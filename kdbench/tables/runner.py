@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 
 from kdbench.jobs.job import Ended
+from kdbench.tables.definition import Table
 from kdbench.tables.estimate import Forecast
-from kdbench.tables.grid import Cell, Table, found, with_teachers
+from kdbench.tables.grid import Cell, found, with_teachers
 from kdbench.tables.precompute import store_ahead
 from kdbench.tables.processes import Outcome, batches, run_missing
 from kdbench.tables.teachers import needed, train

@@ -9,7 +9,8 @@ from kdbench.config.compose import Composer
 from kdbench.jobs.job import Ended, Job
 from kdbench.jobs.scheduler import JobScheduler
 from kdbench.runs.plan import Plan, make_plan
-from kdbench.tables.grid import Cell, Table
+from kdbench.tables.definition import Table
+from kdbench.tables.grid import Cell
 from kdbench.tables.processes import limits
 from kdbench.teachers.names import network_of
 from kdbench.teachers.store import MissingTeacherError, shipped, stored

@@ -1,5 +1,8 @@
 """`kdbench report` on the command line."""
 
+import subprocess
+import sys
+
 import pytest
 
 from kdbench.cli.report import main
@@ -57,3 +60,10 @@ def test_published_numbers_are_shown_where_there_are_no_runs(tmp_path, monkeypat
     assert "| kd_dot | 75.12 | 73.77 | 75.55 |" in captured.out
     assert "Published (verified, 240 epochs)" in captured.out
     assert "has no runs here" in captured.err
+
+
+def test_slow_packages_are_imported_only_where_there_are_runs():
+    slow = "{'torch', 'torchmetrics', 'timm', 'scipy', 'pyarrow', 'pandas', 'matplotlib', 'jinja2', 'lightning'}"
+    code = f"import sys, kdbench.cli.report; print(sorted({slow} & set(sys.modules)))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -6,7 +6,8 @@ import pytest
 
 from kdbench.cli.table import main
 from kdbench.runs.hydra_setup import register
-from kdbench.tables.grid import found, load_table
+from kdbench.tables.definition import load_table
+from kdbench.tables.grid import found
 
 register()
 

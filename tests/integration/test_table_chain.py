@@ -15,7 +15,8 @@ from kdbench.reports.markdown import markdown
 from kdbench.reports.read import Run
 from kdbench.reports.report import report_on_table
 from kdbench.runs.hydra_setup import register
-from kdbench.tables.grid import Table, cells, load_table
+from kdbench.tables.definition import Table, load_table
+from kdbench.tables.grid import cells
 from kdbench.tables.runner import Work
 from kdbench.teachers.store import stored
 from kdbench.training.run_folder import read_record

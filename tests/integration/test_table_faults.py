@@ -13,7 +13,8 @@ import pytest
 from kdbench.cli.table import main
 from kdbench.core.errors import RunError
 from kdbench.runs.hydra_setup import register
-from kdbench.tables.grid import Table, cells, found, load_table
+from kdbench.tables.definition import Table, load_table
+from kdbench.tables.grid import cells, found
 from kdbench.tables.runner import Work
 from kdbench.teachers.store import stored
 from kdbench.training.run_folder import SCHEMA, RunFolder

@@ -6,7 +6,7 @@ from kdbench.reports.markdown import markdown, table_to_markdown
 from kdbench.reports.model import text_table
 from kdbench.reports.report import report_on, report_on_table
 from kdbench.reports.results_file import read_results
-from kdbench.tables.grid import Table, load_table
+from kdbench.tables.definition import Table, load_table
 from kdbench.utils.paths import EXPERIMENTS_DIR
 from tests.reports.records import record, three_losses, write
 

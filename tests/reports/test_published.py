@@ -4,7 +4,7 @@ import pytest
 
 from kdbench.models.names import available
 from kdbench.reports.published import networks, published_for
-from kdbench.tables.grid import load_table, tables
+from kdbench.tables.definition import load_table, tables
 from kdbench.utils.paths import EXPERIMENTS_DIR
 
 

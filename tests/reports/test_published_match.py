@@ -11,7 +11,7 @@ from kdbench.reports.compare import compare
 from kdbench.reports.published import Published, Value, published_for
 from kdbench.reports.published_match import find_match, find_value, match, published_sources
 from kdbench.runs.hydra_setup import register
-from kdbench.tables.grid import load_table, overrides_of
+from kdbench.tables.definition import load_table, overrides_of
 from tests.reports.records import record, series_of
 
 register()

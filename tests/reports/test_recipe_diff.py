@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from kdbench.config.compose import compose_checked
 from kdbench.reports.recipe_diff import recipe_difference, variant_epochs
 from kdbench.runs.hydra_setup import register
-from kdbench.tables.grid import load_table, overrides_of
+from kdbench.tables.definition import load_table, overrides_of
 
 register()
 

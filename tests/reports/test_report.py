@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
+from kdbench.reports.places import committed_results
 from kdbench.reports.report import load_frame, report_on, report_on_table
-from kdbench.reports.results_file import committed_results, read_results
-from kdbench.tables.grid import Table, load_table
+from kdbench.reports.results_file import read_results
+from kdbench.tables.definition import Table, load_table
 from tests.reports.records import record, three_losses, write
 
 

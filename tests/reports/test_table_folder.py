@@ -3,7 +3,7 @@
 from kdbench.reports.report import report_on_table
 from kdbench.reports.results_file import read_results
 from kdbench.reports.table_folder import write_table
-from kdbench.tables.grid import load_table
+from kdbench.tables.definition import load_table
 from tests.reports.records import record
 
 

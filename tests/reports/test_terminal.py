@@ -4,10 +4,11 @@ import io
 
 from rich.console import Console
 
+from kdbench.reports.places import committed_results
 from kdbench.reports.report import report_on_table
-from kdbench.reports.results_file import committed_results, read_results
+from kdbench.reports.results_file import read_results
 from kdbench.reports.terminal import print_report
-from kdbench.tables.grid import load_table
+from kdbench.tables.definition import load_table
 
 
 def printed(records: list[dict]) -> str:

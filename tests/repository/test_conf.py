@@ -20,7 +20,8 @@ from kdbench.models.language.t5 import NAMES
 from kdbench.models.names import available
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
-from kdbench.tables.grid import cells, load_table, tables
+from kdbench.tables.definition import load_table, tables
+from kdbench.tables.grid import cells
 from kdbench.utils.paths import CONF_DIR
 
 register()

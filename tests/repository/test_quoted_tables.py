@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.reports.results_file import committed_results, read_results
+from kdbench.reports.places import committed_results
+from kdbench.reports.results_file import read_results
 from tools.docs.tables import QUOTE, with_tables
 
 ROOT = Path(__file__).parents[2]

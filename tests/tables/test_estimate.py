@@ -6,8 +6,9 @@ import pytest
 
 from kdbench.runs.hydra_setup import register
 from kdbench.tables import estimate as forecast
+from kdbench.tables.definition import load_table
 from kdbench.tables.estimate import Forecast, model_cost
-from kdbench.tables.grid import cells, load_table
+from kdbench.tables.grid import cells
 from kdbench.tables.processes import batches
 from kdbench.utils.provenance import machine
 

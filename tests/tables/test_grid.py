@@ -6,7 +6,8 @@ import torch
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
-from kdbench.tables.grid import cells, load_table, overrides_of, with_teachers
+from kdbench.tables.definition import load_table
+from kdbench.tables.grid import cells, with_teachers
 from kdbench.tables.teachers import needed
 
 register()
@@ -110,10 +111,3 @@ def test_timm_teachers_are_fetched_and_not_trained(tmp_path, monkeypatch):
         ValueError, match=r"kdbench evaluate dataset=imagenet dataset\.path=.* checkpoint=hub store="
     ):
         cells(load_table("imagenet", arguments))
-
-
-def test_the_command_line_overrides_a_variant():
-    table = load_table("mcmi-fewshot", ["variants=5%", "dataset.subset.fraction=0.1"])
-    words = overrides_of(table, table.pairs[0], "5%", "kd", 0)
-    given = [word for word in words if word.startswith("dataset.subset.fraction=")]
-    assert given == ["dataset.subset.fraction=0.05", "dataset.subset.fraction=0.1"]

@@ -13,7 +13,8 @@ from kdbench.config.compose import command_line_jobs
 from kdbench.data.images.image_io import DataError
 from kdbench.runs.answer_cache import served_together
 from kdbench.runs.hydra_setup import register
-from kdbench.tables.grid import cells, load_table
+from kdbench.tables.definition import load_table
+from kdbench.tables.grid import cells
 from kdbench.tables.precompute import images_asked, store_ahead
 from kdbench.tables.processes import batches, command
 

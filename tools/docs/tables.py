@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from kdbench.reports.markdown import missing_note, table_to_markdown
+from kdbench.reports.places import committed_results
 from kdbench.reports.report import report_on_table
-from kdbench.reports.results_file import committed_results, read_results
-from kdbench.tables.grid import load_table
+from kdbench.reports.results_file import read_results
+from kdbench.tables.definition import load_table
 
 QUOTE = re.compile(
     r"(<!-- python scripts/render_experiments.py: (\S+) -->\n).*?((?<=\n)<!-- end -->)", re.DOTALL
