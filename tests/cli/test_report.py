@@ -63,7 +63,9 @@ def test_published_numbers_are_shown_where_there_are_no_runs(tmp_path, monkeypat
 
 
 def test_slow_packages_are_imported_only_where_there_are_runs():
-    slow = "{'torch', 'torchmetrics', 'timm', 'scipy', 'pyarrow', 'pandas', 'matplotlib', 'jinja2', 'lightning'}"
+    slow = (
+        "{'torch', 'torchmetrics', 'timm', 'scipy', 'pyarrow', 'pandas', 'matplotlib', 'jinja2', 'lightning'}"
+    )
     code = f"import sys, kdbench.cli.report; print(sorted({slow} & set(sys.modules)))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[]"
