@@ -19,7 +19,11 @@ def test_the_command_line_replaces_keys_of_the_table_and_adds_overrides():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["seeds=0,0"], "give each one once"), (["jobs=0"], "jobs must be at least 1"), (["loss=kd"], "losses=")],
+    [
+        (["seeds=0,0"], "give each one once"),
+        (["jobs=0"], "jobs must be at least 1"),
+        (["loss=kd"], "losses="),
+    ],
 )
 def test_mistakes_are_explained(arguments, message):
     with pytest.raises(ValueError, match=message):
