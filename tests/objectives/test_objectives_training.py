@@ -141,11 +141,11 @@ def lowers_its_measure(name: str, measure: Measure) -> None:
         recipe.append("loss.stage.lr=0.01")
     if "ramps:" in (CONF_DIR / "loss" / f"{name}.yaml").read_text():
         recipe.append(f"loss.ramps.{name}=1")  # two epochs of a rise over 20 are next to nothing
-    plan, state = measure.trained(measure.plan(*recipe))
+    plan, state = measure.trained(measure.make_plan(*recipe))
     if any(parameter.requires_grad for parameter in plan.loss.terms[name].parameters()):
-        _, alone = measure.trained(blind(measure.plan(*recipe, f"output={measure.output / name}")))
+        _, alone = measure.trained(blind(measure.make_plan(*recipe, f"output={measure.output / name}")))
     else:  # nothing to learn for the objective: the cross-entropy alone, for all of them
-        _, alone = measure.trained(measure.plan("loss=ce"))
+        _, alone = measure.trained(measure.make_plan("loss=ce"))
         alone["loss"] = state["loss"]
     assert all(value.isfinite().all() for value in state["model"].values())
     with_it, without = (measure.worth(name, plan, one) for one in (state, alone))
