@@ -1,4 +1,4 @@
-"""Write the parts of docs/lm.md anew that are read from benchmarks/lm_losses.json and experiments/abkd-gpt2."""
+"""Rewrite the parts of docs/lm.md that come from benchmarks/lm_losses.json and from published numbers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Write docs/performance.md anew from what the benchmarks measured."""
+"""Write docs/performance.md from the results of the benchmarks."""
 
 from pathlib import Path
 

@@ -6,7 +6,7 @@ import pytest
 from kdbench.cli.list import groups, losses, main, models, objectives
 from kdbench.models.names import available
 from kdbench.utils.paths import CONF_DIR
-from tools.docs.objectives import HEAVY, LIMIT, load_measured, names, page
+from tools.docs.objectives import HEAVY, LIMIT, list_of_losses, load_measured, page
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,18 +23,18 @@ def test_every_loss_is_listed_with_its_paper_and_needs():
     assert all(row["recipe"] and row["task"] for row in rows.values())
 
 
-def test_the_pages_that_list_losses_are_fresh():
-    """Written by scripts/render_objectives.py (make docs)."""
+def test_the_pages_that_list_losses_are_up_to_date():
+    """`make docs` writes them."""
     readme = (ROOT / "README.md").read_text()
     assert (
         readme.split("<!-- python scripts/render_objectives.py -->\n")[1].split("\n<!-- end -->")[0]
-        == names()
+        == list_of_losses()
     )
     measured = load_measured(ROOT / "benchmarks" / "objectives.json")
     assert (ROOT / "docs" / "objectives.md").read_text() == page(measured)
 
 
-def test_every_objective_was_measured_and_is_cheap_unless_its_maths_is_not():
+def test_every_objective_is_measured_and_only_heavy_ones_are_expensive():
     measured = {
         row["objective"]: row for row in load_measured(ROOT / "benchmarks" / "objectives.json")["rows"]
     }

@@ -1,4 +1,4 @@
-"""The parts of docs/lm.md that are read from files: what a loss costs over many words, and what others published."""
+"""The parts of docs/lm.md that come from files: the cost of token-level losses, and published numbers."""
 
 from __future__ import annotations
 
@@ -10,47 +10,51 @@ from kdbench.utils.formatting import markdown_table
 
 START, END = "<!-- python scripts/render_lm.py: {} -->\n", "\n<!-- end -->"
 PUBLISHED = "abkd-gpt2", "abkd-gpt2-others"
-"""Rows that `kdbench table abkd-gpt2` has runs for, and rows that no run of ours can have."""
+"""Published rows that `kdbench table abkd-gpt2` can run, and rows that kdbench cannot run."""
 RERUNS = "abkd-gpt2-wasd", "abkd-lm-wasd", "abkd-lm-adakd"
-"""The same methods as others ran them, in pipelines of their own."""
+"""The same methods as others reran them in their own pipelines."""
 
 
-def measured_words(found: Mapping[str, Any]) -> str:
-    """The table of benchmarks/lm_losses.json, as `python benchmarks/lm_losses.py --out` wrote it."""
+def measured_costs(measured: Mapping[str, Any]) -> str:
+    """Return the table of costs.
+
+    Args:
+        measured: The content of benchmarks/lm_losses.json.
+    """
     rows = [
         {
             "loss": row["loss"],
             "tokens": f"{row['tokens']:,}",
-            "words": f"{row['words']:,}",
+            "vocabulary": f"{row['vocab_size']:,}",
             "MiB, all at once": _number(row.get("whole_mib")),
-            "MiB, in pieces": _number(row["pieces_mib"]),
+            "MiB, chunked": _number(row["chunked_mib"]),
             "s, all at once": _number(row.get("whole_s"), 1),
-            "s, in pieces": _number(row["pieces_s"], 1),
+            "s, chunked": _number(row["chunked_s"], 1),
         }
-        for row in found["rows"]
+        for row in measured["rows"]
     ]
-    return f"{found['about']}\n\n{markdown_table(rows)}"
+    return f"{measured['about']}\n\n{markdown_table(rows)}"
 
 
-def published_words() -> str:
-    """What is published of instruction following, as it was published, with its status."""
-    sources = [found for name in PUBLISHED if (found := published_for(name))]
+def published_numbers() -> str:
+    """Return what is published on instruction following, with the status of each source."""
+    sources = [source for name in PUBLISHED if (source := published_for(name))]
     values = [value for source in sources for value in source.values]
     rows = [
         {"loss": name} | {value.dataset: value.text for value in values if value.loss == name}
         for name in dict.fromkeys(value.loss for value in values)
     ]
     about = f"{sources[0].about} {' '.join(source.note.strip() for source in sources[1:])}"
-    again = [published_markdown(found) for name in RERUNS if (found := published_for(name))]
-    return "\n\n".join([about, markdown_table(rows), *again])
+    reruns = [published_markdown(source) for name in RERUNS if (source := published_for(name))]
+    return "\n\n".join([about, markdown_table(rows), *reruns])
 
 
 def with_parts(page: str, measured: Mapping[str, Any]) -> str:
-    """The page with what stands between its marks written anew."""
-    for name, words in (("measured", measured_words(measured)), ("published", published_words())):
+    """Return the page with the text between its marks rewritten."""
+    for name, text in (("measured", measured_costs(measured)), ("published", published_numbers())):
         start = START.format(name)
         before, rest = page.split(start)
-        page = before + start + words + END + rest.split(END, 1)[1]
+        page = before + start + text + END + rest.split(END, 1)[1]
     return page
 
 

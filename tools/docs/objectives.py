@@ -1,4 +1,4 @@
-"""The documentation of the objectives, written from the registry, the recipes and a measured table."""
+"""docs/objectives.md, written from the registry, the recipes and benchmarks/objectives.json."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from kdbench.utils.formatting import markdown_table
 
 HEAD = """# Objectives and losses
 
-Written by `python scripts/render_objectives.py` from the registry (`kdbench list objectives --json`), from
-conf/loss and from benchmarks/objectives.json; a test fails when it is stale.
+`python scripts/render_objectives.py` writes this page from the registry (`kdbench list objectives --json`), the recipes
+in conf/loss and benchmarks/objectives.json; a test fails when it is stale.
 
 Notation: p and q are the softmax of the teacher and of the student (p_T, q_T at temperature T), y the label, N rows,
 C classes; f_s and f_t are feature maps or vectors. KL is summed over classes and averaged over rows.
@@ -36,39 +36,44 @@ HEAVY = {
     "vid": "three 1x1 convolutions on every stage",
     "vitkd": "3x3 convolutions on a map of tokens",
 }
-"""What takes more than LIMIT per cent of a training step, and why it must."""
+"""Objectives that take more than `LIMIT` per cent of a training step, each with the reason."""
 
 LIMIT = 10.0
+"""Per cent of a training step."""
 
 
 def page(measured: Mapping[str, Any] | None) -> str:
-    """docs/objectives.md: the recipes, each objective, and how long each takes where that was measured."""
+    """Return docs/objectives.md: the recipes, each objective, and the cost of each.
+
+    Args:
+        measured: The content of benchmarks/objectives.json; None leaves the costs out.
+    """
     recipes = losses()
     entries = available()
-    parts = [HEAD, "## Losses\n", markdown_table([_short(row) for row in recipes]) + "\n"]
-    parts += ["Any sum can be said on the command line, and every weight changed by name: see README.\n"]
+    parts = [HEAD, "## Losses\n", markdown_table([_recipe_row(row) for row in recipes]) + "\n"]
+    parts += ["The command line takes any sum of objectives, and each weight by name: see README.\n"]
     parts += ["## Objectives\n", *(_section(entry, recipes) for entry in entries)]
     if measured:
-        parts += ["## Time and memory\n", _speed(measured)]
+        parts += ["## Time and memory\n", _costs(measured)]
     return "\n".join(parts)
 
 
-def names() -> str:
-    """All recipes by what they look at, for README."""
+def list_of_losses() -> str:
+    """Return the list of all recipes in README, grouped by what they read."""
     rows = losses()
-    on_maps = [row["loss"] for row in rows if {"taps", "pooled"} & set(row["needs"].split(", "))]
+    on_features = [row["loss"] for row in rows if {"features", "pooled"} & set(row["needs"].split(", "))]
     on_text = [row["loss"] for row in rows if "images" not in row["task"].split(", ")]
-    on_logits = [row["loss"] for row in rows if row["loss"] not in (*on_maps, *on_text, "sum")]
-    on_maps = [name for name in on_maps if name not in on_text]
-    listed = (
+    on_logits = [row["loss"] for row in rows if row["loss"] not in (*on_features, *on_text, "sum")]
+    on_features = [name for name in on_features if name not in on_text]
+    groups = (
         ("logits", on_logits),
-        ("features and relations, and sums with them", on_maps),
-        ("text alone", on_text),
+        ("features and relations, and sums with them", on_features),
+        ("text only", on_text),
     )
-    return "\n".join(f"* {what}: {', '.join(f'`{loss}`' for loss in those)}" for what, those in listed)
+    return "\n".join(f"* {what}: {', '.join(f'`{name}`' for name in names)}" for what, names in groups)
 
 
-def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+def _recipe_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in ("loss", "objectives", "task", "arXiv", "needs", "recipe")}
 
 
@@ -83,13 +88,13 @@ def _section(entry: Entry, recipes: Sequence[Mapping[str, Any]]) -> str:
         f"* tasks: {', '.join(entry.tasks)}; needs: {', '.join(entry.needs)}",
         f"* defaults: {defaults}" + (f"; from {entry.defaults_from}" if entry.defaults_from else ""),
         f"* losses: {', '.join(f'`{name}`' for name in used) or 'none'}",
-        *(f"* {words}" for flag, words in FLAGS.items() if getattr(entry, flag)),
+        *(f"* {description}" for flag, description in FLAGS.items() if getattr(entry, flag)),
         *(f"* paper and code: {sentence}" for sentence in entry.disagreements),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _speed(measured: Mapping[str, Any]) -> str:
+def _costs(measured: Mapping[str, Any]) -> str:
     rows = [
         {
             "objective": row["objective"],
@@ -101,14 +106,13 @@ def _speed(measured: Mapping[str, Any]) -> str:
         }
         for row in sorted(measured["rows"], key=lambda row: row["objective"])
     ]
-    heavy = "\n".join(f"* {name}: {why}." for name, why in HEAVY.items())
+    heavy = "\n".join(f"* {name}: {reason}." for name, reason in HEAVY.items())
     return (
-        f"{measured['about']} mlkd's second view is not in it: both networks answer twice.\n\n"
-        f"{markdown_table(rows)}\n\n"
-        f"More than {LIMIT:.0f} % of a step, by definition of the method:\n\n{heavy}\n"
+        f"{measured['about']} The second view of mlkd is not included: both networks see each image twice.\n\n"
+        f"{markdown_table(rows)}\n\nMore than {LIMIT:.0f} % of a step, by definition of the method:\n\n{heavy}\n"
     )
 
 
 def load_measured(file: Path) -> dict[str, Any] | None:
-    """benchmarks/objectives.json, or None where it was not made yet."""
+    """Read the JSON file of a benchmark; None where there is none yet."""
     return json.loads(file.read_text()) if file.is_file() else None
