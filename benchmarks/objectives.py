@@ -1,10 +1,11 @@
-"""What each objective costs: forward and backward at batch 64, shapes of resnet32x4 -> resnet8x4.
+"""Measure what each objective costs: forward and backward at batch 64, with the shapes of resnet32x4 -> resnet8x4.
 
     python benchmarks/objectives.py [NAME ...] [--out benchmarks/objectives.json]
 
-For each objective, in its default form, and for C = 100 and 1000 classes: the median time, its share of that pair's
-whole training step (teacher forward, student forward and backward, SGD; measured in turn with it, in the same
-process, so that the ratio holds on a busy machine), and the most memory that it adds to the answers it is given.
+Each objective is measured with its defaults for C = 100 and 1000 classes: the median time, its share of the pair's
+whole training step (teacher forward, student forward and backward, SGD), and the peak memory that it adds to the
+outputs of both networks. Objective and step are measured in turn in one process, so that the share holds on a busy
+machine.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ STEPS, REPEATS = 2, 5
 
 
 class Pair:
-    """The two networks at one number of classes, their answers to a batch, and a training step of theirs."""
+    """Both networks for one number of classes, their outputs for a batch, and a training step."""
 
     def __init__(self, classes: int) -> None:
         torch.manual_seed(0)
@@ -53,13 +54,13 @@ class Pair:
         self.batch = Batch(images[0], target, index, epoch=1, views={"strong": images[1]})
         self.dataset_info = DatasetInfo(classes, torch.arange(TRAIN_SIZE) % classes, torch.arange(TRAIN_SIZE))
         with torch.no_grad():
-            self.answers = [
+            self.outputs = [
                 answer_batch(network, self.batch, feature_names(network))
                 for network in (self.student, self.teacher)
             ]
 
     def step(self) -> None:
-        """A whole training step without any objective."""
+        """Run a whole training step without any objective."""
         with torch.no_grad():
             self.teacher(self.batch.inputs)
         loss = nn.functional.cross_entropy(self.student(self.batch.inputs), self.batch.target)
@@ -67,24 +68,24 @@ class Pair:
         loss.backward()
         self.optimizer.step()
 
-    def bound(self, name: str) -> Loss:
-        """The objective's default form, bound to this pair."""
+    def loss_of(self, name: str) -> Loss:
+        """Return an objective with its defaults, set up for this pair."""
         parameters = load_yaml(CONF_DIR / "objective" / f"{name}.yaml")
         parameters.pop("_target_")
         loss = Loss({"it": 1.0}, {"it": objectives.create(name, **parameters)})
         loss.choose_taps(feature_names(self.student), feature_names(self.teacher))
         with torch.no_grad():
-            probes = Probes(*(_rows(answer, 4) for answer in self.answers))
+            probes = Probes(*(_rows(outputs, 4) for outputs in self.outputs))
         with torch.enable_grad():
             loss.setup(self.student, self.teacher, probes, self.dataset_info, seed=0)
         return loss.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-    def cost(self, loss: Loss) -> Callable[[], None]:
-        """Forward and backward of the objective on given answers."""
-        student = _map(self.answers[0], lambda t: t.clone().requires_grad_())
+    def work(self, loss: Loss) -> Callable[[], None]:
+        """Return a function that runs the objective forward and backward on the outputs of this pair."""
+        student = _map(self.outputs[0], lambda t: t.clone().requires_grad_())
 
         def work() -> None:
-            total, _ = loss(student, self.answers[1], self.batch)
+            total, _ = loss(student, self.outputs[1], self.batch)
             if total.requires_grad:
                 total.backward()
 
@@ -94,8 +95,8 @@ class Pair:
 def _map(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
     return replace(
         outputs,
-        logits=change(outputs.logits),
-        features={name: change(record) for name, record in outputs.features.items()},
+        raw_logits=change(outputs.logits),
+        features={name: change(feature) for name, feature in outputs.features.items()},
         parts={name: _map(part, change) for name, part in outputs.parts.items()},
     )
 
@@ -111,17 +112,17 @@ def _seconds(work: Callable[[], None]) -> float:
 
 
 def _extra_memory(work: Callable[[], None]) -> float:
-    """MiB: the most that torch's allocator holds at once beyond what it held before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    """Return the peak memory of `work` in MiB beyond what was allocated before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
-    events = seen.profiler.kineto_results.events()
+    events = profiler.profiler.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     return max(itertools.accumulate((nbytes for _, nbytes in changes), initial=0)) / 2**20
 
 
 def measure(name: str, pair: Pair) -> dict[str, float]:
-    """Milliseconds, per cent of a training step, MiB."""
-    work = pair.cost(pair.bound(name))
+    """Return the milliseconds of an objective (`ms`), its per cent of a training step (`share`) and its MiB (`mib`)."""
+    work = pair.work(pair.loss_of(name))
     memory = _extra_memory(work)
     times, steps = [], []
     for turn in range(REPEATS):
@@ -133,7 +134,7 @@ def measure(name: str, pair: Pair) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the named objectives (all of them), and write the table."""
+    """Measure the named objectives, by default all of them, and write the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -151,11 +152,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             row = rows.setdefault(name, {"objective": name})
             row |= {f"{key}_{classes}": round(value, 2) for key, value in measure(name, pair).items()}
             print(json.dumps(row), flush=True)
-    dataset_info = provenance()
+    machine = provenance()
     about = (
-        f"Median of {REPEATS} with one thread on {dataset_info['machine']['processor']}, torch {torch.__version__}, "
-        f"batch {BATCH}, answers with the shapes of resnet32x4 -> resnet8x4 at 32 x 32, in float32; the share is of "
-        f"that pair's training step, measured in turn. MiB are the most that the objective adds while it works."
+        f"Median of {REPEATS} with one thread on {machine['machine']['processor']}, torch {torch.__version__}, "
+        f"batch {BATCH}, outputs with the shapes of resnet32x4 -> resnet8x4 at 32 x 32, in float32. The share is that "
+        "of the pair's training step, measured in turn. MiB are the peak memory that the objective adds."
     )
     if options.out:
         content = {
@@ -164,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "rows": sorted(rows.values(), key=lambda r: r["objective"]),
         }
         content["provenance"] = {
-            **dataset_info,
+            **machine,
             "python": platform.python_version(),
             "pid_cpus": len(os.sched_getaffinity(0)),
         }

@@ -1,3 +1,5 @@
+"""docs/performance.md is made from the results of the benchmarks."""
+
 from pathlib import Path
 
 from kdbench.benchmark.stopwatch import PARTS
@@ -8,8 +10,8 @@ from tools.docs.performance import page
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_page_on_performance_is_fresh():
-    """Written by scripts/render_performance.py (make docs)."""
+def test_the_page_is_up_to_date():
+    """`make docs` writes it."""
     measured = (load_measured(ROOT / "benchmarks" / f"{name}.json") for name in ("bench", "accuracy", "gpu"))
     assert (ROOT / "docs" / "performance.md").read_text() == page(*measured)
 
@@ -19,8 +21,8 @@ def side(ms: float) -> dict:
     return {"cpu_ms": [ms], "wall_ms": [ms], "parts": {"cpu": parts, "wall": parts}}
 
 
-def found(**changes) -> dict:
-    """A result as `kdbench bench --json` writes it, of one pair in one setting."""
+def results(**changes) -> dict:
+    """Return results as `kdbench bench --json` writes them, of one pair in one setting."""
     row = {
         "setting": "live-fp32",
         "about": "live teacher, fp32",
@@ -49,7 +51,7 @@ def found(**changes) -> dict:
     }
 
 
-def test_what_was_measured_is_on_the_page():
+def test_measurements_are_on_the_page():
     lightning = {"outside_us": 5.0, "manual_backward_us": 7.0, "optimizers_us": 1.0, "step_us": 13.0}
     scale = {
         "cohorts": [{"students": 2, "cost": 1.1, "foretold": 1.0}],
@@ -65,26 +67,26 @@ def test_what_was_measured_is_on_the_page():
         ],
     }
     memory = {"steps": 400, "early_mib": 900.0, "late_mib": 901.0, "growth_mib": 1.0}
-    text = page(found(lightning={**lightning, "percent_of_40_ms": 0.03}, memory=memory, scale=scale))
+    text = page(results(lightning={**lightning, "percent_of_40_ms": 0.03}, memory=memory, scale=scale))
     assert "on A processor, 2 CPUs, 2 thread(s)" in text
     assert "| live teacher, fp32 | 2.00 / 2.00 | 914 | 70 | 70 | 29 | 14 |" in text
-    assert "| all of it | 13.0 |" in text
-    assert "(aim: under 1 %): 0.03 %." in text
+    assert "| total | 13.0 |" in text
+    assert "(target: under 1 %): 0.03 %." in text
     assert "900 MiB in the second quarter" in text
     assert "| 2 | 1.10 | 1.00 | 1.10 |" in text
     assert "| cifar100_mini | 2,000 | 0.50 | 9.6 | 9.6 | 65 |  |" in text
     assert "emulates" not in text
 
 
-def test_what_was_not_measured_is_empty_and_what_is_emulated_is_said():
-    text = page(found(bf16_units=False))
+def test_missing_measurements_are_empty_and_emulation_is_explained():
+    text = page(results(bf16_units=False))
     assert "This CPU has no bf16 units" in text
-    assert "| live teacher, fp32 | (aim 1.25) | (aim 1.3) | (aim 1.25) |" in text
+    assert "| live teacher, fp32 | (target 1.25) | (target 1.3) | (target 1.25) |" in text
     assert "| 4 |  |  |  |" in text
     assert page(None).count("not measured yet") + page(None).count("Not measured yet") == 6
 
 
-def test_a_gpu_and_paired_runs_have_their_sections():
+def test_gpu_and_paired_runs_have_sections():
     speed = {"images_per_second": 1000.0, "minutes_a_row": 200.0}
     graph = {"images_per_second": 80_000.0, "minutes_a_row": 2.5}
     gpu = {
@@ -106,23 +108,23 @@ def test_a_gpu_and_paired_runs_have_their_sections():
     assert "On A card, commit abc, unknown." in text
     assert "| live teacher, bf16, recorded | 2.5 | 2.50 | 80,000 | 80.0 |" in text
     assert "| a whole run, bf16, recorded, without evaluations | 2.5 |  |  |  |" in text
-    assert "has not been run yet" in page(None)
-    assert "has not been run yet" in page(None, None, {**gpu, "parts": {"reference": speed}})
-    assert "has not been run yet" not in text
+    assert "has not been run on CUDA yet" in page(None)
+    assert "has not been run on CUDA yet" in page(None, None, {**gpu, "parts": {"reference": speed}})
+    assert "has not been run on CUDA yet" not in text
 
 
-def test_no_number_comes_from_a_reference_that_is_off(monkeypatch):
+def test_a_reference_with_unexpected_shares_gives_no_ratio(monkeypatch):
     monkeypatch.setitem(EXPECTED, "resnet20:resnet8", {"teacher": 99})
-    text = page(found())
+    text = page(results())
     assert "| live teacher, fp32 | no ratio |" in text
-    assert "off in teacher, so there is no ratio" in text
+    assert "off in teacher, so no ratio is given" in text
 
 
-def test_what_is_short_of_its_aim_is_said():
-    slow = found()
+def test_missed_targets_are_listed():
+    slow = results()
     slow["pairs"][0] |= {"pair": "resnet56:resnet20"}
     (row,) = slow["pairs"][0]["rows"]
     row["ratio"] = {"cpu": 1.2, "wall": 1.25}
     assert "* resnet56 -> resnet20, live teacher, fp32: 1.20 / 1.25 instead of 1.3" in page(slow)
     row["ratio"] = {"cpu": 1.2, "wall": 1.31}
-    assert "What is short" not in page(slow)
+    assert "Missed targets" not in page(slow)
