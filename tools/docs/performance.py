@@ -27,8 +27,9 @@ these names. A test fails when the page is stale. A cell is empty where nothing 
   pass through torchvision's transforms in a Dataset behind a DataLoader, in float32; both networks return features; the
   loss is KD with cross-entropy, the optimiser SGD; loss, top-1 and top-5 are read with `.item()` after every step.
 * kdbench is a run of `kdbench train`: Lightning calls `StudentModule.training_step`, and hooks time its parts. Chunks
-  of kdbench alternate with as many reference steps in one process, on the same images and threads. The first turns are discarded, and so is the first step of every turn, which finds the other side's data in the CPU caches. A
-  ratio is the reference's median time over kdbench's, per student.
+  of kdbench alternate with as many reference steps in one process, on the same images and threads. The first turns are
+  discarded, and so is the first step of every turn, which finds the other side's data in the CPU caches. A ratio is the
+  reference's median time over kdbench's, per student.
 * In bf16 the teacher's BatchNorms are folded into the convolutions before them (kdbench/models/bn_folding.py).
 * CPU time is that of the whole process. Waiting threads sleep (OMP_WAIT_POLICY=passive), so that CPU time is valid on a
   busy machine too. Wall time is valid on a quiet machine only.
