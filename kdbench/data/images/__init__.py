@@ -1,1 +1,1 @@
-"""Image data sets: resident or streamed, with stateless views."""
+"""Image data sets, resident or streamed, with stateless views."""

@@ -24,7 +24,7 @@ from kdbench.data.images.image_io import Splits, fingerprint
 from kdbench.data.images.options import check_options
 from kdbench.data.images.randaugment import randaugment_cutout
 from kdbench.data.protocols.protocol import Protocol, ProtocolOptions
-from kdbench.data.protocols.splits import validation_cut
+from kdbench.data.protocols.splits import split_validation
 from kdbench.distributed.collectives import own_share
 from kdbench.metrics.classification import Scores
 from kdbench.models.registry import check_name, create_model
@@ -85,7 +85,7 @@ class ImageData(TaskData):
         check_options(batch_size, eval_batch_size, validation, padding, mean, std)
         self._protocol = Protocol(**protocol)
         if class_names is not None:
-            self._protocol.omitted(class_names)
+            self._protocol.omitted_labels(class_names)
         self.name, self.label_space = name, label_space
         self.seed, self.validation_seed = seed, validation_seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -114,12 +114,12 @@ class ImageData(TaskData):
     def _cut(self, labels: Tensor, classes: Sequence[str], authors_order: bool) -> None:
         """Hold images out for selection, and let the protocol say which of the rest an epoch shows."""
         self.classes, self.num_classes = tuple(classes), len(classes)
-        kept, self._held_out = validation_cut(labels, classes, self.validation, self.validation_seed)
+        kept, self._held_out = split_validation(labels, classes, self.validation, self.validation_seed)
         training = self._protocol.apply(labels, classes, kept)
         self.protocol = self._protocol.title(classes, authors_order and not self.validation)
         self.groups, self._train_labels = training.groups, training.labels
-        self._index, self._occurrence, self._shown = training.index, training.occurrence, training.shown
-        self._subset = training.trained
+        self._index, self._occurrence, self._shown = training.index, training.occurrence, training.is_shown
+        self._subset = training.subset
         self.train_size = len(self._subset)
         self.steps_per_epoch = -(-len(self._index) // self.batch_size)
 

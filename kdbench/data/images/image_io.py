@@ -1,4 +1,4 @@
-"""Labelled images in memory: their types, their checks, and the decoding of image files."""
+"""Labelled images in memory: types, checks, and decoding of image files."""
 
 import hashlib
 import io
@@ -13,19 +13,27 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-Encoded = tuple[str, bytes]
-"""An image file: where it comes from (for messages) and its bytes."""
+from kdbench.utils.validation import check_at_least
+
+EncodedImage = tuple[str, bytes]
+"""An image file: its name, for messages, and its bytes."""
 
 _ROWS_PER_TASK = 64
 
 
 class DataError(ValueError):
-    """A data set is missing, broken, or does not fit; the message says which and what to do."""
+    """A data set is missing, damaged or too large; the message says which and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """images: uint8 [N, 3, H, W]; labels: int64 [N], positions in `classes`."""
+    """Labelled images of one split.
+
+    Attributes:
+        images: uint8 [N, 3, H, W].
+        labels: int64 [N], positions in `classes`.
+        classes: Names of all classes.
+    """
 
     images: Tensor
     labels: Tensor
@@ -37,9 +45,12 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """What every data set offers; both parts have the same classes and image size.
+    """Training and test images with the same classes and size.
 
-    authors_order: whether the images come in the order of the files that the data set's authors distribute.
+    Attributes:
+        train: Training images.
+        test: Test images.
+        authors_order: Whether the images are in the order of the files that the data set's authors distribute.
     """
 
     train: ImageSet
@@ -48,7 +59,7 @@ class Splits:
 
 
 def fingerprint(splits: Splits) -> str:
-    """sha256 of the pixels and labels of both parts, in their order."""
+    """Return the SHA-256 (hex) of the pixels and labels of both splits, in their order."""
     digest = hashlib.sha256()
     for part in (splits.train, splits.test):
         digest.update(repr(tuple(part.images.shape)).encode())
@@ -58,7 +69,19 @@ def fingerprint(splits: Splits) -> str:
 
 
 def check_set(part: ImageSet, where: str, rows: int | None = None) -> ImageSet:
-    """The part itself, if its shapes and labels hold together; `where` names it in the DataError."""
+    """Check shapes and labels of a split.
+
+    Args:
+        part: Images of the split.
+        where: Name of the split, for messages.
+        rows: Expected number of images.
+
+    Returns:
+        `part`.
+
+    Raises:
+        DataError: If shapes, number of rows or labels are wrong.
+    """
     shape = tuple(part.images.shape)
     if part.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3:
         raise DataError(f"{where}: expected images uint8 [N, 3, H, W], got {part.images.dtype} {list(shape)}")
@@ -68,15 +91,25 @@ def check_set(part: ImageSet, where: str, rows: int | None = None) -> ImageSet:
         raise DataError(f"{where}: expected {rows or 'at least 1'} rows, found {len(part)}")
     low, high = int(part.labels.min()), int(part.labels.max())
     if low < 0 or high >= len(part.classes):
-        raise DataError(f"{where}: labels must lie in 0..{len(part.classes) - 1}, found {low}..{high}")
+        raise DataError(f"{where}: labels must be in 0..{len(part.classes) - 1}, found {low}..{high}")
     return part
 
 
-def decode(fetch: Callable[[slice], list[Encoded]], rows: int, size: int, *, resize: bool) -> Tensor:
-    """`rows` image files as uint8 [rows, 3, size, size] in RGB; `fetch` reads a run of them.
+def decode(fetch: Callable[[slice], list[EncodedImage]], rows: int, size: int, *, resize: bool) -> Tensor:
+    """Decode image files to RGB.
 
-    With `resize` the shorter side is scaled to `size` (bicubic) and the centre kept; without it every image
-    must have that size already. DataError names the first file that is no image or has the wrong size.
+    Args:
+        fetch: Reads the files of a slice of rows.
+        rows: Number of files.
+        size: Height and width of the result, in pixels.
+        resize: Whether to scale the shorter side to `size` (bicubic) and crop the centre; otherwise all images
+            must have that size.
+
+    Returns:
+        uint8 [rows, 3, size, size].
+
+    Raises:
+        DataError: If a file is no image or has another size; the message names it.
     """
     pixels = np.empty((rows, size, size, 3), dtype=np.uint8)
 
@@ -84,14 +117,14 @@ def decode(fetch: Callable[[slice], list[Encoded]], rows: int, size: int, *, res
         for row, encoded in enumerate(fetch(slice(start, min(start + _ROWS_PER_TASK, rows))), start):
             pixels[row] = np.asarray(_decode_one(encoded, size, resize))
 
-    # small images as they are: Pillow holds the lock most of the time, and two threads were slower than one
+    # for small images Pillow holds the GIL most of the time: two threads were slower than one
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1) if resize else 1) as pool:
         for _ in pool.map(fill, range(0, rows, _ROWS_PER_TASK)):
             pass
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def _decode_one(encoded: Encoded, size: int, resize: bool) -> Image.Image:
+def _decode_one(encoded: EncodedImage, size: int, resize: bool) -> Image.Image:
     where, content = encoded
     try:
         with Image.open(io.BytesIO(content)) as opened:
@@ -108,13 +141,19 @@ def _decode_one(encoded: Encoded, size: int, resize: bool) -> Image.Image:
     return image
 
 
-def check_fits(rows: int, size: int, available: int | None = None) -> None:
-    """DataError, with the size in GB, if `rows` square images do not fit in memory twice.
+def check_memory(rows: int, size: int, available: int | None = None) -> None:
+    """Check that square images fit in memory twice, because padding makes a copy.
 
-    Twice, because the padded copy is made while the images are still held.
+    Args:
+        rows: Number of images.
+        size: Height and width of the images, in pixels.
+        available: Available memory in bytes; by default that of this machine.
+
+    Raises:
+        DataError: If they do not fit.
+        ValueError: If the size is less than 1.
     """
-    if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
+    check_at_least("dataset", 1, size=size)
     needed = 2 * rows * 3 * size**2
     free = available_bytes() if available is None else available
     if needed > free:
@@ -125,7 +164,7 @@ def check_fits(rows: int, size: int, available: int | None = None) -> None:
 
 
 def available_bytes() -> int:
-    """Memory that new tensors may take: what the system has left, within the container's limit."""
+    """Return the memory available to new tensors: that of the system, limited by the container."""
     return min(_memory_limits())
 
 

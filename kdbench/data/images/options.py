@@ -1,13 +1,14 @@
-"""What every data set of images takes, and the check of it."""
+"""Options that all image data sets share, and their checks."""
 
 from collections.abc import Sequence
 from typing import Required
 
 from kdbench.data.protocols.protocol import ProtocolOptions
+from kdbench.utils.validation import check_at_least, check_non_negative
 
 
 class ImageOptions(ProtocolOptions, total=False):
-    """What every data set of images takes beside arguments of its own, and hands on to `ImageData`."""
+    """Keyword arguments of `ImageData` that every image data set accepts."""
 
     seed: Required[int]
     batch_size: Required[int]
@@ -25,14 +26,10 @@ def check_options(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> None:
-    """ValueError for sizes that are too small, and for statistics that are not those of three channels."""
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("eval_batch_size", eval_batch_size, 1),
-        ("validation", validation, 0),
-        ("padding", padding, 0),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    """Raise ValueError for sizes that are too small, or if mean and std do not describe three channels."""
+    check_at_least("dataset", 1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+    check_non_negative("dataset", validation=validation, padding=padding)
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"mean and std need 3 numbers, those of std above 0, got {mean} and {std}")
+        raise ValueError(
+            f"dataset: mean and std must have 3 numbers, std positive ones, got {mean} and {std}"
+        )

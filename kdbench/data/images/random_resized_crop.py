@@ -1,4 +1,4 @@
-"""The views of ImageNet: a random part of an image at one size, flipped or not; and its centre, for evaluation."""
+"""ImageNet's views of image files: random resized crop and flip for training, centre crop for evaluation."""
 
 from __future__ import annotations
 
@@ -10,71 +10,85 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kdbench.data.images.image_io import DataError, Encoded
+from kdbench.data.images.image_io import DataError, EncodedImage
 from kdbench.utils.seeding import derive, draw_integers
 
 _TRIES, _BITS = 10, 53
 _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-"""The part of the area, and width over height, as everybody has them since Szegedy et al. 2015, arXiv:1409.4842."""
+"""Ranges of the area and of width over height, as in Szegedy et al. 2015, arXiv:1409.4842."""
 
 Box = tuple[int, int, int, int]
 """Left, upper, right, lower, in pixels."""
 
 
-def draw_parts(seed: int, epoch: int, index: Tensor, occurrence: Tensor) -> Tensor:
-    """What decides a view of each row: uniform numbers in [0, 1), float64 [N, 4 * tries + 1], the last for the flip; a
-    function of (seed, epoch, index [N], occurrence [N]) alone."""
-    place = torch.arange(4 * _TRIES + 1, device=index.device)
+def draw_crops(seed: int, epoch: int, index: Tensor, occurrence: Tensor) -> Tensor:
+    """Draw the random numbers of each row's view, as a function of (seed, epoch, index, occurrence) alone.
+
+    Args:
+        seed: Seed of the run.
+        epoch: Epoch, from 1.
+        index: Image of each row, int64 [N].
+        occurrence: How often the epoch has shown the image before, int64 [N].
+
+    Returns:
+        Uniform numbers in [0, 1), float64 [N, 4 * tries + 1]; the last one determines the flip.
+    """
+    position = torch.arange(4 * _TRIES + 1, device=index.device)
     key = derive(seed, "part", epoch)
-    drawn = draw_integers(key, index[:, None], occurrence[:, None], place[None, :], below=2**_BITS)
-    numbers: Tensor = drawn.double() / 2**_BITS
+    draws = draw_integers(key, index[:, None], occurrence[:, None], position[None, :], below=2**_BITS)
+    numbers: Tensor = draws.double() / 2**_BITS
     return numbers
 
 
-def part_of(width: int, height: int, numbers: list[float]) -> Box:
-    """The part of an image of that size: torchvision's RandomResizedCrop, on given uniform numbers.
+def crop_box(width: int, height: int, numbers: list[float]) -> Box:
+    """Return the crop of torchvision's RandomResizedCrop for given uniform numbers.
 
-    Of ten draws of (area, ratio) the first that fits; else the largest centred part whose ratio is allowed.
+    The first of ten draws of (area, ratio) that fits; otherwise the largest centred crop with a valid ratio.
+
+    Args:
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
+        numbers: A row of `draw_crops`.
     """
     low, high = (math.log(ratio) for ratio in _RATIO)
-    for tried in range(_TRIES):
-        area, ratio, down, right = numbers[4 * tried : 4 * tried + 4]
+    for attempt in range(_TRIES):
+        area, ratio, down, right = numbers[4 * attempt : 4 * attempt + 4]
         size = width * height * (_SCALE[0] + (_SCALE[1] - _SCALE[0]) * area)
         aspect = math.exp(low + (high - low) * ratio)
-        across, along = round(math.sqrt(size * aspect)), round(math.sqrt(size / aspect))
-        if 0 < across <= width and 0 < along <= height:
-            top, left = int(down * (height - along + 1)), int(right * (width - across + 1))
-            return left, top, left + across, top + along
-    across, along = width, height
+        crop_width, crop_height = round(math.sqrt(size * aspect)), round(math.sqrt(size / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top, left = int(down * (height - crop_height + 1)), int(right * (width - crop_width + 1))
+            return left, top, left + crop_width, top + crop_height
+    crop_width, crop_height = width, height
     if width / height < _RATIO[0]:
-        along = round(width / _RATIO[0])
+        crop_height = round(width / _RATIO[0])
     elif width / height > _RATIO[1]:
-        across = round(height * _RATIO[1])
-    left, top = (width - across) // 2, (height - along) // 2
-    return left, top, left + across, top + along
+        crop_width = round(height * _RATIO[1])
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
 
 
-def view_of_file(encoded: Encoded, numbers: list[float], size: int) -> np.ndarray:
-    """The view of an image file that the numbers decide: uint8 [size, size, 3]."""
+def random_view(encoded: EncodedImage, numbers: list[float], size: int) -> np.ndarray:
+    """Return the view of an image file that a row of `draw_crops` determines: uint8 [size, size, 3]."""
     image = _open(encoded)
-    part = image.crop(part_of(*image.size, numbers))  # cut first: a filter must not look beyond the part
-    pixels = np.asarray(part.resize((size, size), Image.Resampling.BILINEAR))
+    crop = image.crop(crop_box(*image.size, numbers))  # before resizing: its filter must not see other pixels
+    pixels = np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR))
     return pixels[:, ::-1] if numbers[-1] < 0.5 else pixels
 
 
-def centre_of_file(encoded: Encoded, size: int, shorter: int) -> np.ndarray:
-    """The centre of an image file whose shorter side is scaled to `shorter` pixels: uint8 [size, size, 3]."""
+def centre_view(encoded: EncodedImage, size: int, shorter: int) -> np.ndarray:
+    """Scale the shorter side of an image file to `shorter` pixels and crop the centre: uint8 [size, size, 3]."""
     image = _open(encoded)
     width, height = image.size
-    least = min(width, height)
-    scaled = (int(shorter * width / least), int(shorter * height / least))
+    shortest = min(width, height)
+    scaled = (int(shorter * width / shortest), int(shorter * height / shortest))
     image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = (round((side - size) / 2) for side in scaled)
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-def _open(encoded: Encoded) -> Image.Image:
-    """The image in RGB. DataError names a file that is none."""
+def _open(encoded: EncodedImage) -> Image.Image:
+    """Open an image in RGB; DataError names a file that is none."""
     where, content = encoded
     try:
         with Image.open(io.BytesIO(content)) as opened:

@@ -1,1 +1,1 @@
-"""What the student sees of the training set: subsets, omitted classes, imbalance, label noise."""
+"""Changes of the training set: subsets, omitted classes, imbalance, label noise, class-balanced batches."""

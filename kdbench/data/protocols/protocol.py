@@ -1,11 +1,10 @@
-"""What a student sees of a training set: few images, no image of some classes, a long tail, wrong labels.
+"""Protocols change what a student sees of a training set: few images, omitted classes, a long tail, wrong labels.
 
-docs/protocols.md says where each comes from and what it does. The validation part is cut before, from the full data,
-and the test set is never touched.
+docs/protocols.md describes them and their sources. The validation part is split off before, from the full data, and
+the test set never changes.
 """
 
 import difflib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
@@ -22,19 +21,22 @@ from kdbench.data.protocols.splits import (
 )
 from kdbench.functional.class_groups import head_medium_tail
 from kdbench.utils.seeding import generator
-
-
-def _check_choice(key: str, given: str, possible: Sequence[str]) -> None:
-    if given not in possible:
-        raise ValueError(f"{key}={given}; possible: {', '.join(possible)}")
+from kdbench.utils.validation import check_at_least, check_choice, check_fraction
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Few-shot: a fraction of the training images.
+    """A fraction of the training images (few-shot).
 
-    mode: `stratified`, the same part of every class, drawn by `seed`; or `first`, the first ones in the order of the
-    files. repeat: an epoch is as long as without the subset, and shows its images again and again.
+    Attributes:
+        fraction: Fraction of the images, in (0, 1].
+        mode: `stratified` draws the same fraction of every class by `seed`; `first` takes the first images in the
+            order of the files.
+        repeat: Whether an epoch keeps the length that it has without the subset, and shows images repeatedly.
+        seed: Seed of the stratified draw.
+
+    Raises:
+        ValueError: For invalid options.
     """
 
     fraction: float = 1.0
@@ -43,19 +45,22 @@ class Subset:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"dataset.subset.fraction must lie in (0, 1], got {self.fraction}")
-        _check_choice("dataset.subset.mode", self.mode, ("stratified", "first"))
+        check_fraction("dataset.subset", closed="right", fraction=self.fraction)
+        check_choice("dataset.subset", ("stratified", "first"), mode=self.mode)
 
-    def of(self, labels: Tensor) -> Tensor:
-        """Positions of the images that are left, ascending: labels int64 [N] -> int64 [n]."""
+    def select(self, labels: Tensor) -> Tensor:
+        """Return the positions of the subset, ascending: labels int64 [N] -> int64 [n].
+
+        Raises:
+            ValueError: If the subset would be empty, or a stratified one would miss a class.
+        """
         size, classes = round(self.fraction * len(labels)), len(set(labels.tolist()))
-        least = classes if self.mode == "stratified" else 1
-        if size < least:
-            of_each = " (one of each class)" if self.mode == "stratified" else ""
+        minimum = classes if self.mode == "stratified" else 1
+        if size < minimum:
+            reason = " (one of each class)" if self.mode == "stratified" else ""
             raise ValueError(
                 f"dataset.subset.fraction={self.fraction:g} of {len(labels)} images are {size}, but {self.mode} needs "
-                f"at least {least}{of_each}: a fraction of {least / len(labels):g} or more"
+                f"at least {minimum}{reason}: use a fraction of {minimum / len(labels):g} or more"
             )
         if self.mode == "first" or size == len(labels):
             return torch.arange(size)
@@ -63,7 +68,7 @@ class Subset:
 
 
 class ProtocolOptions(TypedDict, total=False):
-    """The keyword arguments of `Protocol`, which every data set takes."""
+    """Keyword arguments of `Protocol`, which every image data set accepts."""
 
     subset: Subset
     omit_classes: Sequence[int | str]
@@ -75,33 +80,41 @@ class ProtocolOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
-    """A training set as a protocol leaves it.
+class TrainingSet:
+    """A training set under a protocol.
 
-    index, occurrence: int64 [slots], the image of each slot of an epoch, and how often the epoch has it before.
-    shown: bool [slots], False where the slot's row is taken out of its batch.
-    trained: int64, ascending, the different images that are shown.
-    labels: int64 [N], of the full training set, as the student is told them.
-    groups: classes (by label) whose mean recall is reported, by the group's name.
+    Attributes:
+        index: Image of each slot of an epoch, int64 [slots].
+        occurrence: How often the epoch has the image in earlier slots, int64 [slots].
+        is_shown: Whether the slot's row stays in its batch, bool [slots].
+        subset: Distinct images that are shown, ascending, int64 [n].
+        labels: Labels of the full training set, with noise, int64 [N].
+        groups: Labels of the classes in each group whose mean recall is reported, by its name.
     """
 
     index: Tensor
     occurrence: Tensor
-    shown: Tensor
-    trained: Tensor
+    is_shown: Tensor
+    subset: Tensor
     labels: Tensor
     groups: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The options in the order in which they act on what the validation cut left.
+    """Changes of a training set, without its validation part: imbalance, then subset, omitted classes and noise.
 
-    imbalance: the largest class over the smallest, in an exponential profile; 1 for the data as they are.
-    subset: of what is left then.
-    omit_classes: labels or names of classes that the student sees no image of; omit: `dataset` takes them out of the
-    data, `loop` out of each batch, which has fewer rows then.
-    label_noise: the probability with which a training label is replaced by that of another class that is not omitted.
+    Attributes:
+        subset: Fraction of the images that imbalance left.
+        omit_classes: Labels or names of classes without training images.
+        omit: `dataset` removes their images from the data, `loop` from each batch, which is then smaller.
+        imbalance: Ratio of the largest to the smallest class in an exponential profile; 1 changes nothing.
+        imbalance_seed: Seed of the images that imbalance leaves.
+        label_noise: Probability that a training label is replaced by another class that is not omitted.
+        label_noise_seed: Seed of the noise.
+
+    Raises:
+        ValueError: For invalid options.
     """
 
     subset: Subset = Subset()
@@ -113,60 +126,76 @@ class Protocol:
     label_noise_seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.imbalance < math.inf:
-            raise ValueError(
-                f"dataset.imbalance is the largest class over the smallest, 1 or more, got {self.imbalance}"
-            )
-        if not 0 <= self.label_noise <= 1:
-            raise ValueError(f"dataset.label_noise is a probability in [0, 1], got {self.label_noise}")
-        _check_choice("dataset.omit", self.omit, ("dataset", "loop"))
+        check_at_least("dataset", 1, imbalance=self.imbalance)
+        check_fraction("dataset", label_noise=self.label_noise)
+        check_choice("dataset", ("dataset", "loop"), omit=self.omit)
 
-    def omitted(self, classes: Sequence[str]) -> list[int]:
-        """The omitted labels, ascending. ValueError where `classes` has no such class, or no other one."""
-        labels = sorted(_label_of(one, classes) for one in self.omit_classes)
-        given = f"dataset.omit_classes=[{','.join(map(str, self.omit_classes))}]"
+    def omitted_labels(self, classes: Sequence[str]) -> list[int]:
+        """Return the labels of the omitted classes, ascending.
+
+        Args:
+            classes: Names of all classes.
+
+        Raises:
+            ValueError: If a class does not exist or is named twice, or too few classes remain.
+        """
+        labels = sorted(_label_of(name, classes) for name in self.omit_classes)
+        option = f"dataset.omit_classes=[{','.join(map(str, self.omit_classes))}]"
         if len(set(labels)) < len(labels):
-            raise ValueError(f"{given}: give each class once")
-        left = len(classes) - len(labels)
-        if labels and left < 1 + (self.label_noise > 0):
-            raise ValueError(f"{given} leaves {left} of {len(classes)} classes, which are too few")
+            raise ValueError(f"{option}: name each class only once")
+        remaining = len(classes) - len(labels)
+        if labels and remaining < 1 + (self.label_noise > 0):
+            raise ValueError(f"{option} leaves {remaining} of {len(classes)} classes, too few for training")
         return labels
 
-    def apply(self, labels: Tensor, classes: Sequence[str], kept: Tensor) -> Training:
-        """What is left of the images `kept` (positions, ascending) of a training set with `labels` [N]."""
-        omitted = self.omitted(classes)
+    def apply(self, labels: Tensor, classes: Sequence[str], available: Tensor) -> TrainingSet:
+        """Apply the protocol.
+
+        Args:
+            labels: Labels of the full training set, int64 [N].
+            classes: Names of all classes.
+            available: Positions of the images outside the validation part, ascending, int64.
+
+        Raises:
+            ValueError: If no image would be left.
+        """
+        omitted = self.omitted_labels(classes)
         if self.imbalance > 1:
-            largest = int(torch.bincount(labels[kept]).max())
+            largest = int(torch.bincount(labels[available]).max())
             profile = exponential_profile(largest, len(classes), self.imbalance)
-            kept = kept[long_tail(labels[kept], profile, generator(self.imbalance_seed, "imbalance"))]
-        few = kept[self.subset.of(labels[kept])]
-        slots = torch.arange(len(kept) if self.subset.repeat else len(few))
-        index, occurrence = slot_samples(slots, few)
+            draw = generator(self.imbalance_seed, "imbalance")
+            available = available[long_tail(labels[available], profile, draw)]
+        selected = available[self.subset.select(labels[available])]
+        slots = torch.arange(len(available) if self.subset.repeat else len(selected))
+        index, occurrence = slot_samples(slots, selected)
         is_seen = torch.ones(len(classes), dtype=torch.bool)
         is_seen[omitted] = False
-        shown, trained = is_seen[labels[index]], few[is_seen[labels[few]]]
-        if not len(trained):
+        is_shown, subset = is_seen[labels[index]], selected[is_seen[labels[selected]]]
+        if not len(subset):
             raise ValueError(f"{self.title(classes)}: no training image is left")
         if self.omit == "dataset":
-            index, occurrence, shown = index[shown], occurrence[shown], shown[shown]
+            index, occurrence, is_shown = index[is_shown], occurrence[is_shown], is_shown[is_shown]
         seen = is_seen.nonzero().flatten()
-        told = symmetric_noise(labels, trained, seen.tolist(), self.label_noise, self.label_noise_seed)
-        groups = self._groups(omitted, seen, torch.bincount(labels[trained], minlength=len(classes)))
-        return Training(index, occurrence, shown, trained, told, groups)
+        noisy = symmetric_noise(labels, subset, seen.tolist(), self.label_noise, self.label_noise_seed)
+        groups = self._groups(omitted, seen, torch.bincount(labels[subset], minlength=len(classes)))
+        return TrainingSet(index, occurrence, is_shown, subset, noisy, groups)
 
     def _groups(self, omitted: list[int], seen: Tensor, counts: Tensor) -> dict[str, list[int]]:
         groups = {"omitted": omitted, "kept": seen.tolist()} if omitted else {}
         if self.imbalance > 1:
-            of = head_medium_tail(counts[seen])
+            group_of = head_medium_tail(counts[seen])
             groups |= {
-                name: seen[of == number].tolist() for number, name in enumerate(("head", "medium", "tail"))
+                name: seen[group_of == number].tolist()
+                for number, name in enumerate(("head", "medium", "tail"))
             }
         return {name: members for name, members in groups.items() if members}
 
     def title(self, classes: Sequence[str], authors_order: bool = False) -> str:
-        """The protocol in a few words, empty for the data as they are.
+        """Return a short description of the protocol; empty if it changes nothing.
 
-        authors_order: whether the files have the order of those that the data set's authors distribute.
+        Args:
+            classes: Names of all classes.
+            authors_order: Whether the images are in the order of the files that the data set's authors distribute.
         """
         parts = []
         if self.imbalance > 1:
@@ -174,24 +203,24 @@ class Protocol:
         if self.subset.fraction < 1:
             share = f"{100 * self.subset.fraction:g} %"
             first = f"{'first' if authors_order and self.imbalance == 1 else 'first-of-this-order'} {share}"
-            drawn = f"stratified {share} (seed {self.subset.seed})"
-            repeated = ", repeated" if self.subset.repeat else ""
-            parts.append((first if self.subset.mode == "first" else drawn) + repeated)
-        if omitted := self.omitted(classes):
+            stratified = f"stratified {share} (seed {self.subset.seed})"
+            suffix = ", repeated" if self.subset.repeat else ""
+            parts.append((first if self.subset.mode == "first" else stratified) + suffix)
+        if omitted := self.omitted_labels(classes):
             parts.append(f"without classes {', '.join(map(str, omitted))} ({self.omit})")
         if self.label_noise > 0:
             parts.append(f"label noise {100 * self.label_noise:g} % (seed {self.label_noise_seed})")
         return "; ".join(parts)
 
 
-def _label_of(one: int | str, classes: Sequence[str]) -> int:
-    if isinstance(one, int) and 0 <= one < len(classes):
-        return one
-    if isinstance(one, str) and one in classes:
-        return list(classes).index(one)
-    close = difflib.get_close_matches(str(one), classes, n=1)
+def _label_of(name: int | str, classes: Sequence[str]) -> int:
+    if isinstance(name, int) and 0 <= name < len(classes):
+        return name
+    if isinstance(name, str) and name in classes:
+        return list(classes).index(name)
+    close = difflib.get_close_matches(str(name), classes, n=1)
     hint = f"; did you mean {close[0]}?" if close else "."
     raise ValueError(
-        f"dataset.omit_classes: there is no class {one}{hint} "
+        f"dataset.omit_classes: there is no class {name}{hint} "
         f"Possible: 0 to {len(classes) - 1}, or a name ({', '.join(classes[:3])}, ...)"
     )

@@ -1,4 +1,4 @@
-"""Which training images an epoch shows, which are held out for selection, and what a protocol makes of the rest."""
+"""Selections of training images: epochs, validation parts, stratified subsets, long tails and label noise."""
 
 from collections.abc import Sequence
 
@@ -11,54 +11,78 @@ _BITS = 53
 
 
 def slot_samples(slot: Tensor, subset: Tensor) -> tuple[Tensor, Tensor]:
-    """Image index and occurrence, int64 [B], of the slots [B] of an epoch over `subset` (int64 [n]).
+    """Return image index and occurrence of slots of an epoch; slot j shows subset[j mod n] for the (j div n)-th time.
 
-    Slot j shows subset[j mod n] for the (j div n)-th time.
+    Args:
+        slot: Slots, int64 [B].
+        subset: Images of the epoch, int64 [n].
+
+    Returns:
+        Image and occurrence (from 0) of each slot, int64 [B] each.
     """
     return subset[slot % len(subset)], slot // len(subset)
 
 
-def validation_cut(labels: Tensor, classes: Sequence[str], size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices kept for training and indices held out (`size` of them), ascending, int64.
+def split_validation(labels: Tensor, classes: Sequence[str], size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Split off a stratified validation part.
 
-    Stratified, as `stratified_order` takes them; which images, and ties: by `seed`.
+    Args:
+        labels: Labels of the training set, int64 [N].
+        classes: Names of all classes.
+        size: Number of validation images; 0 for none.
+        seed: Seed of the draw.
+
+    Returns:
+        Positions for training and for validation, ascending, int64 each.
+
+    Raises:
+        ValueError: If a class would have no image in one of the parts.
     """
     if size == 0:
         return torch.arange(len(labels)), torch.arange(0)
     if not len(classes) <= size < len(labels):
         raise ValueError(
-            f"validation must be 0, or at least {len(classes)} (one image of each class) and fewer than the "
+            f"dataset.validation must be 0, or at least {len(classes)} (one image of each class) and fewer than the "
             f"{len(labels)} training images, got {size}"
         )
-    chosen = stratified_order(labels, generator(seed, "validation"))
-    held_out, kept = chosen[:size].sort().values, chosen[size:].sort().values
-    left = torch.bincount(labels[kept], minlength=len(classes))
-    if empty := [classes[label] for label in (left == 0).nonzero().flatten().tolist()]:
-        raise ValueError(f"validation={size} leaves no training image of {', '.join(empty[:5])}")
-    return kept, held_out
+    order = stratified_order(labels, generator(seed, "validation"))
+    validation, training = order[:size].sort().values, order[size:].sort().values
+    counts = torch.bincount(labels[training], minlength=len(classes))
+    if empty := [classes[label] for label in (counts == 0).nonzero().flatten().tolist()]:
+        raise ValueError(f"dataset.validation={size} leaves no training image of {', '.join(empty[:5])}")
+    return training, validation
 
 
 def stratified_order(labels: Tensor, draw: torch.Generator) -> Tensor:
-    """All positions in an order of which every beginning is stratified: int64 [N].
+    """Return all positions in an order whose prefixes are all stratified: int64 [N].
 
-    Adams apportionment: the next image always comes from the class of which the smallest part was taken so far,
-    so every class gives one before any gives two. A longer beginning holds every shorter one.
+    Adams apportionment: the next image comes from the class with the smallest fraction in the prefix, so every class
+    contributes one image before any contributes two.
+
+    Args:
+        labels: int64 [N].
+        draw: Generator that shuffles the images of each class.
     """
-    shuffled, rank = _shuffled(labels, draw)
-    taken = rank / torch.bincount(labels)[labels].double()
-    return shuffled[taken[shuffled].argsort(stable=True)]
+    shuffled, rank = _shuffle(labels, draw)
+    fraction = rank / torch.bincount(labels)[labels].double()
+    return shuffled[fraction[shuffled].argsort(stable=True)]
 
 
 def long_tail(labels: Tensor, profile: Sequence[int], draw: torch.Generator) -> Tensor:
-    """Positions of at most profile[c] images of each class c, drawn anew for each class: int64, ascending."""
-    _, rank = _shuffled(labels, draw)
+    """Draw at most profile[c] images of each class c; return their positions, int64, ascending."""
+    _, rank = _shuffle(labels, draw)
     return (rank < torch.tensor(profile)[labels]).nonzero().flatten()
 
 
 def exponential_profile(largest: int, classes: int, imbalance: float) -> list[int]:
-    """Images of each class: n_c = largest * imbalance^(-c / (C - 1)), rounded down, but 1 at least.
+    """Return the number of images of each class, n_c = largest * imbalance^(-c / (C - 1)), at least 1.
 
-    As Cao et al. 2019 (LDAM) make CIFAR-LT, where the classes fall in the order of their labels.
+    This is CIFAR-LT of Cao et al. 2019 (LDAM), with classes in the order of their labels.
+
+    Args:
+        largest: Number of images of the first class.
+        classes: Number of classes, C.
+        imbalance: Ratio of the first class to the last.
     """
     if classes == 1:
         return [largest]
@@ -66,13 +90,22 @@ def exponential_profile(largest: int, classes: int, imbalance: float) -> list[in
 
 
 def symmetric_noise(labels: Tensor, index: Tensor, among: Sequence[int], rate: float, seed: int) -> Tensor:
-    """`labels` [N] with those at `index` replaced, each with probability `rate`, by another class of `among`.
+    """Replace labels, each with probability `rate`, by another class, drawn uniformly.
 
-    Every image at `index` must be of a class of `among`; the other class is uniform. An image's label is a function
-    of (seed, its index) alone, so that it is the same in every subset that has the image.
+    The noise of an image is a function of (seed, its index) alone, so it is the same in every subset with the image.
+
+    Args:
+        labels: int64 [N].
+        index: Images that get noise, int64; their classes must be in `among`.
+        among: Possible labels, ascending.
+        rate: Probability of a change.
+        seed: Seed of the noise.
+
+    Returns:
+        Labels with noise, int64 [N].
     """
-    change = draw_integers(derive(seed, "label noise"), index, below=2**_BITS).double() < rate * 2**_BITS
-    changed = index[change]
+    is_changed = draw_integers(derive(seed, "label noise"), index, below=2**_BITS).double() < rate * 2**_BITS
+    changed = index[is_changed]
     step = draw_integers(derive(seed, "label noise", "class"), changed, below=max(1, len(among) - 1))
     possible = torch.tensor(among)
     noisy = labels.clone()
@@ -80,8 +113,8 @@ def symmetric_noise(labels: Tensor, index: Tensor, among: Sequence[int], rate: f
     return noisy
 
 
-def _shuffled(labels: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """All positions in a random order, and each position's rank in that order among its own class: int64 [N] both."""
+def _shuffle(labels: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return all positions in random order, and the rank of each position within its class: int64 [N] each."""
     shuffled = torch.randperm(len(labels), generator=draw)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     counts = torch.bincount(labels)

@@ -1,4 +1,4 @@
-"""Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images": CIFAR-10 and CIFAR-100."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images")."""
 
 import logging
 import os
@@ -32,12 +32,21 @@ wardrobe whale willow_tree wolf woman worm
 
 @dataclass(frozen=True)
 class Cifar:
-    """One of the two data sets, and what its files are called.
+    """One of the two data sets and the names of its files.
 
-    classes: in the official order, so that a label means the same to every teacher.
-    columns: of the parquet files, the images' and the labels' first.
-    folder, files, names: the authors' folder, its files of each split in their order, and the file of class names;
-    labels, names_key: the keys in them.
+    Attributes:
+        name: Name in options and records.
+        title: Name for people.
+        hub_name: Name on the Hugging Face hub.
+        classes: Class names in the official order, so that labels mean the same to every teacher.
+        mean: Mean of each channel, in [0, 1].
+        std: Standard deviation of each channel.
+        columns: Columns of the parquet files: images, labels, then others.
+        folder: Folder of the authors' files.
+        files: The authors' files of each split, in their order.
+        labels: Key of the labels in those files.
+        names: The authors' file of class names.
+        names_key: Key of the class names in that file.
     """
 
     name: str
@@ -54,14 +63,14 @@ class Cifar:
     names_key: str
 
     @property
-    def supply(self) -> str:
-        """How it can be supplied, for people who have it not."""
-        files = [name for part in self.files.values() for name in part]
-        return f"""{self.title} can be supplied in three ways:
+    def instructions(self) -> str:
+        """Instructions for users who do not have the data."""
+        files = [name for names in self.files.values() for name in names]
+        return f"""{self.title} can be provided in three ways:
   1. train-*.parquet and test-*.parquet of {self.hub_name}, in dataset.path=FOLDER or $KDBENCH_DATA/{self.name}
   2. the authors' {self.folder} folder ({", ".join([*files, self.names])}), in the same place
   3. a network connection: {self.hub_name} is then downloaded from the Hugging Face hub
-To try things out without any of them: dataset=cifar100_mini"""
+Without any of them, use dataset=cifar100_mini"""
 
 
 CIFAR100 = Cifar(
@@ -85,7 +94,7 @@ CIFAR10 = Cifar(
     hub_name="uoft-cs/cifar10",
     classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     mean=(0.4914, 0.4822, 0.4465),
-    # MCMI's, and widespread: the mean of each image's own deviation; the pixels' are 0.247, 0.243, 0.262
+    # widespread, and MCMI's: the mean of the deviations of single images; over all pixels it is 0.247, 0.243, 0.262
     std=(0.2023, 0.1994, 0.2010),
     columns=("img", "label"),
     folder="cifar-10-batches-py",
@@ -103,7 +112,17 @@ def cifar100(
     std: Sequence[float] = CIFAR100.std,
     **options: Unpack[ImageOptions],
 ) -> ImageData:
-    """CIFAR-100 as the field uses it: all 50,000 images for training unless a validation part is cut."""
+    """Build CIFAR-100: 50,000 training images, minus a validation part on request, and 10,000 test images.
+
+    Args:
+        path: Folder of the files; by default $KDBENCH_DATA/cifar100, then the hub.
+        mean: Mean of each channel, for normalisation.
+        std: Standard deviation of each channel.
+        **options: See `ImageData`.
+
+    Raises:
+        ValueError: For invalid options; missing files raise DataError in `setup`.
+    """
     return _image_data(CIFAR100, path, mean, std, options)
 
 
@@ -114,7 +133,7 @@ def cifar10(
     std: Sequence[float] = CIFAR10.std,
     **options: Unpack[ImageOptions],
 ) -> ImageData:
-    """CIFAR-10, in the same way."""
+    """Build CIFAR-10; arguments as in `cifar100`."""
     return _image_data(CIFAR10, path, mean, std, options)
 
 
@@ -133,21 +152,24 @@ def _image_data(
 
 
 def load_cifar(kind: Cifar, path: str | None = None) -> Splits:
-    """The first found of: parquet files or the authors' files in `path` or $KDBENCH_DATA/NAME, the hub.
+    """Load parquet files or the authors' files from `path` or $KDBENCH_DATA/NAME, else from the hub.
 
-    DataError says what is wrong, where it looked, and how the data can be supplied.
+    Raises:
+        DataError: If no valid data were found; the message lists the folders that were searched.
     """
-    places = _places(kind, path)
-    looked = ", ".join(map(str, places)) or "no folder, for neither dataset.path nor KDBENCH_DATA is set"
+    folders = _folders(kind, path)
+    searched = (
+        ", ".join(map(str, folders)) or "no folder, because neither dataset.path nor KDBENCH_DATA is set"
+    )
     try:
-        return _load_first(kind, places)
+        return _load_first(kind, folders)
     except DataError as error:
         raise DataError(
-            f"{kind.title} cannot be loaded: {error}\nLooked in: {looked}\n{kind.supply}"
+            f"{kind.title} cannot be loaded: {error}\nSearched: {searched}\n{kind.instructions}"
         ) from error
 
 
-def _places(kind: Cifar, path: str | None) -> list[Path]:
+def _folders(kind: Cifar, path: str | None) -> list[Path]:
     if path:
         base = Path(path).expanduser()
     elif root := os.environ.get("KDBENCH_DATA"):
@@ -157,27 +179,27 @@ def _places(kind: Cifar, path: str | None) -> list[Path]:
     return [base, base / kind.name, base / kind.folder]
 
 
-def _load_first(kind: Cifar, places: list[Path]) -> Splits:
-    authors = [*kind.files["train"], *kind.files["test"], kind.names]
-    for folder in places:
+def _load_first(kind: Cifar, folders: list[Path]) -> Splits:
+    authors_files = [*kind.files["train"], *kind.files["test"], kind.names]
+    for folder in folders:
         if any(folder.glob("*.parquet")):
             return Splits(_read_parquet(kind, folder, "train"), _read_parquet(kind, folder, "test"))
-        if any((folder / name).is_file() for name in authors):
-            train, test = (_read_python(kind, folder, split) for split in ("train", "test"))
+        if any((folder / name).is_file() for name in authors_files):
+            train, test = (_read_authors_files(kind, folder, split) for split in ("train", "test"))
             return Splits(train, test, authors_order=True)
-    if places:
+    if folders:
         log = logging.getLogger(__name__)
-        log.warning("no %s in %s; trying the hub (%s)", kind.title, places[0], kind.hub_name)
+        log.warning("no %s in %s; trying the hub (%s)", kind.title, folders[0], kind.hub_name)
     image, label = kind.columns[:2]
     splits = load_hub(kind.hub_name, image_column=image, label_column=label, test_split="test", size=32)
-    train = _checked(kind, splits.train, kind.hub_name, "train")
-    return Splits(train, _checked(kind, splits.test, kind.hub_name, "test"))
+    train = _check_split(kind, splits.train, kind.hub_name, "train")
+    return Splits(train, _check_split(kind, splits.test, kind.hub_name, "test"))
 
 
 def _read_parquet(kind: Cifar, folder: Path, split: str) -> ImageSet:
     files = sorted(folder.glob(f"{split}*.parquet"))
     if not files:
-        raise DataError(f"{folder}: there are parquet files, but none named {split}*.parquet")
+        raise DataError(f"{folder}: no parquet file is named {split}*.parquet")
     table = read_rows(files, kind.columns)
     where = str(folder / f"{split}*.parquet")
     if table.num_rows != ROWS[split]:
@@ -186,18 +208,18 @@ def _read_parquet(kind: Cifar, folder: Path, split: str) -> ImageSet:
         )
     image, label = kind.columns[:2]
     classes = class_names(table, label) or kind.classes
-    return _checked(kind, image_set(table, image, label, classes, 32, where), where, split)
+    return _check_split(kind, image_set(table, image, label, classes, 32, where), where, split)
 
 
-def _read_python(kind: Cifar, folder: Path, split: str) -> ImageSet:
+def _read_authors_files(kind: Cifar, folder: Path, split: str) -> ImageSet:
     batches = [read_batch(folder / name, kind.labels) for name in kind.files[split]]
     images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
     names = read_names(folder / kind.names, kind.names_key)
     where = ", ".join(str(folder / name) for name in kind.files[split])
-    return _checked(kind, ImageSet(images, labels, names), where, split)
+    return _check_split(kind, ImageSet(images, labels, names), where, split)
 
 
-def _checked(kind: Cifar, part: ImageSet, where: str, split: str) -> ImageSet:
+def _check_split(kind: Cifar, part: ImageSet, where: str, split: str) -> ImageSet:
     if part.classes != kind.classes:
-        raise DataError(f"{where}: the class names are not those of {kind.title}, in its order")
+        raise DataError(f"{where}: the class names or their order differ from those of {kind.title}")
     return check_set(part, where, ROWS[split])

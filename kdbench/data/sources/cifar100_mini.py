@@ -1,4 +1,4 @@
-"""A real subset of CIFAR-100 (20 training and 10 test images per class) that is part of the package."""
+"""A subset of CIFAR-100 that is part of the package: 20 training and 10 test images of each class."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,13 @@ def cifar100_mini(
     std: Sequence[float] = CIFAR100.std,
     **options: Unpack[ImageOptions],
 ) -> ImageData:
-    """The shipped subset; its labels are CIFAR-100's, so teachers of CIFAR-100 serve it."""
+    """Build the subset; its labels are CIFAR-100's, so teachers of CIFAR-100 can be used.
+
+    Args:
+        mean: Mean of each channel, for normalisation.
+        std: Standard deviation of each channel.
+        **options: See `ImageData`.
+    """
     return ImageData(
         load_mini,
         name="cifar100_mini",
@@ -35,13 +41,13 @@ def cifar100_mini(
 
 
 def load_mini() -> Splits:
-    """2,000 training and 1,000 test images; scripts/make_cifar100_mini.py made the file."""
-    return Splits(_part("train"), _part("test"))
+    """Load 2,000 training and 1,000 test images from the file that scripts/make_cifar100_mini.py wrote."""
+    return Splits(_load_split("train"), _load_split("test"))
 
 
-def _part(split: str) -> ImageSet:
+def _load_split(split: str) -> ImageSet:
     table = read_rows([FILE], ("split", "img", "fine_label"))
     rows = table.filter(pc.equal(table.column("split"), split))
     where = f"{FILE}, {split}"
-    part = image_set(rows, "img", "fine_label", CIFAR100.classes, 32, where)
-    return check_set(part, where, PER_CLASS[split] * len(CIFAR100.classes))
+    images = image_set(rows, "img", "fine_label", CIFAR100.classes, 32, where)
+    return check_set(images, where, PER_CLASS[split] * len(CIFAR100.classes))

@@ -1,4 +1,4 @@
-"""Krizhevsky 2009, the authors' own CIFAR files: Python 2 pickles, read without running what they ask."""
+"""The authors' CIFAR files (Krizhevsky 2009): Python 2 pickles, read without executing their code."""
 
 import pickle
 from pathlib import Path
@@ -12,45 +12,45 @@ from kdbench.data.images.image_io import DataError
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes into protocol 2; the general `_codecs.encode` would admit any codec."""
+    """Restore bytes that Python 3 pickled in protocol 2; `_codecs.encode` itself would allow any codec."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the codec {encoding}")
+        raise pickle.UnpicklingError(f"it needs the codec {encoding}")
     return text.encode(encoding)
 
 
-def _array_of(buffer: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> Any:
+def _array_from(buffer: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> Any:
     return np.frombuffer(buffer, dtype).reshape(shape, order=order)
 
 
 _reconstruct = np.empty(0).__reduce__()[0]
-_ADMITTED: dict[tuple[str, str], Any] = {
+_ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.numeric", "_frombuffer"): _array_of,
-    ("numpy._core.numeric", "_frombuffer"): _array_of,
+    ("numpy.core.numeric", "_frombuffer"): _array_from,
+    ("numpy._core.numeric", "_frombuffer"): _array_from,
     ("_codecs", "encode"): _encode,
 }
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Plain containers need no look-up of a name: refusing the other names leaves them and arrays."""
+    """Unpickles plain containers, which need no names, and numpy arrays; refuses all other names."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only numpy arrays are admitted")
-        return _ADMITTED[module, name]
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it needs {module}.{name}, but only numpy arrays are allowed")
+        return _ALLOWED[module, name]
 
 
 def _load(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
             content = _ArraysOnly(stream).load()
-    # a damaged pickle raises nearly anything: EOFError, KeyError, UnicodeDecodeError, MemoryError, ...
+    # damaged pickles raise many types: EOFError, KeyError, UnicodeDecodeError, MemoryError, ...
     except Exception as error:
         raise DataError(f"{file}: refused or unreadable ({type(error).__name__}: {error})") from error
     if not isinstance(content, dict):
@@ -59,7 +59,18 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def read_batch(file: Path, labels_key: str) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, 3, 32, 32] and labels int64 [N] of a file such as `train` or `data_batch_1`."""
+    """Read a file such as `train` or `data_batch_1`.
+
+    Args:
+        file: The file.
+        labels_key: Key of the labels in it.
+
+    Returns:
+        Images uint8 [N, 3, 32, 32] and labels int64 [N].
+
+    Raises:
+        DataError: If the file is missing, damaged or of another form.
+    """
     content = _load(file)
     data, labels = content.get("data"), content.get(labels_key)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
@@ -72,7 +83,11 @@ def read_batch(file: Path, labels_key: str) -> tuple[Tensor, Tensor]:
 
 
 def read_names(file: Path, key: str) -> tuple[str, ...]:
-    """The class names of the file `meta` or `batches.meta`, in label order."""
+    """Read the class names, in label order, from the file `meta` or `batches.meta`.
+
+    Raises:
+        DataError: If the file is missing, damaged or of another form.
+    """
     names = _load(file).get(key)
     if not isinstance(names, list):
         raise DataError(f"{file}: expected {key!r} as a list")

@@ -1,4 +1,4 @@
-"""A tree of image files as a data set: train/<class>/*, test/<class>/*."""
+"""Image files in folders: train/<class>/*, test/<class>/*."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +9,15 @@ import torch
 from PIL import Image
 
 from kdbench.data.images.image_data import ImageData
-from kdbench.data.images.image_io import DataError, Encoded, ImageSet, Splits, check_fits, check_set, decode
+from kdbench.data.images.image_io import (
+    DataError,
+    EncodedImage,
+    ImageSet,
+    Splits,
+    check_memory,
+    check_set,
+    decode,
+)
 from kdbench.data.images.options import ImageOptions
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -23,10 +31,21 @@ def folder(
     std: Sequence[float] = IMAGENET_STD,
     **options: Unpack[ImageOptions],
 ) -> ImageData:
-    """An image tree held in memory, resized to `size` pixels square; named after its folder."""
+    """Build a data set from image files, which are resized and kept in memory; it is named after its folder.
+
+    Args:
+        path: Folder with train/<class>/* and test/<class>/*.
+        size: Height and width of all images, in pixels.
+        mean: Mean of each channel, for normalisation.
+        std: Standard deviation of each channel.
+        **options: See `ImageData`.
+
+    Raises:
+        DataError: If there is no such folder.
+    """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise DataError(f"dataset.path={path}: there is no such folder")
+        raise DataError(f"dataset.path={path}: no such folder")
     name, train = root.resolve().name, root / "train"
     return ImageData(
         partial(load_folder, path, size),
@@ -40,7 +59,11 @@ def folder(
 
 
 def load_folder(path: str, size: int) -> Splits:
-    """Classes are the folders of train/ in alphabetical order; test/ must have the same ones."""
+    """Load both splits; classes are the folders of train/ in alphabetical order.
+
+    Raises:
+        DataError: If folders are missing or differ, files are no images, or memory is too small.
+    """
     root = Path(path).expanduser()
     if missing := [name for name in ("train", "test") if not (root / name).is_dir()]:
         raise DataError(
@@ -48,9 +71,11 @@ def load_folder(path: str, size: int) -> Splits:
         )
     train, test = image_tree(root / "train"), image_tree(root / "test")
     if list(train) != list(test):
-        raise DataError(f"{root}: train and test differ in the classes {sorted(set(train) ^ set(test))}")
-    check_fits(sum(map(len, [*train.values(), *test.values()])), size)
-    return Splits(_decoded(train, size, root / "train"), _decoded(test, size, root / "test"))
+        raise DataError(
+            f"{root}: these classes are in only one of train and test: {sorted(set(train) ^ set(test))}"
+        )
+    check_memory(sum(map(len, [*train.values(), *test.values()])), size)
+    return Splits(_decode_tree(train, size, root / "train"), _decode_tree(test, size, root / "test"))
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -58,7 +83,11 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def image_tree(split: Path) -> dict[str, list[Path]]:
-    """The image files of each class folder; hidden ones are ignored, strays refused by name."""
+    """Return the image files of each class folder; hidden files are ignored.
+
+    Raises:
+        DataError: If the folder has other files, or a class folder is empty.
+    """
     readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     tree = {}
     for class_folder in _visible(split):
@@ -67,20 +96,20 @@ def image_tree(split: Path) -> dict[str, list[Path]]:
         tree[class_folder.name] = _visible(class_folder)
         if not tree[class_folder.name]:
             raise DataError(f"{class_folder}: the class folder is empty")
-        if strays := [file for file in tree[class_folder.name] if file.suffix.lower() not in readable]:
+        if others := [file for file in tree[class_folder.name] if file.suffix.lower() not in readable]:
             raise DataError(
-                f"{strays[0]}: not an image file; remove or hide it ({len(strays)} such in its folder)"
+                f"{others[0]}: not an image file; remove or hide it ({len(others)} such files in its folder)"
             )
     if not tree:
         raise DataError(f"{split}: no class folders")
     return tree
 
 
-def _decoded(tree: dict[str, list[Path]], size: int, where: Path) -> ImageSet:
+def _decode_tree(tree: dict[str, list[Path]], size: int, where: Path) -> ImageSet:
     files = [file for members in tree.values() for file in members]
     labels = [label for label, members in enumerate(tree.values()) for _ in members]
 
-    def fetch(rows: slice) -> list[Encoded]:
+    def fetch(rows: slice) -> list[EncodedImage]:
         return [(str(file), file.read_bytes()) for file in files[rows]]
 
     images = decode(fetch, len(files), size, resize=True)

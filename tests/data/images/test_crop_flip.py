@@ -12,7 +12,7 @@ def noise(rows: int, height: int = 12, width: int = 10) -> torch.Tensor:
     return torch.randint(0, 256, (rows, 3, height, width), dtype=torch.uint8, generator=draw)
 
 
-def one_by_one(images, index, view, padding):
+def crop_one_by_one(images, index, view, padding):
     rows = []
     for i, dy, dx, flip in zip(index, view.dy, view.dx, view.flip, strict=True):
         crop = F.pad(images[i], [padding] * 4)[:, dy : dy + images.shape[2], dx : dx + images.shape[3]]
@@ -26,10 +26,10 @@ def test_every_view_of_an_image_equals_pad_slice_and_flip():
     index = torch.arange(view_count(PADDING)) % 3
     crops = crop_flip(zero_pad(images, PADDING), index, view, (12, 10))
     assert crops.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(crops, one_by_one(images, index, view, PADDING))
+    assert torch.equal(crops, crop_one_by_one(images, index, view, PADDING))
 
 
-def test_the_layout_of_the_padded_images_does_not_matter():
+def test_memory_layout_of_the_images_does_not_matter():
     padded, index = zero_pad(noise(5), PADDING), torch.tensor([4, 0, 4])
     view = view_of(torch.tensor([0, 57, 161]), PADDING)
     assert torch.equal(
@@ -48,13 +48,13 @@ def numbers(view: View) -> torch.Tensor:
     return (view.dy * (2 * PADDING + 1) + view.dx) * 2 + view.flip
 
 
-def chi_square(drawn: torch.Tensor) -> float:
-    counts = torch.bincount(drawn, minlength=view_count(PADDING)).double()
-    expected = len(drawn) / view_count(PADDING)
+def chi_square(numbers: torch.Tensor) -> float:
+    counts = torch.bincount(numbers, minlength=view_count(PADDING)).double()
+    expected = len(numbers) / view_count(PADDING)
     return float(((counts - expected) ** 2 / expected).sum())
 
 
-def test_views_are_uniform_over_images_and_over_epochs():
+def test_views_are_uniform_over_images_and_epochs():
     """161 degrees of freedom: below 225 with probability 0.9994."""
     zeros = torch.zeros(20_000, dtype=torch.int64)
     over_images = numbers(draw_view(0, 1, torch.arange(20_000), zeros, PADDING))
@@ -65,7 +65,7 @@ def test_views_are_uniform_over_images_and_over_epochs():
     assert chi_square(of_one_image) < 225
 
 
-def test_a_view_depends_on_its_own_image_occurrence_epoch_and_seed_alone():
+def test_view_depends_on_image_occurrence_epoch_and_seed_alone():
     index, occurrence = torch.arange(500), torch.arange(500) // 100
     whole = numbers(draw_view(3, 2, index, occurrence, PADDING))
     some = torch.tensor([499, 3, 77])
@@ -78,7 +78,7 @@ def test_a_view_depends_on_its_own_image_occurrence_epoch_and_seed_alone():
         assert (numbers(other) == whole).float().mean() < 0.1
 
 
-def test_normalise_by_hand():
+def test_normalise_equals_values_by_hand():
     images = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 4, 5)
     result = normalise(images, torch.tensor([0.5, 0.4, 0.2]), torch.tensor([0.25, 0.3, 0.5]))
     torch.testing.assert_close(result[1, :, 2, 3], torch.tensor([-2.0, 2.0, 0.0]))

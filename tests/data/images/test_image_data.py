@@ -13,7 +13,7 @@ from kdbench.data.sources.synthetic import fake, load_fake
 IDENTITY = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 
 
-def ready(**changes):
+def make_data(**changes):
     data = fake(**{"seed": 3, "batch_size": 10, "size": 8, "padding": 2, **IDENTITY, **changes})
     data.setup()
     return data
@@ -24,17 +24,17 @@ def as_bytes(inputs):
 
 
 def test_attributes_after_setup():
-    data = ready(validation=8)
+    data = make_data(validation=8)
     assert (data.name, data.label_space, data.num_classes) == ("fake", "fake4", 4)
     assert (data.train_size, data.steps_per_epoch) == (56, 6)
     assert data.eval_splits == ("validation", "test")
     assert (data.eval_size("validation"), data.eval_size("test")) == (8, 32)
     assert data.classes == ("class0", "class1", "class2", "class3")
-    assert ready().eval_splits == ("test",)
+    assert make_data().eval_splits == ("test",)
 
 
 def test_facts_cover_every_index_also_with_a_validation_part():
-    data = ready(validation=8)
+    data = make_data(validation=8)
     largest = max(int(data.train_batch(1, step).index.max()) for step in range(data.steps_per_epoch))
     dataset_info = data.dataset_info
     assert (dataset_info.train_size, dataset_info.num_classes) == (64, 4)
@@ -57,7 +57,7 @@ def test_nothing_is_loaded_before_setup_and_only_once_in_it():
 
 
 def test_an_epoch_shows_every_training_image_once_and_no_other():
-    data = ready(validation=8)
+    data = make_data(validation=8)
     batches = [data.train_batch(2, step) for step in range(data.steps_per_epoch)]
     held_out = data.eval_batch("validation", 0, 8).index
     assert [len(batch.index) for batch in batches] == [10] * 5 + [6]
@@ -66,7 +66,7 @@ def test_an_epoch_shows_every_training_image_once_and_no_other():
 
 
 def test_a_batch_is_its_images_in_its_views():
-    data, images = ready(), load_fake(size=8).train
+    data, images = make_data(), load_fake(size=8).train
     batch = data.train_batch(1, 3)
     assert (batch.epoch, batch.step) == (1, 3)
     assert torch.equal(batch.target, images.labels[batch.index])
@@ -79,7 +79,7 @@ def test_a_batch_is_its_images_in_its_views():
 
 
 def test_batches_are_a_function_of_seed_epoch_and_step():
-    straight, jumping, other = ready(), ready(), ready(seed=4)
+    straight, jumping, other = make_data(), make_data(), make_data(seed=4)
     straight.train_batch(1, 0)
     one, same = straight.train_batch(2, 5), jumping.train_batch(2, 5)
     assert torch.equal(one.inputs, same.inputs)
@@ -90,7 +90,7 @@ def test_batches_are_a_function_of_seed_epoch_and_step():
 
 def test_the_view_of_an_image_does_not_depend_on_the_batch_it_falls_into():
     def views(batch_size):
-        data = ready(batch_size=batch_size)
+        data = make_data(batch_size=batch_size)
         batches = [data.train_batch(1, step) for step in range(data.steps_per_epoch)]
         return torch.cat([b.view.dy * 100 + b.view.dx * 10 + b.view.flip for b in batches])
 
@@ -98,15 +98,17 @@ def test_the_view_of_an_image_does_not_depend_on_the_batch_it_falls_into():
 
 
 def test_the_validation_part_does_not_depend_on_the_training_seed():
-    parts = [ready(validation=8, **keys).eval_batch("validation", 0, 8).index for keys in ({}, {"seed": 9})]
+    parts = [
+        make_data(validation=8, **keys).eval_batch("validation", 0, 8).index for keys in ({}, {"seed": 9})
+    ]
     assert torch.equal(*parts)
     assert not torch.equal(
-        parts[0], ready(validation=8, validation_seed=1).eval_batch("validation", 0, 8).index
+        parts[0], make_data(validation=8, validation_seed=1).eval_batch("validation", 0, 8).index
     )
 
 
 def test_evaluation_shows_images_as_they_are():
-    data, splits = ready(validation=8), load_fake(size=8)
+    data, splits = make_data(validation=8), load_fake(size=8)
     test = data.eval_batch("test", 30, 40)
     assert test.view is None
     assert torch.equal(as_bytes(test.inputs), splits.test.images[30:])
@@ -115,11 +117,11 @@ def test_evaluation_shows_images_as_they_are():
     held_out = data.eval_batch("validation", 2, 5)
     assert torch.equal(as_bytes(held_out.inputs), splits.train.images[held_out.index])
     assert torch.equal(held_out.target, splits.train.labels[held_out.index])
-    assert torch.equal(as_bytes(ready().probe(3)), splits.train.images[:3])
+    assert torch.equal(as_bytes(make_data().probe(3)), splits.train.images[:3])
 
 
 def test_what_is_trained_on_can_be_shown_as_it_is():
-    data, splits = ready(validation=8), load_fake(size=8)
+    data, splits = make_data(validation=8), load_fake(size=8)
     assert data.splits == ("validation", "test", "train")
     assert data.eval_size("train") == 56
     train = torch.cat([data.eval_batch("train", start, start + 20).index for start in (0, 20, 40)])
@@ -132,23 +134,23 @@ def test_what_is_trained_on_can_be_shown_as_it_is():
 
 def test_an_unknown_split_or_step_is_refused():
     with pytest.raises(ValueError, match="there is no split 'validation'; possible are test"):
-        ready().eval_size("validation")
+        make_data().eval_size("validation")
     with pytest.raises(ValueError, match="no split 'tset'; possible are validation, test, train"):
-        ready(validation=8).eval_batch("tset", 0, 4)
+        make_data(validation=8).eval_batch("tset", 0, 4)
     for epoch, step in ((1, 7), (1, -1), (0, 0)):
         with pytest.raises(ValueError, match=f"steps from 0 to 6, got {epoch} and {step}"):
-            ready().train_batch(epoch, step)
+            make_data().train_batch(epoch, step)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"eval_batch_size": 0}, "eval_batch_size must be at least 1, got 0"),
-        ({"validation": -1}, "validation must be at least 0, got -1"),
-        ({"padding": -1}, "padding must be at least 0, got -1"),
-        ({"std": [0.5, 0.5]}, "mean and std need 3 numbers"),
-        ({"std": [0.5, 0.5, 0.0]}, "mean and std need 3 numbers"),
+        ({"batch_size": 0}, "dataset: batch_size must be finite and at least 1, got 0"),
+        ({"eval_batch_size": 0}, "dataset: eval_batch_size must be finite and at least 1, got 0"),
+        ({"validation": -1}, "dataset: validation must be finite and not negative, got -1"),
+        ({"padding": -1}, "dataset: padding must be finite and not negative, got -1"),
+        ({"std": [0.5, 0.5]}, "mean and std must have 3 numbers"),
+        ({"std": [0.5, 0.5, 0.0]}, "mean and std must have 3 numbers"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(wrong, message):
@@ -158,12 +160,14 @@ def test_wrong_arguments_are_refused_at_once(wrong, message):
 
 def test_an_impossible_validation_part_is_refused():
     with pytest.raises(ValueError, match="got 64"):
-        ready(validation=64)
+        make_data(validation=64)
 
 
 def test_the_fingerprint_changes_with_a_pixel_a_label_and_nothing_else():
     splits = load_fake(size=8)
-    assert fingerprint(splits) == fingerprint(load_fake(size=8)) == ready(validation=8, seed=5).fingerprint
+    assert (
+        fingerprint(splits) == fingerprint(load_fake(size=8)) == make_data(validation=8, seed=5).fingerprint
+    )
     pixels, labels = splits.test.images.clone(), splits.train.labels.clone()
     pixels[3, 1, 2, 2] ^= 1
     labels[0] += 1
@@ -181,7 +185,7 @@ def test_images_need_not_be_square():
 
 
 def test_chunks_cover_the_epoch_from_the_position_on():
-    data = ready()
+    data = make_data()
     data.steps_per_chunk = 3
     loader = data.train_dataloader()
     assert list(loader) == [Chunk(1, 0, 3), Chunk(1, 3, 6), Chunk(1, 6, 7)]
@@ -190,7 +194,7 @@ def test_chunks_cover_the_epoch_from_the_position_on():
 
 
 def test_evaluation_chunks_cover_each_split():
-    validation, test = ready(validation=8, eval_batch_size=20).val_dataloader()
+    validation, test = make_data(validation=8, eval_batch_size=20).val_dataloader()
     assert list(validation) == [EvalChunk("validation", 0, 8)]
     assert list(test) == [EvalChunk("test", 0, 20), EvalChunk("test", 20, 32)]
 
@@ -220,7 +224,7 @@ def test_lightning_passes_the_chunks_on_without_a_warning(monkeypatch):
     """Also on a machine with many cores, where it warns of loaders without workers, and also when resumed."""
     connector = "lightning.pytorch.trainer.connectors.data_connector.suggested_max_num_workers"
     monkeypatch.setattr(connector, lambda devices: 16)
-    data, module = ready(validation=8, batch_size=14), Recorder()
+    data, module = make_data(validation=8, batch_size=14), Recorder()
     data.steps_per_chunk, data.position = 2, (1, 3)
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = lightning.Trainer(
@@ -234,7 +238,7 @@ def test_lightning_passes_the_chunks_on_without_a_warning(monkeypatch):
 
 
 def test_moving_keeps_the_batches():
-    data = ready(validation=8)
+    data = make_data(validation=8)
     before = data.train_batch(1, 2)
     assert data.to("cpu") is data
     assert torch.equal(data.train_batch(1, 2).inputs, before.inputs)
@@ -243,7 +247,7 @@ def test_moving_keeps_the_batches():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_shows_the_same_batches():
-    data = ready()
+    data = make_data()
     on_cpu = data.train_batch(1, 2)
     on_gpu = data.to("cuda").train_batch(1, 2)
     assert on_gpu.inputs.device.type == "cuda"

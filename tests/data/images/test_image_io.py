@@ -4,11 +4,11 @@ import pytest
 import torch
 from PIL import Image
 
-from kdbench.data.images import image_io as room
-from kdbench.data.images.image_io import DataError, ImageSet, available_bytes, check_fits, check_set, decode
+from kdbench.data.images import image_io
+from kdbench.data.images.image_io import DataError, ImageSet, available_bytes, check_memory, check_set, decode
 
 
-def encoded(image: torch.Tensor, kind: str = "PNG") -> bytes:
+def encode(image: torch.Tensor, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, kind)
     return buffer.getvalue()
@@ -24,21 +24,21 @@ def fetcher(files: list[bytes]):
 
 
 @pytest.mark.parametrize("resize", [False, True])
-def test_images_of_the_right_size_come_back_unchanged_and_in_order(resize):
+def test_images_of_the_right_size_are_unchanged_and_in_order(resize):
     pixels = noise(200)
-    decoded = decode(fetcher([encoded(image) for image in pixels]), 200, 8, resize=resize)
+    decoded = decode(fetcher([encode(image) for image in pixels]), 200, 8, resize=resize)
     assert torch.equal(decoded, pixels)
 
 
 def test_resizing_keeps_the_centre_square():
     wide = torch.zeros(3, 8, 16, dtype=torch.uint8)
     wide[:, :, 4:12] = 200
-    assert decode(fetcher([encoded(wide)]), 1, 8, resize=True).unique().tolist() == [200]
-    assert decode(fetcher([encoded(wide)]), 1, 4, resize=True).shape == (1, 3, 4, 4)
+    assert decode(fetcher([encode(wide)]), 1, 8, resize=True).unique().tolist() == [200]
+    assert decode(fetcher([encode(wide)]), 1, 4, resize=True).shape == (1, 3, 4, 4)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
-def test_other_colour_modes_become_rgb(mode):
+def test_other_colour_modes_are_converted_to_rgb(mode):
     buffer = io.BytesIO()
     Image.new(mode, (8, 8)).save(buffer, "PNG")
     assert decode(fetcher([buffer.getvalue()]), 1, 8, resize=True).shape == (1, 3, 8, 8)
@@ -48,16 +48,16 @@ def test_other_colour_modes_become_rgb(mode):
 @pytest.mark.parametrize(
     "damage", [lambda file: b"", lambda file: b"no image", lambda file: file[: len(file) // 2]]
 )
-def test_a_damaged_file_is_named(resize, damage):
-    files = [encoded(image) for image in noise(70)]
+def test_message_names_the_damaged_file(resize, damage):
+    files = [encode(image) for image in noise(70)]
     files[66] = damage(files[66])
     with pytest.raises(DataError, match=r"^file 66: not a readable image"):
         decode(fetcher(files), 70, 8, resize=resize)
 
 
-def test_a_wrong_size_is_refused_where_none_is_asked_for():
+def test_wrong_size_is_refused_without_resize():
     with pytest.raises(DataError, match=r"^file 0: expected an image of 9x9 pixels, got 8x8"):
-        decode(fetcher([encoded(noise(1)[0])]), 1, 9, resize=False)
+        decode(fetcher([encode(noise(1)[0])]), 1, 9, resize=False)
 
 
 def check(images=None, labels=None, rows=None):
@@ -66,12 +66,12 @@ def check(images=None, labels=None, rows=None):
     return check_set(ImageSet(images, labels, ("cat", "dog")), "here", rows)
 
 
-def test_what_holds_together_passes():
+def test_consistent_set_passes():
     assert len(check(rows=4)) == 4
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("changes", "message"),
     [
         ({"images": noise(4).float()}, "expected images uint8"),
         (
@@ -81,27 +81,27 @@ def test_what_holds_together_passes():
         ({"images": noise(3)}, "3 images but 4 labels"),
         ({"rows": 5}, "expected 5 rows, found 4"),
         ({"images": noise(4)[:0], "labels": torch.arange(0)}, "expected at least 1 rows, found 0"),
-        ({"labels": torch.tensor([0, 1, 2, 0])}, r"labels must lie in 0..1, found 0..2"),
-        ({"labels": torch.tensor([0, 1, -1, 0])}, r"labels must lie in 0..1, found -1..1"),
+        ({"labels": torch.tensor([0, 1, 2, 0])}, r"labels must be in 0..1, found 0..2"),
+        ({"labels": torch.tensor([0, 1, -1, 0])}, r"labels must be in 0..1, found -1..1"),
     ],
 )
-def test_what_does_not_is_refused(wrong, message):
+def test_inconsistent_set_is_refused(changes, message):
     with pytest.raises(DataError, match=f"^here: {message}"):
-        check(**wrong)
+        check(**changes)
 
 
-def test_what_does_not_fit_is_refused_with_its_size():
-    check_fits(1000, 100, available=60_000_000)
+def test_data_larger_than_memory_are_refused_with_their_size():
+    check_memory(1000, 100, available=60_000_000)
     with pytest.raises(DataError, match=r"1000 images of 224x224 need 0.3 GB .* 0.1 GB are available"):
-        check_fits(1000, 224, available=100_000_000)
+        check_memory(1000, 224, available=100_000_000)
 
 
-def test_the_limit_is_the_smallest_one(monkeypatch):
+def test_available_memory_is_the_smallest_limit(monkeypatch):
     assert available_bytes() > 10**6
-    monkeypatch.setattr(room, "_memory_limits", lambda: iter([7, 5, 9]))
+    monkeypatch.setattr(image_io, "_memory_limits", lambda: iter([7, 5, 9]))
     assert available_bytes() == 5
 
 
-def test_no_size_below_one():
-    with pytest.raises(ValueError, match="size must be at least 1, got 0"):
-        check_fits(10, 0)
+def test_size_0_is_refused():
+    with pytest.raises(ValueError, match="size must be finite and at least 1, got 0"):
+        check_memory(10, 0)

@@ -1,12 +1,12 @@
 import torch
 from torchvision.transforms.v2 import RandAugment
 
-from kdbench.data.images.randaugment import _changes, cut_out, randaugment_cutout
+from kdbench.data.images.randaugment import _operations, cutout, randaugment_cutout
 from kdbench.data.sources.synthetic import fake
 from kdbench.utils.seeding import derive, draw_integers
 
 
-def ready(seed=0):
+def make_data(seed=0):
     data = fake(seed=seed, batch_size=16)
     data.setup("fit")
     return data
@@ -17,14 +17,14 @@ def images(rows=8):
     return torch.randint(1, 256, (rows, 3, 32, 32), generator=generator, dtype=torch.uint8)
 
 
-def places(rows=8):
+def positions(rows=8):
     return torch.arange(rows), torch.zeros(rows, dtype=torch.int64)
 
 
-def test_a_row_is_changed_alike_whatever_stands_beside_it():
-    """A function of key, index and occurrence; torch's own generator is left alone."""
+def test_augmentation_of_a_row_does_not_depend_on_its_batch():
+    """It is a function of key, index and occurrence; torch's global generator is not used."""
     before = torch.random.get_rng_state()
-    index, occurrence = places()
+    index, occurrence = positions()
     together = randaugment_cutout(images(), 5, index, occurrence)
     alone = randaugment_cutout(images()[3:4], 5, index[3:4], occurrence[3:4])
     assert torch.equal(together[3:4], alone)
@@ -45,9 +45,9 @@ NAMES = [
 PLAIN = ["Identity", "AutoContrast", "Equalize", "Posterize", "Solarize"]
 
 
-def test_the_operations_are_those_of_torchvisions_randaugment():
-    """Each at magnitude 10 of 31, with both signs where it has any."""
-    policy, ours = RandAugment(2, 10), _changes(32)
+def test_operations_equal_those_of_torchvision():
+    """Each at magnitude 10 of 31, with both signs if it is signed."""
+    policy, ours = RandAugment(2, 10), _operations(32)
     assert set(NAMES) | set(PLAIN) == set(policy._AUGMENTATION_SPACE)
     signed = [(name, sign) for sign in (1, -1) for name in NAMES]
     for change, (name, sign) in zip(ours, [*signed, *((name, 1) for name in [*PLAIN, *PLAIN])], strict=True):
@@ -57,17 +57,20 @@ def test_the_operations_are_those_of_torchvisions_randaugment():
         theirs = policy._apply_image_or_video_transform(
             images(), name, magnitude, interpolation=policy.interpolation, fill=policy._fill
         )
-        assert (change(images()).int() - theirs.int()).abs().max() <= 1, (name, sign)  # 0.3 in float32 or not
+        assert (change(images()).int() - theirs.int()).abs().max() <= 1, (
+            name,
+            sign,
+        )  # 0.3 is a float32 in one of them
 
 
-def test_every_operation_is_drawn_alike_often():
+def test_operations_are_drawn_uniformly():
     index = torch.arange(28_000)
     drawn = draw_integers(derive(3, "operation", 0), index, 0 * index, below=28)
     assert (drawn.bincount(minlength=28) - 1000).abs().max() < 150
 
 
-def test_keys_and_occurrences_draw_anew():
-    index, occurrence = places()
+def test_augmentation_depends_on_key_and_occurrence():
+    index, occurrence = positions()
     one = randaugment_cutout(images(), 5, index, occurrence)
     for other in (
         randaugment_cutout(images(), 6, index, occurrence),
@@ -76,18 +79,18 @@ def test_keys_and_occurrences_draw_anew():
         assert not torch.equal(one, other)
 
 
-def test_the_cut_is_black_and_at_most_a_quarter_of_the_image():
+def test_cutout_is_black_and_at_most_a_quarter_of_the_image():
     rows = 400
-    cut = (cut_out(images(1).expand(rows, 3, 32, 32), 1, *places(rows)) == 0).all(dim=1)
+    cut = (cutout(images(1).expand(rows, 3, 32, 32), 1, *positions(rows)) == 0).all(dim=1)
     share = cut.flatten(1).double().mean(dim=1)
     assert share.max() <= 0.25
     assert share.max() > 0.15
     assert (share == 0).any()  # a side of 0 is possible
-    assert 0.04 < share.mean() < 0.09  # mean side^2 of 0..16 is 88, less what falls outside
+    assert 0.04 < share.mean() < 0.09  # mean side^2 of 0..16 is 88, minus the part outside
 
 
-def test_the_strong_view_is_another_crop_changed_further_and_comes_only_when_asked_for():
-    data = ready()
+def test_strong_view_is_another_crop_and_is_made_on_request_only():
+    data = make_data()
     assert data.train_batch(2, 1).views == {}
     batch = data.train_batch(2, 1, ("strong",))
     assert torch.equal(batch.inputs, data.train_batch(2, 1).inputs)
@@ -95,5 +98,5 @@ def test_the_strong_view_is_another_crop_changed_further_and_comes_only_when_ask
     assert strong.shape == batch.inputs.shape
     assert strong.dtype == torch.float32
     assert not torch.equal(strong, batch.inputs)
-    assert torch.equal(strong, ready().train_batch(2, 1, ("strong",)).views["strong"])
-    assert not torch.equal(strong, ready(seed=1).train_batch(2, 1, ("strong",)).views["strong"])
+    assert torch.equal(strong, make_data().train_batch(2, 1, ("strong",)).views["strong"])
+    assert not torch.equal(strong, make_data(seed=1).train_batch(2, 1, ("strong",)).views["strong"])

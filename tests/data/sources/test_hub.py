@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kdbench.data.images.image_io import DataError, check_fits
-from kdbench.data.sources import hub as room
+from kdbench.data.images.image_io import DataError, check_memory
+from kdbench.data.sources import hub as hub_module
 from kdbench.data.sources.hub import hub, load_hub
 
 COLOURS = [(250, 0, 0), (0, 250, 0)]
@@ -42,7 +42,7 @@ def parquet(tmp_path, monkeypatch):
     return str(folder)
 
 
-def is_the_data(splits) -> bool:
+def equals_the_data(splits) -> bool:
     expected = torch.tensor(COLOURS, dtype=torch.uint8)[splits.train.labels]
     return (
         splits.train.images.shape == (70, 3, 8, 8)
@@ -53,17 +53,17 @@ def is_the_data(splits) -> bool:
     )
 
 
-def test_columns_and_the_test_split_are_found(parquet):
-    assert is_the_data(load_hub(parquet, size=8))
+def test_columns_and_test_split_are_inferred(parquet):
+    assert equals_the_data(load_hub(parquet, size=8))
 
 
-def test_a_data_set_saved_to_disk(tmp_path):
-    saved = datasets.DatasetDict(train=part(70), test=part(6))
-    saved.save_to_disk(tmp_path / "saved")
-    assert is_the_data(load_hub(str(tmp_path / "saved"), size=8))
+def test_data_set_on_disk_loads(tmp_path):
+    both = datasets.DatasetDict(train=part(70), test=part(6))
+    both.save_to_disk(tmp_path / "saved")
+    assert equals_the_data(load_hub(str(tmp_path / "saved"), size=8))
 
 
-def test_columns_and_splits_may_be_named(parquet):
+def test_columns_and_splits_can_be_specified(parquet):
     names = {
         "image_column": "photo",
         "label_column": "number",
@@ -82,16 +82,16 @@ def test_columns_and_splits_may_be_named(parquet):
         ({"train_split": "trian"}, "has no split trian; it has train, validation"),
         ({"test_split": "test"}, "has no split test; it has train, validation"),
         ({"image_column": "img"}, "has no column img; it has photo, kind, number, note"),
-        ({"label_column": "note"}, "column note holds .*; a label column holds integers or a ClassLabel"),
-        ({"size": 0}, "size must be at least 1, got 0"),
+        ({"label_column": "note"}, "column note has type .*; labels must be integers or a ClassLabel"),
+        ({"size": 0}, "size must be finite and at least 1, got 0"),
     ],
 )
-def test_what_is_not_there_is_refused(parquet, options, message):
+def test_missing_splits_and_columns_are_refused(parquet, options, message):
     with pytest.raises(ValueError, match=message):
         load_hub(parquet, **{"size": 8, **options})
 
 
-def test_several_label_columns_ask_for_a_choice(parquet, tmp_path):
+def test_several_label_columns_need_a_choice(parquet, tmp_path):
     both = datasets.Features({**FEATURES, "number": datasets.ClassLabel(names=["a", "b", "c"])})
     part(6, both).to_parquet(f"{parquet}/train-00000-of-00001.parquet")
     part(6, both).to_parquet(f"{parquet}/validation-00000-of-00001.parquet")
@@ -103,30 +103,32 @@ def test_several_label_columns_ask_for_a_choice(parquet, tmp_path):
 
 def test_hidden_test_labels_are_refused(parquet):
     part(6, kind=[-1] * 6).to_parquet(f"{parquet}/validation-00000-of-00001.parquet")
-    with pytest.raises(DataError, match=r"validation: labels must lie in 0..1, found -1..-1"):
+    with pytest.raises(DataError, match=r"validation: labels must be in 0..1, found -1..-1"):
         load_hub(parquet, size=8)
 
 
-def test_what_does_not_fit_is_refused(parquet, monkeypatch):
-    monkeypatch.setattr(room, "check_fits", lambda rows, size: check_fits(rows, size, available=10**6))
+def test_data_larger_than_memory_are_refused(parquet, monkeypatch):
+    monkeypatch.setattr(
+        hub_module, "check_memory", lambda rows, size: check_memory(rows, size, available=10**6)
+    )
     with pytest.raises(DataError, match=r"76 images of 900x900 need 0\.4 GB"):
         load_hub(parquet, size=900)
 
 
-def test_the_factory_names_a_folder_without_slashes(parquet):
+def test_label_space_has_no_slashes(parquet):
     data = hub(seed=0, batch_size=7, name=parquet, size=8)
     assert "/" not in data.label_space
     data.setup()
     assert (data.train_size, data.steps_per_epoch, data.num_classes) == (70, 10, 2)
 
 
-def test_a_silent_hub_is_given_up_soon(monkeypatch):
-    """Only our own patience ends a question that, like a name look-up, heeds no time-out."""
+def test_silent_hub_fails_after_the_timeout(monkeypatch):
+    """The query runs in a thread because, like a DNS query, it can ignore time-outs."""
     release = threading.Event()
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *args, **options: release.wait(30))
-    monkeypatch.setattr(room, "_PATIENCE", 0.2)
+    monkeypatch.setattr(hub_module, "_TIMEOUT", 0.2)
     start, offline = time.monotonic(), datasets.config.HF_HUB_OFFLINE
-    with pytest.raises(DataError, match="data set some/thing is neither a readable folder nor to be had"):
+    with pytest.raises(DataError, match="data set some/thing is neither a readable folder nor available"):
         load_hub("some/thing", size=8)
     assert time.monotonic() - start < 10
     assert datasets.config.HF_HUB_OFFLINE is offline
