@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check table bench docs format reproduce-demo reproduce-cifar100-same reproduce-cifar100-diff \
+.PHONY: help install demo test test-slow check table bench docs docs-site format reproduce-demo reproduce-cifar100-same reproduce-cifar100-diff \
         reproduce-cifar100-crd reproduce-cifar100-lskd reproduce-imagenet reproduce-mcmi-lambda reproduce-mcmi-fewshot
 
 help:  ## show this list
@@ -71,6 +71,9 @@ docs: install  ## write anew what the pages have from code and measured files
 	@$(BIN)/python scripts/render_performance.py
 	@$(BIN)/python scripts/render_lm.py
 	@$(BIN)/python scripts/render_experiments.py
+
+docs-site: install  ## build the documentation into site/ (open site/index.html; needs no network)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: install  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

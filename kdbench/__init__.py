@@ -2,7 +2,7 @@
 
 Importing the package is cheap: each name is loaded when it is first used.
 
-Example:
+Examples:
     >>> import kdbench
     >>> loss = kdbench.objectives.create("wttm", gamma=0.2)
 """

@@ -151,7 +151,7 @@ class Objective(nn.Module):
             ValueError: The objective needs more than logits, labels and epoch; logits or labels are missing, or their
                 shapes differ.
 
-        Example:
+        Examples:
             >>> loss = kdbench.objectives.create("dkd")
             >>> value = loss(student_logits, teacher_logits, target)
         """

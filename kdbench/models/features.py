@@ -47,7 +47,7 @@ def record_features(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str
         ValueError: For a path that the model does not have, an output that is not a tensor, or one that a
             later in-place operation changed (`relu_` after a BatchNorm): its value would be another layer's.
 
-    Example:
+    Examples:
         >>> with record_features(model, ["layer1", "layer2"]) as features:
         ...     logits = model(images)
         >>> features["layer1"].shape

@@ -90,7 +90,7 @@ def register(
     Returns:
         The decorator, which returns the builder unchanged.
 
-    Example:
+    Examples:
         >>> @register("tiny", features={"stage1": "0"})
         ... def tiny(num_classes: int) -> nn.Module:
         ...     return nn.Sequential(conv3x3(3, 8), nn.Flatten(), nn.Linear(8192, num_classes))

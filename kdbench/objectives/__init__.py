@@ -88,7 +88,7 @@ def create(name: str, **parameters: Any) -> Objective:
         ValueError: The name or a parameter is unknown, a parameter is missing, or a value is out of range. The message
             names what is possible.
 
-    Example:
+    Examples:
         >>> loss = create("wttm", gamma=0.2)
         >>> value = loss(student_logits, teacher_logits)
     """
@@ -106,7 +106,7 @@ def available() -> list[Entry]:
     Raises:
         ValueError: An objective of another package has a name that is taken, or cannot be imported.
 
-    Example:
+    Examples:
         >>> [entry.name for entry in available() if "features" in entry.needs]
         ['ab', 'at', 'catkd', ...]
     """

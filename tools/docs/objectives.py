@@ -13,6 +13,9 @@ from kdbench.utils.formatting import markdown_table
 
 HEAD = """# Objectives and losses
 
+Read this page to look up a loss: its formula, the source of its weights, where paper and official code disagree, and
+what it costs.
+
 `python scripts/render_objectives.py` writes this page from the registry (`kdbench list objectives --json`), the recipes
 in conf/loss and benchmarks/objectives.json; a test fails when it is stale.
 

@@ -17,6 +17,8 @@ Results = Mapping[str, Any]
 
 HEAD = f"""# Performance
 
+Read this page to know what a training step costs next to a plain PyTorch loop, and what caches, cohorts and bf16 save.
+
 `python scripts/render_performance.py` (`make docs`) writes this page from measurements: benchmarks/bench.json comes
 from `kdbench bench --json benchmarks/bench.json`, accuracy.json and gpu.json in the same folder from the programs of
 these names. A test fails when the page is stale. A cell is empty where nothing was measured.
