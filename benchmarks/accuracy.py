@@ -1,10 +1,10 @@
-"""Do the fast settings cost accuracy? Paired runs (same seeds, so same batches) on all of CIFAR-100.
+"""Measure whether fast settings cost accuracy, in paired runs on all of CIFAR-100 with equal seeds and batches.
 
     python benchmarks/accuracy.py --settings live stored --epochs 5 --seeds 0 1 2 --jobs 2
 
-Every run is an ordinary run with a folder of its own: the same command goes on where it was stopped. Differences are
-those of the last epoch's test top-1, setting minus `live`, over the seeds, with the 95 % interval of Student's t.
-What accuracy.json says of other settings stays.
+Every run is an ordinary run with its own folder, so the same command continues where it was stopped. Differences are
+those of the test top-1 at the last epoch, setting minus `live`, over the seeds, with the 95 % interval of Student's t.
+Results of other settings in accuracy.json are kept.
 """
 
 import argparse
@@ -33,7 +33,7 @@ LOSSES = ("kd", "wttm")
 
 
 def overrides(setting: str, options: argparse.Namespace) -> list[str]:
-    """The command line of all runs of a setting; seeds are added."""
+    """Return the overrides that all runs of a setting share."""
     common = ["dataset=cifar100", f"teacher={options.teacher}", f"student={options.student}"]
     common += ["schedule=quick", f"schedule.epochs={options.epochs}", f"evaluate_every={options.epochs}"]
     common += ["trainer=cpu", "threads=1", "progress=false", "resume=true"]
@@ -41,42 +41,42 @@ def overrides(setting: str, options: argparse.Namespace) -> list[str]:
 
 
 def train(setting: str, seed: int, options: argparse.Namespace) -> int:
-    """A cohort of the losses, in a process of its own."""
-    words = ["-m", "hydra/launcher=cohort", f"loss={','.join(LOSSES)}", f"seed={seed}"]
-    command = [sys.executable, "-m", "kdbench.cli.train", *words, *overrides(setting, options)]
+    """Train all losses as one cohort in a process of its own; return its exit code."""
+    sweep = ["-m", "hydra/launcher=cohort", f"loss={','.join(LOSSES)}", f"seed={seed}"]
+    command = [sys.executable, "-m", "kdbench.cli.train", *sweep, *overrides(setting, options)]
     code = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
-    print(f"{setting}, seed {seed}: {'done' if code == 0 else f'ended with {code}'}", flush=True)
+    print(f"{setting}, seed {seed}: {'done' if code == 0 else f'exit code {code}'}", flush=True)
     return code
 
 
-def store(options: argparse.Namespace) -> None:
-    """The teacher's answers for the views of all seeds."""
+def fill_cache(options: argparse.Namespace) -> None:
+    """Store the teacher's outputs for the views of all seeds."""
     seeds = ",".join(map(str, options.seeds))
-    words = [word for word in overrides("stored", options) if not word.startswith(("resume", "threads"))]
-    command = [sys.executable, "-m", "kdbench", "cache", "fill", *words, "loss=kd", f"seed={seeds}"]
+    common = [one for one in overrides("stored", options) if not one.startswith(("resume", "threads"))]
+    command = [sys.executable, "-m", "kdbench", "cache", "fill", *common, "loss=kd", f"seed={seeds}"]
     subprocess.run([*command, f"threads={options.jobs}"], check=True)
 
 
-def compared(setting: str, options: argparse.Namespace) -> dict[str, dict[str, object]]:
-    """By loss: the accuracies by seed of a setting and of the reference, and their mean difference."""
-    found = {}
+def compare(setting: str, options: argparse.Namespace) -> dict[str, dict[str, object]]:
+    """Return, by loss, the accuracies of a setting and of the reference by seed, and their mean difference."""
+    results = {}
     for loss in LOSSES:
         pairs = [top1(name, loss, options) for name in (REFERENCE, setting)]
         seeds = sorted(set(pairs[0]) & set(pairs[1]))
         differences = [pairs[1][seed] - pairs[0][seed] for seed in seeds]
         spread = statistics.stdev(differences) / len(seeds) ** 0.5
-        found[loss] = {
+        results[loss] = {
             "seeds": seeds,
             REFERENCE: [pairs[0][seed] for seed in seeds],
             setting: [pairs[1][seed] for seed in seeds],
             "difference": statistics.fmean(differences),
             "interval95": float(stats.t.ppf(0.975, len(seeds) - 1)) * spread,
         }
-    return found
+    return results
 
 
 def top1(setting: str, loss: str, options: argparse.Namespace) -> dict[int, float]:
-    """Test top-1 of the last epoch by seed, of the finished runs."""
+    """Return the test top-1 of the last epoch by seed, for finished runs."""
     return {
         record["seed"]: record["results"]["last"]["top1"]
         for _, record in records(options.output / setting)
@@ -88,7 +88,7 @@ def top1(setting: str, loss: str, options: argparse.Namespace) -> dict[int, floa
 
 
 def main() -> None:
-    """Train what is missing, and write it into accuracy.json."""
+    """Run what is missing, and write the results into accuracy.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=[REFERENCE, "stored"])
     parser.add_argument("--epochs", type=int, default=5)
@@ -99,12 +99,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/accuracy"))
     options = parser.parse_args()
     if REFERENCE not in options.settings or len(options.seeds) < 2:
-        parser.error(f"differences need {REFERENCE} among the settings, and two seeds")
+        parser.error(f"--settings, --seeds: a difference needs {REFERENCE} among the settings, and two seeds")
     if "stored" in options.settings:
-        store(options)
-    work = [(setting, seed) for seed in options.seeds for setting in options.settings]
+        fill_cache(options)
+    jobs = [(setting, seed) for seed in options.seeds for setting in options.settings]
     with ThreadPoolExecutor(options.jobs) as pool:
-        codes = list(pool.map(lambda one: train(*one, options), work))
+        codes = list(pool.map(lambda one: train(*one, options), jobs))
     if any(codes):
         sys.exit(1)
     about = {
@@ -113,13 +113,13 @@ def main() -> None:
         "epochs": options.epochs,
         **provenance(),
     }
-    found = {
-        name: {**about, "losses": compared(name, options)} for name in options.settings if name != REFERENCE
+    results = {
+        name: {**about, "losses": compare(name, options)} for name in options.settings if name != REFERENCE
     }
     file = HERE / "accuracy.json"
     before = json.loads(file.read_text()) if file.is_file() else {}
-    file.write_text(json.dumps({**before, **found}, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    file.write_text(json.dumps({**before, **results}, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

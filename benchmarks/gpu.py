@@ -1,13 +1,13 @@
-"""What one GPU does with resnet32x4 -> resnet8x4 at batch 64: the literature's loop, kdbench's steps, a whole row.
+"""Measure resnet32x4 -> resnet8x4 at batch 64 on one GPU: the loop of the literature, kdbench's steps, a whole run.
 
-    python benchmarks/gpu.py                         # all parts, at most 9 minutes; the same command goes on
+    python benchmarks/gpu.py                         # all parts, at most 9 minutes; repeat the command to continue
     python benchmarks/gpu.py --parts reference graph --minutes 4
 
-It wants kdbench installed (pip install -e .) and CIFAR-100 (KDBENCH_DATA, or --dataset dataset.path=FOLDER). Every part
-is written into gpu.json as it ends, with the device and the commit, and is not measured again on that device; the runs
-of the last two, a teacher and a student of 240 epochs, are stopped with a checkpoint when the time is up. Speeds are
-medians over chunks of 50 steps, each of which ends with a wait for the device; what is called fp32 is without TF32.
-`--device cpu` tries the same out where there is no GPU, without graphs, into gpu-cpu.json.
+kdbench must be installed (pip install -e .), and CIFAR-100 be found (KDBENCH_DATA, or --dataset dataset.path=FOLDER).
+Each part is written into gpu.json when it ends, with device and commit, and is not measured again on that device. The
+last two parts, a teacher and a student trained for 240 epochs, stop with a checkpoint when the time is up. Speeds are
+medians over chunks of 50 steps, each of which ends with a synchronisation; fp32 means without TF32. `--device cpu`
+tries everything out without a GPU and without graphs, and writes gpu-cpu.json.
 """
 
 import argparse
@@ -42,7 +42,7 @@ TEACHER, STUDENT, BATCH, CHUNK = "resnet32x4", "resnet8x4", 64, 50
 ROW_IMAGES = 240 * 50_000
 FAST = ["precision=bf16", "cuda_graph=true"]
 LOSSES = ("kd", "ttm", "wttm", "dkd", "kd_lskd", "nkd", "dist", "wsld")
-"""As many recipes on logits as the largest cohort has students."""
+"""Logit losses, as many as the largest cohort has students."""
 COHORT = ["-m", "hydra/launcher=cohort"]
 
 PARTS: dict[str, list[str]] = {
@@ -56,11 +56,11 @@ PARTS: dict[str, list[str]] = {
     "teacher": FAST,
     "row": FAST,
 }
-"""By name, the words of the run; the last two are whole ones."""
+"""The overrides of each part; the last two are whole runs."""
 
 
 class Session:
-    """One call: its options, and the time that is left of it."""
+    """One invocation: its options, its results, and the time that is left."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.deadline = options, time.monotonic() + 60 * options.minutes
@@ -71,20 +71,20 @@ class Session:
             self.result = json.loads(self.file.read_text())
         if self.result.get("device", self.device) != self.device:
             sys.exit(
-                f"{self.file} is of {self.result['device']}, and this is {self.device}: give another --json"
+                f"{self.file} has results of {self.result['device']}, this is {self.device}; pass another --json"
             )
         self.result |= {"device": self.device, **provenance()}
 
     def measure(self, name: str) -> bool:
-        """One part, unless it is there; False where the time was not enough."""
+        """Measure a part unless it is done; return False where the time ran out."""
         if name in self.result["parts"]:
             return True
-        found = self._reference() if name == "reference" else self._run(name)
-        if found is None:
+        measured = self._reference() if name == "reference" else self._run(name)
+        if measured is None:
             return False
-        self.result["parts"][name] = {**found, "commit": self.result["commit"]}
+        self.result["parts"][name] = {**measured, "commit": self.result["commit"]}
         self.file.write_text(json.dumps(self.result, indent=1) + "\n")
-        print(f"{name}: {json.dumps(found)}", flush=True)
+        print(f"{name}: {json.dumps(measured)}", flush=True)
         return True
 
     def _data(self) -> ImageData:
@@ -94,7 +94,7 @@ class Session:
         return data
 
     def _reference(self) -> dict[str, Any]:
-        """The loop as the literature runs it: worker processes, float32, three numbers read after every step."""
+        """Measure the loop of the literature: worker processes, float32, three numbers read after every step."""
         data = self._data()
         images = np.ascontiguousarray(data.train_images.permute(0, 2, 3, 1).numpy())
         labels, device = data.dataset_info.labels.tolist(), torch.device(self.options.device)
@@ -115,7 +115,7 @@ class Session:
         output = self.options.output / name
         whole = name in ("teacher", "row")
         words = [*PARTS[name], *self._common(whole), f"output={output}"]
-        words.sort(key=lambda word: word not in COHORT)  # Hydra wants -m before all others
+        words.sort(key=lambda word: word not in COHORT)  # Hydra expects -m first
         if self.options.device == "cpu":
             words = [word for word in words if word != "cuda_graph=true"]
         command = ["train-teacher" if name == "teacher" else "train"]
@@ -144,7 +144,7 @@ class Session:
         return [*common, "trainer.max_epochs=1"]
 
     def _untrained(self) -> Path:
-        """A teacher with the weights that it begins with, whose BatchNorm has seen images: as fast as a trained one."""
+        """Return the file of an untrained teacher with BatchNorm statistics of real images, as fast as a trained one."""
         file: Path = self.options.output / f"{TEACHER}.safetensors"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ class Session:
         return file
 
     def _call(self, words: list[str]) -> bool:
-        """Run kdbench; a run that takes too long is stopped with a checkpoint."""
+        """Run kdbench; at the deadline stop it with a checkpoint and return False."""
         process = subprocess.Popen([sys.executable, "-m", "kdbench", *words])
         try:
             code = process.wait(timeout=max(1.0, self.deadline - time.monotonic()))
@@ -167,7 +167,7 @@ class Session:
         return True
 
     def _chunks(self, output: Path) -> dict[str, Any]:
-        """Images a second for each student, from the lines of its metrics but for the first three."""
+        """Return the images per second of each student, from its metrics without the first three chunks."""
         speeds = []
         for folder, _ in records(output):
             rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -193,26 +193,32 @@ def _speed(images_per_second: float, **more: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure what is not there yet, as far as the time goes."""
+    """Measure the parts that are missing, until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--steps", type=int, default=300, help="of the reference")
+    parser.add_argument("--steps", type=int, default=300, help="steps of the reference")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--dataset", nargs="+", default=["dataset=cifar100"], help="overrides of a run")
     parser.add_argument(
-        "--json", type=Path, help="gpu.json beside this program, with --device cpu gpu-cpu.json"
+        "--dataset", nargs="+", default=["dataset=cifar100"], help="overrides that choose the data"
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="default: gpu.json in the folder of this program, gpu-cpu.json with --device cpu",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/gpu"))
     options = parser.parse_args()
     options.json = options.json or HERE / ("gpu.json" if options.device == "cuda" else "gpu-cpu.json")
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch finds no CUDA device; --device cpu tries the parts out without one")
+        parser.error(
+            "--device=cuda: torch finds no CUDA device; pass --device cpu to try the parts out without one"
+        )
     register()
     session = Session(options)
     for name in options.parts:
         if not session.measure(name):
-            print(f"the time is up in {name}: the same command goes on")
+            print(f"time is up in {name}; repeat the command to continue")
             sys.exit(75)
 
 

@@ -1,9 +1,9 @@
-"""Distillation as the CIFAR-100 literature writes its loop, for `kdbench bench` to be compared with.
+"""The distillation loop of the CIFAR-100 literature, as the reference of `kdbench bench`.
 
-Plain PyTorch: images through PIL and torchvision's transforms, in a Dataset behind a DataLoader; float32; both
-networks give features and logits; the loss and two accuracies are read with `.item()` after every step. Nothing of
+Plain PyTorch: images pass through PIL and torchvision's transforms in a Dataset behind a DataLoader, in float32; both
+networks return features and logits; the loss and two accuracies are read with `.item()` after every step. Nothing of
 kdbench is used, not even its networks: these have the parameter names of the published checkpoints, so that weights
-can be carried over, and rectify in place within a block, as the published ones do.
+can be copied, and apply ReLU in place within a block, as the published ones do.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's output; not in place at its end, where the value before is a feature too."""
+        """Return the block's output; the last ReLU is not in place, because its input is a feature too."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         out += x if self.downsample is None else self.downsample(x)
@@ -51,7 +51,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A CIFAR ResNet of 6n+2 layers; `widths` are those of the stem and of the three stages."""
+    """A CIFAR ResNet of 6n+2 layers; `widths` are the channels of the stem and of the three stages."""
 
     def __init__(self, depth: int, widths: Sequence[int], classes: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Answer:
-        """Features and logits of images [N, 3, 32, 32]."""
+        """Return features and logits of images [N, 3, 32, 32]."""
         features = [self.relu(self.bn1(self.conv1(x)))]
         for stage in (self.layer1, self.layer2, self.layer3):
             features.append(stage(features[-1]))
@@ -78,7 +78,7 @@ class ResNet(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """BN, ReLU, convolution, twice, and a shortcut."""
+    """BatchNorm, ReLU and convolution, twice, and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -93,14 +93,14 @@ class WideBlock(nn.Module):
         self.keeps_width = inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's raw sum."""
+        """Return the block's sum before any activation."""
         active = self.relu1(self.bn1(x))
         out = self.conv2(self.relu2(self.bn2(self.conv1(active))))
         return torch.add(x if self.keeps_width else self.convShortcut(active), out)
 
 
 class WideStage(nn.Module):
-    """Blocks of one width."""
+    """A stage of wide blocks of one width."""
 
     def __init__(self, blocks: int, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class WideStage(nn.Module):
         self.layer = nn.Sequential(first, *(WideBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The last block's raw sum."""
+        """Return the last block's sum before any activation."""
         return self.layer(x)
 
 
@@ -127,7 +127,7 @@ class WideResNet(nn.Module):
         self.fc = nn.Linear(64 * width, classes)
 
     def forward(self, x: Tensor) -> Answer:
-        """Features and logits of images [N, 3, 32, 32]."""
+        """Return features and logits of images [N, 3, 32, 32]."""
         features = [self.conv1(x)]
         for stage in (self.block1, self.block2, self.block3):
             features.append(stage(features[-1]))
@@ -150,7 +150,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 
 class Instances(Dataset[tuple[Tensor, int, int]]):
-    """Images uint8 [N, H, W, 3] with labels; gives the transformed PIL image, its label and its index."""
+    """Images, uint8 [N, H, W, 3], with labels; an item is the transformed image, its label and its index."""
 
     def __init__(self, images: np.ndarray, labels: Sequence[int], transform: Callable[..., Tensor]) -> None:
         self.images, self.labels, self.transform = images, labels, transform
@@ -170,7 +170,7 @@ def make_loader(
     batch_size: int = 64,
     workers: int = 0,
 ) -> DataLoader[tuple[Tensor, int, int]]:
-    """Shuffled batches. Made in this process their cost is seen, and two cores have no use for workers."""
+    """Return shuffled batches. Without workers, their cost is measured in this process."""
     transform = transforms.Compose(
         [
             transforms.RandomCrop(32, padding=4),
@@ -186,27 +186,27 @@ def make_loader(
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """The KL divergence of softened answers, times T^2, over the number of rows."""
+    """Return the KL divergence of the softened distributions times T^2, as a mean over the rows."""
     log_q = F.log_softmax(student / temperature, dim=1)
     p = F.softmax(teacher / temperature, dim=1)
     return F.kl_div(log_q, p, reduction="sum") * temperature**2 / len(student)
 
 
 def accuracy(logits: Tensor, target: Tensor, ks: Sequence[int] = (1, 5)) -> list[Tensor]:
-    """Top-k accuracies in per cent."""
+    """Return the top-k accuracies in per cent."""
     hits = logits.topk(max(ks), dim=1).indices.t() == target[None]
     return [hits[:k].flatten().float().sum() * (100 / len(target)) for k in ks]
 
 
 class AverageMeter:
-    """The last value and the mean so far."""
+    """The last value, and the mean so far."""
 
     def __init__(self) -> None:
         self.value = self.sum = self.average = 0.0
         self.count = 0
 
     def update(self, value: float, rows: int) -> None:
-        """Take in a mean over so many rows."""
+        """Add a mean over `rows` rows."""
         self.value = value
         self.sum += value * rows
         self.count += rows
@@ -227,9 +227,20 @@ def train(
     temperature: float = 4.0,
     device: torch.device | None = None,
 ) -> Iterator[tuple[int, float]]:
-    """Epoch after epoch of KD with cross-entropy; yields (rows, loss) after each optimiser step.
+    """Train with KD and cross-entropy, epoch after epoch, without end.
 
-    weights: of cross-entropy and KD. lap: told what has been done since it was last called. device: of the networks.
+    Args:
+        loader: Batches of (images, labels, indices).
+        teacher: The teacher.
+        student: The student; trained in place.
+        lap: Called with the name of the part of the step that just ended.
+        lr: Learning rate of SGD.
+        weights: Weights of cross-entropy and of KD.
+        temperature: Temperature of KD.
+        device: Device of the networks.
+
+    Yields:
+        The number of rows and the loss of each optimiser step.
     """
     optimizer = torch.optim.SGD(student.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
     cross_entropy = nn.CrossEntropyLoss()

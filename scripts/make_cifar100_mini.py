@@ -2,8 +2,8 @@
 
     KDBENCH_DATA=... python scripts/make_cifar100_mini.py
 
-The choice is by a fixed seed over each class's images sorted by content, so it does not depend on how the
-source orders its rows. Images that occur more than once, within a split or across the two, are left out.
+A fixed seed draws from each class's images sorted by content, so the choice does not depend on the order of the source.
+Images that occur more than once, within a split or across both, are left out.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ COLUMNS = ["img", "fine_label", "coarse_label"]
 
 
 def digest(row: dict[str, Any]) -> str:
-    """The identity of an image: its PNG bytes, which are kept as they are."""
+    """Return the identity of an image: a hash of its PNG bytes, which are copied unchanged."""
     return hashlib.sha256(row["img"]["bytes"]).hexdigest()
 
 
 def choose(rows: list[dict[str, Any]], occurrences: Counter[str], count: int) -> list[dict[str, Any]]:
-    """`count` rows of every fine label, in an order that mixes the labels."""
+    """Return `count` rows of every fine label, with the labels mixed."""
     draw = random.Random(SEED)
     unique = sorted((row for row in rows if occurrences[digest(row)] == 1), key=digest)
     chosen = []
@@ -40,7 +40,7 @@ def choose(rows: list[dict[str, Any]], occurrences: Counter[str], count: int) ->
 
 
 def mini_table(folder: Path) -> pa.Table:
-    """The subset of the parquet files in `folder`, with their metadata and a column `split`."""
+    """Return the subset of the parquet files in `folder`, with their metadata and a column `split`."""
     files = {split: sorted(folder.glob(f"{split}-*.parquet")) for split in PER_CLASS}
     sources = {split: pq.read_table(files[split], columns=COLUMNS) for split in PER_CLASS}
     rows = {split: table.to_pylist() for split, table in sources.items()}
@@ -60,7 +60,7 @@ def mini_table(folder: Path) -> pa.Table:
 def main() -> None:
     """Write the file."""
     if "KDBENCH_DATA" not in os.environ:
-        raise SystemExit("set KDBENCH_DATA to the folder that holds cifar100/*.parquet")
+        raise SystemExit("KDBENCH_DATA is not set; set it to the folder that holds cifar100/*.parquet")
     FILE.parent.mkdir(exist_ok=True)
     pq.write_table(mini_table(Path(os.environ["KDBENCH_DATA"]) / "cifar100"), FILE, compression="none")
     print(f"{FILE}: {FILE.stat().st_size / 1e6:.1f} MB")

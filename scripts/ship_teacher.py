@@ -1,4 +1,6 @@
-"""Put a teacher of the store into the package: float16 weights, and a card with the accuracy that these have.
+"""Copy a teacher of the store into the package: float16 weights, and a card with their accuracy.
+
+Train the teacher first:
 
     kdbench train-teacher dataset=cifar100 teacher=resnet20 schedule=quick schedule.epochs=15 \
         schedule.batch_size=128 schedule.lr=0.2 evaluate_every=3 threads=2
@@ -29,7 +31,7 @@ KEPT = (
 
 
 def main(name: str) -> None:
-    """Convert, measure, write."""
+    """Convert the weights, measure their accuracy, and write both files."""
     source, target = stored("cifar100", name), shipped("cifar100", name)
     card = json.loads(source.with_suffix(".json").read_text())
     target.parent.mkdir(parents=True, exist_ok=True)

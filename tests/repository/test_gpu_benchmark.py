@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py asks for runs that there are."""
+"""The runs that benchmarks/gpu.py starts are valid."""
 
 import argparse
 import importlib.util
@@ -40,27 +40,27 @@ def session(gpu, tmp_path, monkeypatch):
     return made
 
 
-def test_every_part_is_a_command_that_can_be_run(gpu, session, monkeypatch):
-    asked = {}
-    monkeypatch.setattr(session, "_call", lambda words: asked.setdefault(name, words) is None)
+def test_every_part_is_a_valid_command(gpu, session, monkeypatch):
+    commands = {}
+    monkeypatch.setattr(session, "_call", lambda words: commands.setdefault(name, words) is None)
     for name in gpu.PARTS:
         if name != "reference":
-            assert not session.measure(name), "nothing was run"
-    for name, (command, *words) in asked.items():
+            assert not session.measure(name), "no run was started"
+    for name, (command, *words) in commands.items():
         jobs = command_line_jobs(words)
         for job in jobs:
             compose_checked(command.replace("-", "_"), job)
         assert len(jobs) == {"cohort-4": 4, "cohort-8": 8}.get(name, 1)
-    assert set(asked) == set(gpu.PARTS) - {"reference"}
+    assert set(commands) == set(gpu.PARTS) - {"reference"}
 
 
-def test_a_file_of_another_device_is_not_added_to(gpu, session, tmp_path):
+def test_results_of_another_device_are_not_mixed(gpu, session, tmp_path):
     session.file.write_text(json.dumps({"device": "A card", "parts": {}}))
     with pytest.raises(SystemExit, match="A card"):
         gpu.Session(session.options)
 
 
-def test_a_part_that_is_there_is_not_measured_again(gpu, session, monkeypatch):
+def test_a_finished_part_is_not_measured_again(gpu, session, monkeypatch):
     monkeypatch.setattr(session, "_run", lambda name: {"images_per_second": 1.0})
     assert session.measure("graph")
     assert json.loads(session.file.read_text())["parts"]["graph"]["images_per_second"] == 1.0

@@ -1,4 +1,4 @@
-"""The reference loop trains the same networks on the same views with the same loss as kdbench does."""
+"""The reference loop trains the same networks on the same views with the same loss as kdbench."""
 
 import math
 
@@ -23,14 +23,14 @@ FEATURES = ("stem", "stage1", "stage2", "stage3", "pooled")
 
 
 def twins(name: str, classes: int = 10) -> list[torch.nn.Module]:
-    """The reference's network and kdbench's, with the same weights."""
+    """Return the reference's network and kdbench's with equal weights."""
     theirs, ours = reference.NETWORKS[name](classes=classes), create_model(name, classes)
     theirs.load_state_dict(ours.state_dict())
     return [theirs, ours]
 
 
 @pytest.mark.parametrize("name", reference.NETWORKS)
-def test_the_networks_are_those_of_kdbench(name):
+def test_networks_equal_those_of_kdbench(name):
     with seed_scope(0, "twins"):
         theirs, ours = twins(name)
         images = torch.randn(2, 3, 32, 32)
@@ -41,7 +41,7 @@ def test_the_networks_are_those_of_kdbench(name):
         torch.testing.assert_close(feature, expected.features[record], rtol=1e-4, atol=1e-4)
 
 
-def test_two_steps_have_the_loss_and_leave_the_weights_of_kdbench():
+def test_two_steps_have_the_losses_of_kdbench():
     made = make_plan(compose_checked("train", ["dataset=fake", "loss=kd"]), {})
     with seed_scope(0, "steps"):
         (their_teacher, teacher), (their_student, student) = twins("resnet20"), twins("resnet8")
@@ -64,7 +64,7 @@ def test_two_steps_have_the_loss_and_leave_the_weights_of_kdbench():
         assert value.grad is not None, name
 
 
-def test_one_step_moves_the_weights_as_kdbench_does():
+def test_one_step_changes_the_weights_as_in_kdbench():
     schedule = make_plan(compose_checked("train", ["dataset=fake", "loss=ce", "teacher=none"]), {}).schedule
     with seed_scope(0, "step"):
         theirs, ours = twins("resnet8")
@@ -82,7 +82,7 @@ def test_one_step_moves_the_weights_as_kdbench_does():
         torch.testing.assert_close(theirs.get_parameter(name), value, rtol=1e-3, atol=1e-5)
 
 
-def test_what_the_loader_shows_is_one_of_the_views():
+def test_the_loader_yields_views_of_kdbench():
     data = make_plan(compose_checked("train", ["dataset=cifar100_mini", "schedule.batch_size=8"]), {}).data
     data.setup("fit")
     images = np.ascontiguousarray(data.train_images.permute(0, 2, 3, 1).numpy())
@@ -92,17 +92,17 @@ def test_what_the_loader_shows_is_one_of_the_views():
     inputs, target, index = next(iter(loader))
     assert torch.equal(data.dataset_info.labels[index], target)
     numbers = torch.arange(view_count(data.padding))
-    met = set()
+    drawn = set()
     for row, image in zip(inputs, index, strict=True):
         view: View = view_of(numbers, data.padding)
         views = data.train_inputs(image.expand(len(numbers)), view)
         (same,) = ((views - row).abs().amax(dim=(1, 2, 3)) < 1e-5).nonzero(as_tuple=True)
-        assert len(same), "not a crop of this image, flipped or not"
-        met.add(same[0].item())
-    assert len(met) > 1, "it draws"
+        assert len(same), "a crop of this image, flipped or not"
+        drawn.add(same[0].item())
+    assert len(drawn) > 1, "the views are random"
 
 
-def test_accuracies_and_their_mean_by_hand():
+def test_accuracies_and_their_mean():
     logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [2.0, 3.0, 1.0], [1.0, 3.0, 2.0]])
     top1, top2 = reference.accuracy(logits, torch.tensor([0, 0, 0, 1]), ks=(1, 2))
     assert (top1.item(), top2.item()) == (50.0, 75.0)
@@ -112,7 +112,7 @@ def test_accuracies_and_their_mean_by_hand():
     assert (metric.value, metric.average) == (100.0, 60.0)
 
 
-def test_kd_of_two_classes_by_hand():
+def test_kd_of_two_classes():
     teacher = torch.tensor([[2 * math.log(3.0), 0.0]])
     by_hand = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
     assert reference.kd_loss(torch.zeros(1, 2), teacher, 2.0).item() == pytest.approx(by_hand, rel=1e-6)
