@@ -144,7 +144,7 @@ class Session:
         return [*common, "trainer.max_epochs=1"]
 
     def _untrained(self) -> Path:
-        """Return the file of an untrained teacher with BatchNorm statistics of real images, as fast as a trained one."""
+        """Return the file of an untrained teacher with BatchNorm statistics of real images: as fast as trained."""
         file: Path = self.options.output / f"{TEACHER}.safetensors"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
