@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -152,8 +152,7 @@ def seal_zeros(plan: Plan) -> CacheWriter:
     plan.data.setup("fit")
     teacher = load_teacher(plan, teacher_files(plan))
     assert teacher is not None
-    assert isinstance(plan.data, ImageData)
-    filling = ViewFilling(teacher, plan.data)
+    filling = ViewFilling(teacher, cast("ImageData", plan.data))
     filling.folder.mkdir(parents=True, exist_ok=True)
     with open(filling.folder / LOGITS, "w+b") as file:
         file.truncate(filling.bytes)  # nothing is written: the system gives zeros where a file has a hole

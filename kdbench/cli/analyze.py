@@ -21,6 +21,7 @@ from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.data.images.image_data import ImageData
 from kdbench.runs.hydra_setup import register
+from kdbench.tasks import Capability, task_of
 from kdbench.teachers.names import known_as
 from kdbench.utils.precision import disable_tf32
 
@@ -108,8 +109,8 @@ def _analyse(cfg: DictConfig, found: Source | None, command: str, dataset: str) 
         torch.set_num_threads(cfg.threads)
     disable_tf32()
     data = build(cfg.dataset, seed=0, batch_size=1)
-    if not isinstance(data, ImageData):
-        raise ValueError(f"the instruments are for images, and the task of {data.name} is {data.task.name}")
+    if reason := task_of(data).why_not(Capability.INSTRUMENTS, data):
+        raise ValueError(f"dataset {data.name}: {reason}")
     if cfg.split not in data.splits:
         hint = "; dataset.validation=N holds a part out" if cfg.split == "validation" else ""
         raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(data.splits)}{hint}")

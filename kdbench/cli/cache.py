@@ -16,8 +16,8 @@ from kdbench.runs.answer_cache import fill, filling_for, folders, served_togethe
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.runs.validation import why_not_stored
-from kdbench.teachers.cache.logits import CARD, STORAGES, Cache, Sealed
-from kdbench.teachers.cache.topk import LikeliestCache
+from kdbench.teachers.cache.kinds import open_cache
+from kdbench.teachers.cache.logits import CARD, STORAGES, Sealed
 from kdbench.utils.paths import home
 
 
@@ -79,17 +79,12 @@ def _list(options: argparse.Namespace) -> int:
 
 def _state(folder: Path) -> str:
     try:
-        cache = _opened(folder)
+        cache = open_cache(folder)
     except ValueError as error:
         return str(error) if (folder / CARD).is_file() else "not sealed: the command that began it goes on"
     card, rows = cache.card, "tokens" if "top_k" in cache.card else "views"
     by = f"{card['teacher']} ({card['subject']['precision']})"
     return f"{cache.rows:,} {rows} by {by}, sealed {card['started'][:10]}"
-
-
-def _opened(folder: Path) -> Sealed:
-    """The cache in a folder, whatever it holds; ValueError where it is not sealed or a file is not whole."""
-    return LikeliestCache(folder) if "top_k" in Sealed(folder).card else Cache(folder)
 
 
 def _name(folder: Path) -> str:

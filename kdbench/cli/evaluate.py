@@ -15,18 +15,15 @@ from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
 from kdbench.core.class_groups import describe_groups
 from kdbench.data.base import TaskData
-from kdbench.data.images.image_data import ImageData
-from kdbench.data.text.causal import CausalData
-from kdbench.data.text.text_data import TextData
 from kdbench.models.checkpoints import weights_hash
 from kdbench.models.onnx import OnnxNetwork
-from kdbench.models.registry import create_pretrained
 from kdbench.runs.checkpoint import Headed, load_student
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.validation import check_settings
+from kdbench.tasks import Capability, task_of
 from kdbench.teachers.names import network_of
 from kdbench.teachers.store import WEIGHTS, check_free, put
-from kdbench.training.evaluation import class_spread, evaluate
+from kdbench.training.evaluation import evaluate
 from kdbench.utils.hashing import file_hash
 from kdbench.utils.precision import disable_tf32
 from kdbench.utils.provenance import provenance
@@ -48,7 +45,7 @@ def main(arguments: list[str]) -> int:
         data.setup("test")
         if cfg.split not in (splits := (*data.eval_splits, *data.final_splits)):
             raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(splits)}")
-        data.check_network(cfg.model.name)
+        task_of(data).check_model(data, cfg.model.name)
         model, about = _load(cfg, data)
         if cfg.store:
             _check_store(cfg, model, data)
@@ -60,7 +57,7 @@ def main(arguments: list[str]) -> int:
     data.to(torch.device(device))
     model = model.to(device).to(memory_format=torch.channels_last)
     scores = evaluate(model, data, cfg.split, bf16=cfg.precision != "fp32", view=about.get("input"))
-    task = data.task
+    task = task_of(data)
     result = {
         "dataset": data.name,
         "split": cfg.split,
@@ -72,13 +69,13 @@ def main(arguments: list[str]) -> int:
         "precision": cfg.precision,
         task.metric: scores[task.metric],
         **{key: scores[key] for key in ("top5", "nll", "ece", *data.groups) if key in scores},
-        **(scores if isinstance(data, TextData) else {}),
+        **scores,
     }
     if cfg.store:
-        seen = {}
-        if isinstance(data, ImageData):
-            seen = {"cmi": class_spread(model, data, "train", bf16=cfg.precision != "fp32")["cmi"]}
-        result["stored"] = str(_store(cfg, model, data, {**about, **result, **seen}))
+        training = {}
+        if (metric := task.build_training_metric(data)) is not None:
+            training = evaluate(model, data, "train", bf16=cfg.precision != "fp32", metric=metric)
+        result["stored"] = str(_store(cfg, model, data, {**about, **training, **result}))
     top5 = f", top-5 {scores['top5']:.2f} %" if "top5" in scores else ""
     ece = f", ECE {scores['ece']:.2f} %" if "ece" in scores else ""
     if cfg.json:
@@ -100,14 +97,10 @@ def _load(cfg: DictConfig, data: TaskData) -> tuple[nn.Module, dict[str, Any]]:
         cfg.checkpoint = str(Path(cfg.checkpoint) / WEIGHTS)
     if cfg.checkpoint.endswith(".onnx"):
         return OnnxNetwork(Path(cfg.checkpoint)), {}
-    if cfg.checkpoint == HUB and isinstance(data, ImageData):
-        return create_pretrained(cfg.model.name, data.num_classes), {}
-    network = data.network(cfg.model.name, cfg.model.get("options"))
-    if cfg.checkpoint != HUB:
-        return load_student(network, Path(cfg.checkpoint), data)
-    if not getattr(network, "settings", ""):
-        raise ValueError(f"checkpoint=hub: {cfg.model.name} has no weights but random ones")
-    return network, {}
+    task, name, options = task_of(data), cfg.model.name, cfg.model.get("options")
+    if cfg.checkpoint == HUB:
+        return task.load_pretrained(data, name, options), {}
+    return load_student(task.build_model(data, name, options), Path(cfg.checkpoint), data)
 
 
 def _check_store(cfg: DictConfig, model: nn.Module, data: TaskData) -> None:
@@ -120,10 +113,8 @@ def _check_store(cfg: DictConfig, model: nn.Module, data: TaskData) -> None:
         raise ValueError(
             f"store={cfg.store} wants split=test: the card of a teacher has its accuracy on test"
         )
-    if not isinstance(data, ImageData | CausalData):
-        raise ValueError(
-            f"store={cfg.store}: networks that classify images and causal language models are teachers"
-        )
+    if reason := task_of(data).why_not(Capability.TEACHERS, data):
+        raise ValueError(f"store={cfg.store}: {reason}; give store=null")
     if isinstance(model, Headed | OnnxNetwork):
         raise ValueError(
             f"{cfg.checkpoint} is an ONNX file or answers with a head of its loss: it cannot be a teacher"
@@ -133,7 +124,7 @@ def _check_store(cfg: DictConfig, model: nn.Module, data: TaskData) -> None:
 
 def _store(cfg: DictConfig, model: nn.Module, data: TaskData, about: Mapping[str, Any]) -> Path:
     """Put the network into the teacher store, with a card that says where it came from and what it scored here."""
-    kept = ("epoch", data.task.metric, "top5", "nll", "cmi")
+    kept = ("epoch", task_of(data).metric, "top5", "nll", "cmi")
     card = {**data.about, **{key: about[key] for key in kept if key in about}, "model": cfg.model.name}
     card |= {"teacher": cfg.store, "hashes": _hashes(cfg, model), **provenance()}
     card |= {"settings": settings} if (settings := getattr(model, "settings", "")) else {}

@@ -22,9 +22,9 @@ from kdbench.models.checkpoints import save_weights
 from kdbench.models.features import classifier
 from kdbench.models.network import PREFIX, registered_name
 from kdbench.models.onnx import OnnxNetwork, write_onnx
-from kdbench.models.registry import create_model
 from kdbench.runs.checkpoint import STUDENT, Headed, finished, load_student
 from kdbench.runs.hydra_setup import register
+from kdbench.tasks import Capability, task_of_record
 from kdbench.utils.atomic_io import write_atomically
 
 WEIGHTS, CONFIG, CARD, ONNX = "model.safetensors", "config.json", "README.md", "model.onnx"
@@ -57,12 +57,13 @@ def export(run: Path, to: Path, onnx: bool = False) -> list[str]:
     config = record["config"]
     if "student" not in config:
         raise ValueError(f"{run} trained a teacher, which is in the store; a student's run can be exported")
-    if record.get("task", "images") != "images":
-        raise ValueError(f"{run} is a run of text: networks that classify images can be exported yet")
+    task = task_of_record(record)
+    if reason := task.why_not(Capability.EXPORT):
+        raise ValueError(f"{run}: {reason}")
     data: ImageData = build(OmegaConf.create(config["dataset"]), seed=record["seed"], batch_size=1)
     data.setup("test")
     name, options = config["student"]["name"], config["student"].get("options")
-    network = create_model(name, data.num_classes, options=options)
+    network = task.build_model(data, name, options)
     model, _ = load_student(network, run / STUDENT, data)
     model.eval()
     if isinstance(model, Headed) and not onnx:

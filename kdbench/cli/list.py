@@ -108,16 +108,17 @@ def _tasks(recipe: dict[str, Any], entries: list[Any]) -> list[str]:
     """Which tasks a recipe can be used for: all its objectives can, there is such a view, and a text to be written.
 
     One that is like another, as instructions are like lm, is not said again."""
-    from kdbench.core.task import TASKS
+    from kdbench import tasks
+    from kdbench.objectives import objective_class
 
     view = recipe.get("input")
     return [
-        name
-        for name, task in TASKS.items()
+        task.name
+        for task in tasks.available()
         if not task.like
-        and all(name in entry.tasks for entry in entries)
+        and all(task.accepts(objective_class(entry.name)) for entry in entries)
         and (view is None or view in task.views)
-        and (name == "lm" or not recipe.get("policy"))
+        and not (recipe.get("policy") and task.why_not(tasks.Capability.POLICIES))
     ]
 
 

@@ -48,7 +48,7 @@ def work(root: str, jobs: Sequence[Job], outcomes: list[int]) -> float | None:
         except (RunError, ValueError) as error:
             _say_failure(error, outcomes)
     records = [record for group in cohorts(plans) for record in _run_group(group, outcomes)]
-    metric = plans[-1].data.task.metric if plans else ""
+    metric = plans[-1].task.metric if plans else ""
     score = records[-1]["results"]["curve"][-1].get(f"validation/{metric}") if records else None
     return None if score is None else float(score)
 
@@ -87,9 +87,9 @@ def _say_failure(error: Exception, outcomes: list[int], name: str = "") -> None:
 
 def _say_result(record: dict[str, Any], name: str) -> None:
     from kdbench.core.class_groups import describe_groups
-    from kdbench.core.task import TASKS
+    from kdbench.tasks import task_of_record
 
-    task, results = TASKS[record.get("task", "images")], record["results"]
+    task, results = task_of_record(record), record["results"]
     last, metric = results["last"], task.metric
     agreement = f", agrees with the teacher on {last['agreement']:.2f} %" if "agreement" in last else ""
     top5 = f" (top-5 {last['top5']:.2f} %)" if "top5" in last else ""

@@ -12,10 +12,10 @@ from typing import Any
 
 from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
-from kdbench.core.task import TASKS, Task
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.tables.definition import load_table, overrides_of, tables
+from kdbench.tasks import Task, task_of_record
 from kdbench.training.loggers import SENT, why_offline
 from kdbench.training.run_folder import RunFolder
 
@@ -143,15 +143,15 @@ def dashboard(table: str, entity: str, project: str) -> Any:
     )
 
 
-def _task(table: str) -> Task:
+def _task(table: str) -> Task[Any]:
     """What the runs of a table are judged by; images, where it is no table of ours."""
     if table not in tables():
-        return TASKS["images"]
+        return task_of_record({})
     register()
     known = load_table(table, [])
     variant = next(iter(known.variants), "")
     overrides = overrides_of(known, known.pairs[0], variant, known.losses[0], known.seeds[0])
-    return make_plan(compose_checked("train", overrides), {}).data.task
+    return make_plan(compose_checked("train", overrides), {}).task
 
 
 def _dashboard(table: str, entity: str, project: str) -> int:

@@ -13,12 +13,10 @@ if TYPE_CHECKING:
     from kdbench.core.errors import Interrupted, RunError
     from kdbench.core.logits import DenseLogits, Logits, ProjectedLogits, TopKLogits, as_logits
     from kdbench.core.objective import DatasetInfo, ExtraForward, Objective, Paper, Probes
-    from kdbench.core.task import TASKS, Task, tasks_of
     from kdbench.core.types import IGNORED, Batch, Outputs, Tokens, View
 
 __all__ = [
     "IGNORED",
-    "TASKS",
     "Batch",
     "DatasetInfo",
     "DenseLogits",
@@ -31,19 +29,16 @@ __all__ = [
     "Probes",
     "ProjectedLogits",
     "RunError",
-    "Task",
     "Tokens",
     "TopKLogits",
     "View",
     "as_logits",
-    "tasks_of",
 ]
 
 _MODULES = {
     "errors": ("Interrupted", "RunError"),
     "logits": ("DenseLogits", "Logits", "ProjectedLogits", "TopKLogits", "as_logits"),
     "objective": ("DatasetInfo", "ExtraForward", "Objective", "Paper", "Probes"),
-    "task": ("TASKS", "Task", "tasks_of"),
     "types": ("IGNORED", "Batch", "Outputs", "Tokens", "View"),
 }
 """The public names of each module of this room."""

@@ -8,7 +8,12 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-OBJECTIVES, MODELS, DATASETS = GROUPS = "kdbench.objectives", "kdbench.models", "kdbench.datasets"
+OBJECTIVES, MODELS, DATASETS, TASKS = GROUPS = (
+    "kdbench.objectives",
+    "kdbench.models",
+    "kdbench.datasets",
+    "kdbench.tasks",
+)
 """Of entry points: `name = "package.module:Class"`, `"package.module"` which registers networks as it is imported, and
 `"package.module:function"`, which only its own yaml file calls."""
 

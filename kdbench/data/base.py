@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning import LightningDataModule
-from torch import nn
+from torch import Tensor
 
 from kdbench.core.objective import DatasetInfo
-from kdbench.core.task import Task
 from kdbench.core.types import Batch
 from kdbench.data.positions import Chunk, ChunkLoader, EvalChunk
 from kdbench.distributed.collectives import own_rows, world_size
-from kdbench.metrics.base import Metric
 
 
 def check_fits(data: TaskData, about: Mapping[str, Any], files: str) -> None:
@@ -29,14 +27,18 @@ def check_fits(data: TaskData, about: Mapping[str, Any], files: str) -> None:
 class TaskData(LightningDataModule):
     """One data set on one device, and its batches as a function of (seed, epoch, step).
 
-    task: what its rows are. eval_splits: what runs are scored on at every evaluation; final_splits: what they are
+    task: the name of its task in `kdbench.tasks`.
+    eval_splits: what runs are scored on at every evaluation; final_splits: what they are
     scored on once, at the end, with the weights of the last epoch and those of the best.
     After `setup`: num_classes (of logits), steps_per_epoch, train_size, fingerprint (a hash of the data), protocol (in
     words, empty for the plain data), groups (classes whose mean recall is reported, by name).
     """
 
-    task: Task
+    task: ClassVar[str]
     name: str
+    uses_own_name: ClassVar[bool] = False
+    """Whether runs are named after `name` and not after the option of the group `dataset`, which serves any files."""
+
     label_space: str
     seed: int
     batch_size: int
@@ -111,17 +113,22 @@ class TaskData(LightningDataModule):
     def probe_batch(self) -> Batch:
         """A few training samples as they are: for finding out shapes."""
 
-    @abstractmethod
-    def metric(self, split: str) -> Metric:
-        """What gathers the scores of one network on a split."""
+    def draw(self, epoch: int, step: int) -> tuple[Tensor, tuple[int, ...]]:
+        """Return the numbers that determine the batch of one step, int64 [K, B], and the rows of each rank.
 
-    @abstractmethod
-    def check_network(self, name: str) -> None:
-        """ValueError, with what is possible, where no network of that name serves this data set; builds nothing."""
+        Only data sets whose task supports CUDA graphs (`Capability.CUDA_GRAPHS`) have `draw` and `batch_of`.
+        """
+        raise NotImplementedError(f"the batches of {self.name} cannot be recorded")
 
-    @abstractmethod
-    def network(self, name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
-        """The network of that name for these data, initialised from torch's generator; after `setup`."""
+    def batch_of(
+        self, rows: Tensor, epoch: int, step: int, views: Sequence[str] = (), shares: tuple[int, ...] = ()
+    ) -> Batch:
+        """Return the batch that `draw` determined; device work only, so that a CUDA graph can replay it."""
+        raise NotImplementedError(f"the batches of {self.name} cannot be recorded")
+
+    def class_balanced_batch(self, per_class: int, seed: int, epoch: int, step: int) -> Batch:
+        """Return `per_class` augmented training samples of each class, drawn with replacement; see `ClassBalanced`."""
+        raise NotImplementedError(f"{self.name} draws no samples by class")
 
     def train_dataloader(self) -> ChunkLoader:
         """Chunks from `position` to the end of its epoch."""

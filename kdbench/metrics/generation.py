@@ -1,10 +1,11 @@
-"""What is said of the answers that a language model writes to instructions."""
+"""Scores of the responses that a language model generates to instructions."""
 
 from __future__ import annotations
 
 import math
 import string
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,60 +16,90 @@ from kdbench.metrics.token import TokenScores
 from kdbench.models.language.generation import generate, prompts_of
 from kdbench.utils.seeding import generator
 
-if TYPE_CHECKING:
-    from kdbench.data.text.instructions import InstructionData
-
 SAMPLES = 20
-"""Rows that are kept for people to read."""
+"""The number of rows kept for people to read."""
 
 
-class AnswerScores(TokenScores):
-    """rouge_l: the F of the longest common subsequence of stemmed words with the best of the right answers, of 100;
-    exact_match, in per cent, without case, punctuation and spaces; answer_tokens: how long the answers are.
+class Reference(Protocol):
+    """A prompt and the responses that are right."""
 
-    All three are means over rows and draws. Each draw of each row has chances of its own, the same for every network.
-    Beside them the token scores of the right answer.
+    @property
+    def prompt(self) -> str:
+        """The text that the network continues."""
+
+    @property
+    def answers(self) -> Sequence[str]:
+        """The right responses, at least one."""
+
+
+class ResponseScores(TokenScores):
+    """ROUGE-L, exact match and length of generated responses, with the token scores of the first reference.
+
+    * `rouge_l`: F-measure of the longest common subsequence of stemmed words with the best reference, times 100.
+    * `exact_match`: in per cent; case, punctuation and spaces do not count.
+    * `answer_tokens`: the mean length in tokens.
+
+    All three are means over rows and draws. Each draw of each row has its own random numbers, the same for every
+    network.
+
+    Args:
+        references: The rows of the split, in its order.
+        decode: Turns token ids into text.
+        split: The name of the split, which seeds the draws.
+        draws: How often each prompt is answered.
+        temperature: The sampling temperature; 0 is greedy decoding.
+        end: The id of the token that ends a response.
+        longest: The length in tokens at which a response is cut.
     """
 
-    def __init__(self, data: InstructionData, split: str) -> None:
+    def __init__(
+        self,
+        references: Sequence[Reference],
+        decode: Callable[[Sequence[int]], str],
+        split: str,
+        *,
+        draws: int,
+        temperature: float,
+        end: int,
+        longest: int,
+    ) -> None:
         super().__init__()
-        self._data, self._split = data, split
-        self._draws = data.draws if split not in ("train", "validation") else 1
+        self._references, self._decode, self._split = references, decode, split
+        self._draws, self._temperature = draws, temperature
+        self._end, self._longest = end, longest
         self._start()
 
     def _start(self) -> None:
-        self._found: list[tuple[float, bool, int]] = []
+        self._scores: list[tuple[float, bool, int]] = []
         self._kept: list[dict[str, Any]] = []
 
     @torch.no_grad()
     def update(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
-        """Let it answer each prompt."""
+        """Generate the responses to the prompts of a batch, and score them."""
         super().update(model, batch, logits, teacher)
-        data, rows = self._data, torch.unique_consecutive(batch.index).tolist()
-        given = prompts_of(next(iter(batch.texts.values())))
-        end, longest = data.limits
+        rows = torch.unique_consecutive(batch.index).tolist()
+        prompts = prompts_of(next(iter(batch.texts.values())))
         for number in range(self._draws):
             draws = [generator(0, "answers", self._split, number, row) for row in rows]
-            chances = [torch.rand(longest, 1, generator=draw, dtype=torch.float64) for draw in draws]
-            said = generate([model], given, end, torch.stack(chances), data.temperature)
-            texts = [data.decoded(ids) for ids in said]
-            for row, text, ids in zip(rows, texts, said, strict=True):
-                self._judge(row, text, len(ids), number)
+            chances = [torch.rand(self._longest, 1, generator=draw, dtype=torch.float64) for draw in draws]
+            responses = generate([model], prompts, self._end, torch.stack(chances), self._temperature)
+            for row, ids in zip(rows, responses, strict=True):
+                self._score(row, self._decode(ids), len(ids), number)
 
-    def _judge(self, row: int, text: str, tokens: int, number: int) -> None:
-        asked = self._data.texts[self._split][row]
-        score = max(rouge_l(answer, text) for answer in asked.answers)
-        same = any(_plain(answer) == _plain(text) for answer in asked.answers)
-        self._found.append((score, same, tokens))
+    def _score(self, row: int, text: str, tokens: int, number: int) -> None:
+        reference = self._references[row]
+        score = max(rouge_l(answer, text) for answer in reference.answers)
+        same = any(_plain(answer) == _plain(text) for answer in reference.answers)
+        self._scores.append((score, same, tokens))
         if number == 0 and len(self._kept) < SAMPLES:
-            said = {"row": row, "prompt": asked.prompt, "answer": asked.answers[0], "written": text}
-            self._kept.append({**said, "rouge_l": round(100 * score, 2)})
+            sample = {"row": row, "prompt": reference.prompt, "answer": reference.answers[0], "written": text}
+            self._kept.append({**sample, "rouge_l": round(100 * score, 2)})
 
     def compute(self) -> dict[str, float]:
-        """The scores so far, and start again."""
-        scores, same, tokens = zip(*self._found, strict=True)
+        """Return the scores so far, and start again."""
+        scores, same, tokens = zip(*self._scores, strict=True)
         count = len(scores)
-        found = {
+        result = {
             "rouge_l": round(100 * math.fsum(scores) / count, 4),
             "exact_match": round(100 * sum(same) / count, 4),
             "answer_tokens": round(sum(tokens) / count, 2),
@@ -76,10 +107,10 @@ class AnswerScores(TokenScores):
         }
         self.samples = self._kept
         self._start()
-        return found
+        return result
 
 
 def _plain(text: str) -> str:
-    """As SQuAD's evaluation compares answers, with the articles."""
+    """Normalise a text as SQuAD's evaluation does, but keep articles."""
     letters = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return " ".join(letters.split())

@@ -1,11 +1,11 @@
-"""What is said of a student that predicts and explains."""
+"""Scores of a student that predicts a label and explains it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,19 +19,32 @@ from kdbench.metrics.classification import ECE_BINS
 from kdbench.metrics.text_overlap import quality
 from kdbench.models.language.t5 import T5
 
-if TYPE_CHECKING:
-    from kdbench.data.text.rationale import RationaleData
-
 SAMPLES = 20
-"""How many rows are kept for people to read."""
+"""The number of rows kept for people to read."""
 
 LEAST_IN_BIN = 20
-"""Rows in a bin of equal mass."""
+"""The smallest number of rows in a bin of equal mass."""
+
+
+class Question(Protocol):
+    """A question with its gold label and the language model's rationale."""
+
+    @property
+    def input(self) -> str:
+        """The question."""
+
+    @property
+    def label(self) -> str:
+        """The gold label."""
+
+    @property
+    def rationale(self) -> str:
+        """The rationale of the language model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What was written for one row, and how sure the network was: of all its tokens together, and of the first."""
+    """The generated label of one row, with the confidence in all of its tokens together and in the first."""
 
     row: int
     text: str
@@ -42,19 +55,42 @@ class Prediction:
 
 
 class RationaleScores(Metric):
-    """accuracy in per cent: of labels that are written as they are (SVAMP: that have the value of the gold expression,
-    within 1e-6), by greedy decoding, at most dataset.max_answer tokens.
+    """Accuracy and calibration of generated labels, and the quality of rationales.
 
-    exact_match; on SVAMP value_exact (the very same float) and unparsed (no expression), in per cent. nll: of the
-    label's tokens, teacher forced, in nats. ece, ece_mass: calibration error of the probability of the whole answer,
-    in per cent, in 15 bins of equal width and of equal mass (at least 20 rows each); ece_first, ece_first_mass: of the
-    first token's. On the splits that are scored at the end, of students that explain: rouge_l (F of stemmed words) and
-    bleu, of 100, of their rationales against the language model's, over dataset.quality_samples rows.
+    * `accuracy`, in per cent: labels that are generated exactly, by greedy decoding; for arithmetic, expressions with
+      the value of the gold expression, within 1e-6.
+    * `exact_match`; for arithmetic also `value_exact` (the same float) and `unparsed` (no expression), in per cent.
+    * `nll`: of the label's tokens under teacher forcing, in nats.
+    * `ece`, `ece_mass`: calibration error of the probability of the whole answer, in per cent, in 15 bins of equal
+      width and of equal mass (at least 20 rows each); `ece_first`, `ece_first_mass`: of the first token.
+    * `rouge_l` (F-measure of stemmed words) and `bleu`, times 100: rationales against those of the language model, of
+      students that explain.
+
+    Args:
+        questions: The rows of the split, in its order.
+        decode: Turns token ids into text.
+        round_trip: Turns a label into what the tokenizer gives back for it: the text of a perfect answer.
+        max_answer: The length of a generated label, in tokens.
+        max_rationale: The length of a generated rationale, in tokens.
+        explained: The rows whose rationales are generated.
+        is_arithmetic: Whether labels are arithmetic expressions.
     """
 
-    def __init__(self, data: RationaleData, split: str) -> None:
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        decode: Callable[[Sequence[int]], str],
+        round_trip: Callable[[str], str],
+        *,
+        max_answer: int,
+        max_rationale: int,
+        explained: Collection[int] = (),
+        is_arithmetic: bool = False,
+    ) -> None:
         super().__init__()
-        self._data, self._split = data, split
+        self._questions, self._decode, self._round_trip = questions, decode, round_trip
+        self._max_answer, self._max_rationale = max_answer, max_rationale
+        self._explained, self._is_arithmetic = explained, is_arithmetic
         self._start()
 
     def _start(self) -> None:
@@ -64,81 +100,75 @@ class RationaleScores(Metric):
 
     @torch.no_grad()
     def update(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
-        """Let it write the label, and at the end the rationale."""
+        """Generate the labels of a batch, and the rationales that are to be compared."""
         self._nll += F.cross_entropy(logits, batch.target, reduction="sum").item()
         self._tokens += len(batch.target)
         rows = torch.unique_consecutive(batch.index).tolist()
-        first, asked = next(iter(batch.texts.values())), batch.texts.get("explain")
+        first, explain = next(iter(batch.texts.values())), batch.texts.get("explain")
         assert isinstance(model, T5)
         self._predictions += self._labels(model, first, rows)
-        wanted = [place for place, row in enumerate(rows) if row in self._data.generated]
-        if asked is not None and self._split in self._data.final_splits and wanted:
-            some = Tokens(asked.ids[wanted], asked.mask[wanted], asked.labels[wanted])
-            said = model.generate(some, self._data.max_rationale).ids.tolist()
+        wanted = [place for place, row in enumerate(rows) if row in self._explained]
+        if explain is not None and wanted:
+            some = Tokens(explain.ids[wanted], explain.mask[wanted], explain.labels[wanted])
+            texts = model.generate(some, self._max_rationale).ids.tolist()
             self._rationales |= {
-                rows[place]: self._data.decoded(ids) for place, ids in zip(wanted, said, strict=True)
+                rows[place]: self._decode(ids) for place, ids in zip(wanted, texts, strict=True)
             }
 
     def _labels(self, model: T5, tokens: Tokens, rows: Sequence[int]) -> list[Prediction]:
-        said = model.generate(tokens, self._data.max_answer)
-        sure = said.log_probability.double().exp()
-        whole = said.log_probability.double().sum(dim=1).exp()
-        found = []
+        answers = model.generate(tokens, self._max_answer)
+        by_token = answers.log_probability.double().exp()
+        whole = answers.log_probability.double().sum(dim=1).exp()
+        predictions = []
         for place, row in enumerate(rows):
-            text = self._data.decoded(said.ids[place].tolist())
-            first = int(said.ids[place, 0]) == int(tokens.labels[place, 0])
+            text = self._decode(answers.ids[place].tolist())
+            first = int(answers.ids[place, 0]) == int(tokens.labels[place, 0])
             right = self._is_right(text, self._label(row))
-            found.append(Prediction(row, text, right, whole[place].item(), first, sure[place, 0].item()))
-        return found
+            predictions.append(
+                Prediction(row, text, right, whole[place].item(), first, by_token[place, 0].item())
+            )
+        return predictions
 
     def _label(self, row: int) -> str:
-        """The label as the tokenizer gives it back: what a perfect student would write."""
-        data = self._data
-        ids = data.tokenizer.encode(data.texts[self._split][row].label, add_special_tokens=False).ids
-        return data.decoded(ids)
-
-    @property
-    def _is_arithmetic(self) -> bool:
-        return self._data.name == "svamp"
+        return self._round_trip(self._questions[row].label)
 
     def _is_right(self, text: str, label: str) -> bool:
         return same(value(text), value(label)) if self._is_arithmetic else text == label
 
     def compute(self) -> dict[str, float]:
-        """The scores so far, and start again."""
-        made = self._predictions
-        exact = [one.text == self._label(one.row) for one in made]
+        """Return the scores so far, and start again."""
+        predictions = self._predictions
+        exact = [one.text == self._label(one.row) for one in predictions]
+        right, first_right = [one.right for one in predictions], [one.first_right for one in predictions]
         scores = {
-            "accuracy": _share(one.right for one in made),
+            "accuracy": _share(right),
             "exact_match": _share(exact),
             "nll": round(self._nll / max(1.0, self._tokens), 6),
-            **calibration([one.confidence for one in made], [one.right for one in made], "ece"),
-            **calibration(
-                [one.first_confidence for one in made], [one.first_right for one in made], "ece_first"
-            ),
+            **calibration([one.confidence for one in predictions], right, "ece"),
+            **calibration([one.first_confidence for one in predictions], first_right, "ece_first"),
         }
         if self._is_arithmetic:
-            values = [(value(one.text), value(self._label(one.row))) for one in made]
+            values = [(value(one.text), value(self._label(one.row))) for one in predictions]
             scores["value_exact"] = _share(own is not None and own == gold for own, gold in values)
             scores["unparsed"] = _share(own is None for own, _ in values)
         if self._rationales:
-            gold = self._data.texts[self._split]
-            scores |= quality([(text, gold[row].rationale) for row, text in self._rationales.items()])
-        self.samples = [self._sample(one) for one in made[:SAMPLES]]
+            pairs = [(text, self._questions[row].rationale) for row, text in self._rationales.items()]
+            scores |= quality(pairs)
+        self.samples = [self._sample(one) for one in predictions[:SAMPLES]]
         self._start()
         return scores
 
     def _sample(self, one: Prediction) -> dict[str, Any]:
-        row = self._data.texts[self._split][one.row]
-        said = {"row": one.row, "input": row.input, "label": row.label, "prediction": one.text}
-        said |= {"right": one.right, "confidence": round(one.confidence, 4)}
+        row = self._questions[one.row]
+        sample = {"row": one.row, "input": row.input, "label": row.label, "prediction": one.text}
+        sample |= {"right": one.right, "confidence": round(one.confidence, 4)}
         if one.row in self._rationales:
-            said |= {"rationale": self._rationales[one.row], "llm_rationale": row.rationale}
-        return said
+            sample |= {"rationale": self._rationales[one.row], "llm_rationale": row.rationale}
+        return sample
 
 
 def calibration(confidence: Sequence[float], right: Sequence[bool], name: str) -> dict[str, float]:
-    """Expected calibration errors in per cent, `name` in bins of equal width, `name`_mass in bins of equal mass."""
+    """Return expected calibration errors in per cent: `name` in bins of equal width, `name`_mass of equal mass."""
     sure = torch.tensor(confidence, dtype=torch.float64)
     hits = torch.tensor(right, dtype=torch.float64)
     below_1 = 1 - torch.finfo(torch.float32).eps  # torchmetrics ends its last bin before 1
@@ -158,5 +188,5 @@ def calibration(confidence: Sequence[float], right: Sequence[bool], name: str) -
 
 
 def _share(hits: Iterable[bool]) -> float:
-    found = [bool(hit) for hit in hits]
-    return round(100 * sum(found) / max(1, len(found)), 4)
+    values = [bool(hit) for hit in hits]
+    return round(100 * sum(values) / max(1, len(values)), 4)

@@ -219,7 +219,7 @@ def _unknown(what: str, name: str, possible: list[str]) -> str:
 
 
 def _entry(name: str, objective: type[Objective]) -> Entry:
-    from kdbench.core.task import tasks_of
+    from kdbench.core.objective import tasks_of
 
     defaults = {key: p.default for key, p in _parameters(objective).items() if p.default is not p.empty}
     attributes = {

@@ -6,16 +6,14 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdbench.core.class_groups import CLASS_GROUPS
 from kdbench.objectives import available
 from kdbench.reports.compare import PublishedMatch
-from kdbench.reports.read import NotCounted, Record, Run, by_test_set, task_of
+from kdbench.reports.read import NotCounted, Record, Run, by_test_set
 from kdbench.runs.identity import Flat, flat, recipe_without, sibling_key
-
-if TYPE_CHECKING:
-    from kdbench.core.task import Task
+from kdbench.tasks import Task, task_of_record
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,9 @@ class Series:
         return "; ".join(part for part in (self.protocol, self.setting) if part)
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Task[Any]:
         """The task of the runs, with its main metric."""
-        return task_of(self.first)
+        return task_of_record(self.first)
 
     @property
     def epochs(self) -> int | None:

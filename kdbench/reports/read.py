@@ -7,13 +7,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from kdbench.tasks import task_of_record
 from kdbench.training.run_folder import SCHEMA
 from kdbench.utils.hashing import digest
-
-if TYPE_CHECKING:
-    from kdbench.core.task import Task
 
 Record = dict[str, Any]
 
@@ -157,8 +155,6 @@ def _parsed(text: str, defaults: Record) -> tuple[Record | None, str]:
 
 def _defect(record: Record) -> str:
     """Return why a record is not a student's run that can be counted; empty where it is."""
-    from kdbench.core.task import TASKS  # imports torch, which a report without runs does not need
-
     if record.get("schema") != SCHEMA:
         return f"record of schema {record.get('schema')}; this version reads schema {SCHEMA}"
     names = record.get("names")
@@ -168,8 +164,10 @@ def _defect(record: Record) -> str:
         return "a teacher's training"
     if not isinstance(names, Mapping) or {"dataset", "teacher", "student", "loss"} - names.keys():
         return "the record lacks names"
-    if record.get("task", "images") not in TASKS:
-        return f"unknown task {record['task']}; possible: {', '.join(TASKS)}"
+    try:
+        task_of_record(record)
+    except ValueError as error:
+        return str(error)
     for key, kind in (("seed", int), ("state", str), ("hashes", dict)):
         if not isinstance(record.get(key), kind):
             return f"the record lacks {key}"
@@ -177,7 +175,7 @@ def _defect(record: Record) -> str:
 
 
 def _without_results(record: Record) -> str:
-    results, metric = record.get("results") or {}, task_of(record).metric
+    results, metric = record.get("results") or {}, task_of_record(record).metric
     for key in ("last", *(key for key in ("best_on_test", "best_validation") if key in results)):
         scores = results.get(key) or {}
         if not isinstance(scores.get(metric), int | float) or "epoch" not in scores:
@@ -187,13 +185,6 @@ def _without_results(record: Record) -> str:
     return "" if isinstance(record.get("seconds"), int | float) else "done, but the record lacks seconds"
 
 
-def task_of(record: Record) -> Task:
-    """Return the task of a run; `images` where the record names none."""
-    from kdbench.core.task import TASKS
-
-    return TASKS[record.get("task", "images")]
-
-
 def _is_summary(where: str, first: Run) -> bool:
     """Return whether this is a line of the results.jsonl in which a table summarised the runs below its folder."""
     file, _, line = where.rpartition(":")
@@ -201,7 +192,7 @@ def _is_summary(where: str, first: Run) -> bool:
 
 
 def _differs(record: Record, first: Run) -> str:
-    task = task_of(record)
+    task = task_of_record(record)
     here, there = (one["results"]["last"][task.metric] for one in (record, first.record))
     return "" if here == there else f"; {task.title} is {here:.2f} % here and {there:.2f} % there"
 

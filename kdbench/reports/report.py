@@ -16,10 +16,11 @@ from kdbench.reports.places import place_of
 from kdbench.reports.provenance import differing_keys
 from kdbench.reports.published import Published, published_for
 from kdbench.reports.published_match import published_sources, with_published
-from kdbench.reports.read import SCORED_ON, NotCounted, Record, Run, read, task_of
+from kdbench.reports.read import SCORED_ON, NotCounted, Record, Run, read
 from kdbench.reports.teachers import Teacher, teachers_of
 from kdbench.tables.definition import Table as Grid
 from kdbench.tables.definition import load_table, tables
+from kdbench.tasks import task_of_record
 
 if TYPE_CHECKING:
     import pandas
@@ -155,7 +156,7 @@ def _counted(series: Sequence[Series]) -> list[Run]:
 def run_values(run: Run) -> dict[str, Any]:
     """Return what a record says about one run, as the columns of `load_frame` without the configuration."""
     record, names, results = run.record, run.record["names"], run.record["results"]
-    metric, last = task_of(record).metric, results["last"]
+    metric, last = task_of_record(record).metric, results["last"]
     best_key = "best_on_test" if "best_on_test" in results else "best_validation"
     best = results.get(best_key) or {}
     return {

@@ -5,17 +5,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdbench.core.class_groups import describe_groups
 from kdbench.reports.aggregate import Series
 from kdbench.reports.published import networks
-from kdbench.reports.read import SCORED_ON, Record, task_of
+from kdbench.reports.read import SCORED_ON, Record
 from kdbench.reports.statistics import mean_and_std
 from kdbench.runs.identity import RUN
-
-if TYPE_CHECKING:
-    from kdbench.core.task import Task
+from kdbench.tasks import Task, task_of_record
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Teacher:
 
     name: str
     dataset: str
-    task: Task
+    task: Task[Any]
     records: list[Record]
     published: float | None = None
     published_epochs: int | None = None
@@ -104,7 +102,7 @@ def teachers_of(series: Sequence[Series]) -> list[Teacher]:
     tasks: dict[tuple[str, str, str], Any] = {}
     for one in series:
         for run in one.runs:
-            record, task = run.record.get("teacher"), task_of(run.record)
+            record, task = run.record.get("teacher"), task_of_record(run.record)
             if not record or task.metric not in record or SCORED_ON in run.record:
                 continue
             weights = str(record.get("hash") or record.get("file_hash", ""))
@@ -114,7 +112,7 @@ def teachers_of(series: Sequence[Series]) -> list[Teacher]:
     return [_teacher(key[1], key[0], tasks[key], list(records.values())) for key, records in found.items()]
 
 
-def _teacher(name: str, dataset: str, task: Task, records: list[Record]) -> Teacher:
+def _teacher(name: str, dataset: str, task: Task[Any], records: list[Record]) -> Teacher:
     published = networks(dataset)
     if published is None or name not in published.top1:
         return Teacher(name, dataset, task, records)

@@ -12,12 +12,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kdbench.data.images.image_data import ImageData
-from kdbench.data.text.text_data import TextData
 from kdbench.runs.plan import Plan, data_of
 from kdbench.runs.weights import load_teacher, teacher_files
-from kdbench.teachers.cache.logits_writer import ViewFilling
-from kdbench.teachers.cache.topk import LikeliestFilling, check_words
+from kdbench.teachers.cache.kinds import CACHES
 from kdbench.teachers.cache.writer import CacheWriter
 from kdbench.utils.formatting import format_duration
 from kdbench.utils.paths import home
@@ -55,21 +52,10 @@ def filling_for(group: Sequence[Plan], every_view: bool = False, storage: str = 
     )
     teacher.to(device)
     data.to(device)
-    if isinstance(data, TextData):
-        if every_view:
-            raise ValueError("--all is for views of images: the training texts are all stored")
-        check_words(first.cfg.teacher.top_k, data)
-        return LikeliestFilling(teacher, data, storage, top_k=first.cfg.teacher.top_k)
-    assert isinstance(data, ImageData)
-    if every_view:
-        return ViewFilling(teacher, data, storage)
     epochs: dict[int, int] = {}
     for plan in group:
         epochs[plan.cfg.seed] = max(epochs.get(plan.cfg.seed, 0), plan.cfg.trainer.max_epochs)
-    drawn = torch.zeros(data.all_views, dtype=torch.bool)
-    for seed, most in epochs.items():
-        drawn[data.planned_views(seed, most)] = True
-    return ViewFilling(teacher, data, storage, drawn.nonzero().flatten())
+    return CACHES[first.task.answer_cache].writer(teacher, data, storage, epochs, every_view)
 
 
 def fill(filling: CacheWriter, console: Console, dry_run: bool = False) -> None:

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from kdbench.config.build import build
 from kdbench.core.types import Outputs
 from kdbench.data.base import TaskData, check_fits
-from kdbench.data.images.image_data import ImageData
 from kdbench.losses.composite import Loss
 from kdbench.models.checkpoints import load_weights
 from kdbench.models.features import answer
-from kdbench.models.registry import create_model
+from kdbench.tasks import task_of
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.run_folder import RunFolder
 from kdbench.training.student import Student
@@ -71,11 +70,10 @@ def load_student(network: nn.Module, file: Path, data: TaskData) -> tuple[nn.Mod
     check_fits(data, about, str(file))
     if "predictor" not in about:
         return network, about
-    assert isinstance(data, ImageData)  # no head for text
     return Headed(network, _head(network, file, data)), about
 
 
-def _head(network: nn.Module, file: Path, data: ImageData) -> Loss:
+def _head(network: nn.Module, file: Path, data: TaskData) -> Loss:
     """The loss of the run beside `file` without all that does not answer, its head as it was stored."""
     head, record = file.with_name(f"{file.stem}.predictor.safetensors"), RunFolder(file.parent).record()
     if record is None or not head.is_file():
@@ -88,14 +86,13 @@ def _head(network: nn.Module, file: Path, data: ImageData) -> Loss:
     (name,) = (name for name, term in whole.terms.items() if term is whole.predictor)
     loss = Loss({name: 1.0}, {name: whole.terms[name]})
     schedule = build(OmegaConf.create(config["schedule"]))
-    Student(network, loss, schedule, RunFolder(file.parent), {}).setup(
-        _shape_of(config["teacher"], data), data.probe_batch(), data.dataset_info, seed=0
-    )
+    student = Student(network, loss, schedule, RunFolder(file.parent), {}, task_of(data))
+    student.setup(_shape_of(config["teacher"], data), data.probe_batch(), data.dataset_info, seed=0)
     load_weights(whole.terms[name], head, own_head=False)
     return loss
 
 
-def _shape_of(teacher: Mapping[str, Any], data: ImageData) -> LiveTeacher:
+def _shape_of(teacher: Mapping[str, Any], data: TaskData) -> LiveTeacher:
     """A network such as the run's teacher, with any weights: `setup` asks it for shapes, and the file has the rest."""
-    network = create_model(teacher["name"], data.num_classes, options=teacher.get("options"))
+    network = task_of(data).build_model(data, teacher["name"], teacher.get("options"))
     return LiveTeacher(teacher["name"], network, (), {})

@@ -8,13 +8,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench.config.build import build, companions, option_of
+from kdbench.config.build import build
 from kdbench.data.base import TaskData
-from kdbench.data.images.image_data import ImageData
 from kdbench.distributed.devices import world_of
 from kdbench.losses.composite import Loss
 from kdbench.runs.identity import recipe_of
 from kdbench.runs.validation import (
+    check_capabilities,
     check_graph,
     check_settings,
     check_task,
@@ -24,11 +24,11 @@ from kdbench.runs.validation import (
     check_views,
     why_not_stored,
 )
-from kdbench.teachers.names import TIMM, known_as, network_chosen, network_of, trained_by
+from kdbench.tasks import Task, TeacherTraining, task_of
+from kdbench.teachers.names import TIMM, known_as, network_of, trained_by
 from kdbench.teachers.store import shipped, stored
 from kdbench.training.schedule import Schedule
 from kdbench.utils.hashing import digest
-from kdbench.utils.paths import CONF_DIR
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Plan:
         config = OmegaConf.to_container(self.cfg)
         assert isinstance(config, dict)
         return {str(key): value for key, value in config.items()}
+
+    @property
+    def task(self) -> Task[Any]:
+        """The task of the data."""
+        return task_of(self.data)
 
     @property
     def trains_teacher(self) -> bool:
@@ -78,51 +83,23 @@ class Plan:
         return node
 
     def training_command(self, teacher: str) -> str:
-        """The command that brings a teacher for this run: one of timm's has weights, all others are trained."""
+        """Return the command that makes a teacher for this run: a network of timm's has weights, others are trained."""
         if teacher.startswith(TIMM):
-            words = self.teacher_overrides(teacher)[: -len(trained_by(teacher, "store"))]
+            words = self._teacher_training.dataset
             model = f"model=timm model.name={teacher} checkpoint=hub store={teacher} ..."
             return " ".join(["kdbench evaluate", *words, model])
         return f"kdbench train-teacher {shlex.join(self.teacher_overrides(teacher))}"
 
     def teacher_overrides(self, teacher: str) -> list[str]:
-        """The overrides with which `kdbench train-teacher` trains a teacher for this run, on all classes, or with the
-        words, it must know."""
-        if not isinstance(self.data, ImageData):
-            given = self.config["dataset"]
-            name = self.names["dataset"] or self.data.label_space
-            if not (CONF_DIR / "dataset" / f"{name}.yaml").is_file():
-                name = "instructions"
-            usual = option_of("dataset", name)
-            said = {
-                key: given.get(key) for key in _WHICH_TEXTS if given.get(key) not in (None, usual.get(key))
-            }
-            source = (self.config["teacher"].get("options") or {}).get("pretrained")
-            if source:  # whose tokenizer it brings
-                said.pop("tokenizer", None)
-            own = [f"teacher.options.pretrained={source}"] if source else []
-            own += [f"schedule={schedule}"] if (schedule := companions(name).get("teacher_schedule")) else []
-            words = [f"dataset.{key}={value}" for key, value in said.items()]
-            return [f"dataset={name}", *words, *network_chosen("teacher", network_of(teacher)), *own]
-        words = []
-        if (CONF_DIR / "dataset" / f"{self.data.label_space}.yaml").is_file():
-            words.append(f"dataset={self.data.label_space}")
-            if self.names["dataset"] in ("", self.data.label_space) and (
-                path := self.config["dataset"].get("path")
-            ):
-                words.append(f"dataset.path={path}")
-        else:
-            words.append(f"dataset={self.names['dataset']}")
-            words += [
-                f"dataset.{key}={value}"
-                for key, value in self.config["dataset"].items()
-                if key in _WHICH_DATA and value
-            ]
-        plain = network_of(teacher)
-        at_hand = not stored(self.data.label_space, plain).is_file()
-        init = "shipped" if at_hand and shipped(self.data.label_space, plain).is_file() else "store"
-        schedule = companions(self.data.label_space).get("schedule")
-        return [*words, *trained_by(teacher, init, schedule)]
+        """Return the overrides with which `kdbench train-teacher` trains a teacher for this run."""
+        training, space, plain = self._teacher_training, self.data.label_space, network_of(teacher)
+        from_package = not stored(space, plain).is_file() and shipped(space, plain).is_file()
+        init = "shipped" if from_package else "store"
+        return [*training.dataset, *trained_by(teacher, init, training.schedule, training.options)]
+
+    @property
+    def _teacher_training(self) -> TeacherTraining:
+        return self.task.teacher_training(self.data, self.config, self.names["dataset"])
 
     @property
     def title(self) -> str:
@@ -134,25 +111,6 @@ class Plan:
             self.names.get("loss"),
         )
         return "-".join(part.replace("/", "_") for part in parts if part) + f"-s{self.cfg.seed}"
-
-
-_WHICH_TEXTS = (
-    "name",
-    "path",
-    "train",
-    "test",
-    "tokenizer",
-    "vocabulary",
-    "validation",
-    "validation_seed",
-    "prompt",
-    "max_prompt",
-    "max_response",
-    "draws",
-)
-"""Of a text data set: what the tokenizer, and so the teacher, depends on."""
-
-_WHICH_DATA = ("path", "name", "config_name", "image_column", "label_column", "size", "classes")
 
 
 def data_of(cfg: DictConfig) -> TaskData:
@@ -178,20 +136,14 @@ def make_plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     if loss.dot is not None:
         schedule.check_dot(loss.dot)
     names = {group: choices.get(group, "") for group in ("dataset", "loss")}
-    if data.task.name == "instructions":
-        names["dataset"] = data.name  # of whichever files
+    if data.uses_own_name:
+        names["dataset"] = data.name
     names["teacher"] = _teacher_name(cfg, loss)
     names |= {"student": cfg.student.name} if "student" in cfg else {}
     plan = Plan(cfg, names, data, loss, schedule)
     check_task(data, loss)
     check_views(data, loss)
-    if plan.ranks > 1 and data.task.name != "images":
-        raise ValueError(f"the task of {data.name} is {data.task.name}: that is trained on one device yet")
-    if data.task.name == "rationale" and "student" in cfg and cfg.teacher.name != "none":
-        raise ValueError(
-            f"teacher={cfg.teacher.name}: the teacher of {data.name} is the language model whose texts are its "
-            f"data, and nobody else answers; give teacher=none"
-        )
+    check_capabilities(plan)
     if plan.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
         terms = loss.terms or (loss.stage.loss.terms if loss.stage else ["a policy"])
         raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")
@@ -199,7 +151,7 @@ def make_plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
     check_top_k(plan)
     if cfg.cuda_graph:
         check_graph(plan)
-    data.check_network(plan.network["name"])
+    plan.task.check_model(data, plan.network["name"])
     required = cfg.teacher.get("cache") == "require" and loss.needs_teacher
     if required and (reason := why_not_stored(plan)):
         raise ValueError(f"teacher.cache=require, but {reason}; give teacher.cache=auto")

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from kdbench.core.errors import Interrupted, RunError
 from kdbench.runs.plan import Plan
+from kdbench.tasks import record_entry
 from kdbench.teachers.cache.logits import CachedTeacher
 from kdbench.teachers.cache.topk import TopKTeacher
 from kdbench.teachers.live import LiveTeacher
@@ -119,8 +120,7 @@ class Member:
             "groups": plan.data.groups,
             "cohort": _company([*(earlier.get("cohort") or ()), *cohort]),
         }
-        if plan.data.task.name != "images":
-            self.record["task"] = plan.data.task.name
+        self.record |= record_entry(plan.task)
         self.record |= {"hashes": self.hashes, "config": config, **provenance()}
         if earlier:  # what resumed runs did before: other code or another machine may have had a part
             session = {key: earlier[key] for key in (*PROVENANCE, "state", "reason")}

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from kdbench.core.errors import RunError
-from kdbench.data.text.text_data import TextData
 from kdbench.distributed.collectives import agreed, rank, world_size
 from kdbench.distributed.launch import explained, together
 from kdbench.models.checkpoints import load_weights
@@ -22,7 +21,7 @@ from kdbench.runs.plan import Plan, first_stage
 from kdbench.runs.record import Member
 from kdbench.runs.stored_answers import member_of, stored_answers
 from kdbench.runs.weights import init_file, load_teacher, network, teacher_files
-from kdbench.teachers.cache.topk import TopKTeacher
+from kdbench.teachers.cache.kinds import CACHES
 from kdbench.teachers.live import LiveTeacher
 from kdbench.teachers.store import card_of
 from kdbench.training.evaluation import evaluate
@@ -99,8 +98,8 @@ def _run_cohort(plans: Sequence[Plan], watchers: Sequence[Callback]) -> list[Mem
     teacher = load_teacher(plans[0], files)
     stored = stored_answers(plans, teacher)
     words = None
-    if teacher is not None and teacher.top_k and isinstance(data, TextData):
-        words = TopKTeacher(teacher, teacher.top_k, data)
+    if teacher is not None and teacher.top_k:
+        words = CACHES[plans[0].task.answer_cache].without_cache(teacher, data)
     members = [member_of(plan, teacher, stored, words) for plan in plans]
     try:
         # in one order everywhere: processes that wait for each other's first stages never wait in a circle
@@ -163,7 +162,7 @@ def _where_files_are(record: dict[str, Any], member: Member) -> dict[str, Any]:
 def _in_short(plan: Plan, record: dict[str, Any]) -> str:
     if plan.is_stage:
         return "(the first stage)"
-    task = plan.data.task
+    task = plan.task
     return f"({task.title} {record['results']['last'][task.metric]:.2f} %); overwrite=true runs it again"
 
 
@@ -185,7 +184,7 @@ def _student(member: Member, teacher: LiveTeacher | None) -> Student:
     model = network(plan, init_file(plan))
     if settings := getattr(model, "settings", ""):
         about["settings"] = settings
-    student = Student(model, plan.loss, plan.schedule, folder, about, data.task)
+    student = Student(model, plan.loss, plan.schedule, folder, about, plan.task)
     student.stored = member.stored
     student.setup(teacher, data.probe_batch(), data.dataset_info, plan.cfg.seed)
     return student

@@ -45,7 +45,7 @@ def check_search(root: str, arguments: Sequence[str]) -> tuple[Path, str]:
             "a search is judged on held-out training images, never on test, and there are none: "
             "give dataset.validation=N (5000 of CIFAR-100's 50,000 are usual)"
         )
-    return Path(plan.cfg.output) / ".sweep" / _BEST, plan.data.task.title
+    return Path(plan.cfg.output) / ".sweep" / _BEST, plan.task.title
 
 
 def say_best(file: Path, metric: str) -> None:

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdbench.core.errors import RunError
-from kdbench.data.images.image_data import ImageData
-from kdbench.data.text.text_data import TextData
 from kdbench.distributed.collectives import agreed
 from kdbench.models.checkpoints import weights_hash
 from kdbench.runs.plan import Plan, recipe_hash
 from kdbench.runs.record import Member
 from kdbench.runs.weights import init_file, is_pretrained, network
-from kdbench.teachers.cache import topk as likeliest
-from kdbench.teachers.cache.logits import STORAGES, CachedTeacher, find, place
+from kdbench.teachers.cache.kinds import CACHES
+from kdbench.teachers.cache.logits import STORAGES, CachedTeacher, place
 from kdbench.teachers.cache.topk import TopKTeacher
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.run_folder import RunFolder
@@ -90,15 +88,10 @@ def stored_answers(plans: Sequence[Plan], teacher: LiveTeacher | None) -> Cached
     first, data = plans[0], plans[0].data
     if teacher is None or teacher.cache == "off" or not any(plan.storable for plan in plans):
         return None
-    if isinstance(data, TextData):
-        known = likeliest.find(teacher, data, teacher.top_k or 0, _begun_on(plans, teacher))
-        if known is not None:
-            return TopKTeacher(teacher, known.card["top_k"], data, known)
-    elif isinstance(data, ImageData):
-        context = _begun_on(plans, teacher)
-        cache = find(teacher, data, first.cfg.seed, first.cfg.trainer.max_epochs, context)
-        if cache is not None:
-            return CachedTeacher(teacher, cache, data)
+    storage, epochs = _begun_on(plans, teacher), first.cfg.trainer.max_epochs
+    cache = CACHES[first.task.answer_cache]
+    if (found := cache.find(teacher, data, first.cfg.seed, epochs, storage)) is not None:
+        return found
     if teacher.cache == "require" and not first.is_stage:
         raise ValueError(
             f"teacher.cache=require, and no sealed cache in {place(teacher, data)} has what {first.title} will ask; "

@@ -8,12 +8,11 @@ import torch
 from omegaconf import DictConfig
 
 from kdbench.config.build import PRECISIONS
-from kdbench.core.task import tasks_of
 from kdbench.data.base import TaskData
-from kdbench.data.images.image_data import ImageData
 from kdbench.distributed.devices import check_devices
 from kdbench.losses.composite import Loss
-from kdbench.teachers.cache.logits import obstacle
+from kdbench.tasks import Capability, task_of, tasks_for
+from kdbench.teachers.cache.kinds import CACHES
 from kdbench.teachers.ensemble import check_ensemble
 from kdbench.training.cuda_graph import hindrance
 from kdbench.training.schedule import Schedule
@@ -51,11 +50,11 @@ def check_trainer(trainer: DictConfig, schedule: Schedule) -> None:
 
 def check_task(data: TaskData, loss: Loss) -> None:
     """Every term must be made for what the rows of the data set are."""
-    task = data.task
+    task = task_of(data)
     for name, term in loss.terms.items():
-        if task.kind not in tasks_of(term):
+        if not task.accepts(term):
             raise ValueError(
-                f"the task of {data.name} is {task.name}, and {name} is for {' and '.join(tasks_of(term))}; "
+                f"the task of {data.name} is {task.name}, and {name} is for {' and '.join(tasks_for(term))}; "
                 f"`kdbench list losses` says what each is for"
             )
     if loss.input is not None and loss.input not in task.inputs:
@@ -63,20 +62,31 @@ def check_task(data: TaskData, loss: Loss) -> None:
             f"possible: {', '.join(task.inputs)}" if task.inputs else "that is for text; give loss.input=null"
         )
         raise ValueError(f"loss.input={loss.input}, and the task of {data.name} is {task.name}; {possible}")
-    if loss.policy is not None and task.kind != "lm":
-        raise ValueError(f"loss.policy is for language models, and the task of {data.name} is {task.name}")
+    if loss.policy is not None and (reason := task.why_not(Capability.POLICIES, data)):
+        raise ValueError(f"loss.policy: {reason}; give loss.policy=null")
     if loss.stage is not None:
         check_task(data, loss.stage.loss)
 
 
+def check_capabilities(plan: Plan) -> None:
+    """Raise ValueError if a run wants several devices, or a teacher, and its task does not support that."""
+    cfg, task, data = plan.cfg, plan.task, plan.data
+    if plan.ranks > 1 and (reason := task.why_not(Capability.DDP, data)):
+        raise ValueError(f"trainer=ddp: {reason}; give trainer=auto")
+    has_teacher = "student" in cfg and cfg.teacher.name != "none"
+    if has_teacher and (reason := task.why_not(Capability.TEACHERS, data)):
+        raise ValueError(f"teacher={cfg.teacher.name}: {reason}; give teacher=none")
+
+
 def check_views(data: TaskData, loss: Loss) -> None:
     """Images that are read from files as they are needed have one view of each, and none drawn by class."""
-    if not isinstance(data, ImageData) or data.counts_views:
+    reason = task_of(data).why_not(Capability.EXTRA_VIEWS, data)
+    if reason is None:
         return
     for name, term in loss.terms.items():
         if term.views or term.needs_class_balanced_images:
             wanted = f"a further view ({', '.join(term.views)})" if term.views else "images drawn by class"
-            raise ValueError(f"{name} looks at {wanted}, which {data.name}, read from files, does not have")
+            raise ValueError(f"{name} looks at {wanted}, and {reason}")
     if loss.stage is not None:
         check_views(data, loss.stage.loss)
 
@@ -107,13 +117,9 @@ def why_not_stored(plan: Plan) -> str | None:
     data, loss = plan.data, plan.loss
     if not loss.needs_teacher:
         return "the loss does not look at a teacher"
-    if isinstance(data, ImageData):
-        return obstacle(loss) if data.counts_views else f"the views of {data.name} cannot be counted"
-    if loss.policy is not None:
-        return "what is written anew for each step has no stored answers"
-    if not plan.cfg.teacher.get("top_k"):
-        return "of a language model its likeliest words are stored: teacher.top_k says how many"
-    return None
+    if reason := plan.task.why_not(Capability.STORED_ANSWERS, data):
+        return reason
+    return CACHES[plan.task.answer_cache].obstacle(loss, plan.cfg.teacher.get("top_k"))
 
 
 def check_top_k(plan: Plan) -> None:
@@ -123,8 +129,10 @@ def check_top_k(plan: Plan) -> None:
         return
     stage = loss.stage.loss if loss.stage else None
     why = None
-    if plan.data.task.kind != "lm" or plan.trains_teacher:
-        why = "that is for students of language models"
+    if plan.trains_teacher:
+        why = "a teacher in training has no teacher"
+    elif reason := plan.task.why_not(Capability.TOP_K_TEACHERS, plan.data):
+        why = reason
     elif loss.policy is not None and not loss.terms:
         why = "no term of this loss looks at the teacher"
     if why:
@@ -139,8 +147,8 @@ def check_graph(plan: Plan) -> None:
     """Steps can be recorded where they are nothing but work of one CUDA device."""
     data, stage = plan.data, plan.loss.stage
     reason = hindrance(plan.loss) or (hindrance(stage.loss) if stage else None)
-    if not (isinstance(data, ImageData) and data.counts_views):
-        reason = f"{data.name} is not kept in the memory of a GPU as images"
+    if missing := plan.task.why_not(Capability.CUDA_GRAPHS, data):
+        reason = missing
     elif plan.ranks > 1:
         reason = f"this is a run of {plan.ranks} processes; several GPUs take several cohorts"
     elif plan.schedule.algorithm != "sgd":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def teacher_files(plan: Plan) -> dict[str, Path]:
         members, given = teacher.members, teacher.checkpoints or {}
     files = {}
     for name in members:
-        plan.data.check_network(network_of(name))
+        plan.task.check_model(plan.data, network_of(name))
         files[name] = locate(name, space, given.get(name), plan.training_command(name))
     return files
 
@@ -56,12 +57,12 @@ def load_teacher(plan: Plan, files: dict[str, Path]) -> LiveTeacher | None:
     supplied: dict[str, Any] = {
         "num_classes": plan.data.num_classes,
         "bf16": plan.cfg.precision != "fp32",
+        "network": partial(plan.task.build_model, plan.data),
     }
     if "members" in plan.cfg.teacher:
         supplied["checkpoints"] = paths
     else:
         (supplied["checkpoint"],) = paths.values()
-        supplied["network"] = plan.data.network
     teacher: LiveTeacher = build(plan.cfg.teacher, **supplied)
     _check_classes(plan, teacher.about, files.values())
     return teacher
@@ -75,7 +76,7 @@ def network(plan: Plan, init: Path | None) -> nn.Module:
     """The network to be trained, as it is at the start: random, drawn for this seed, or with the weights in `init`."""
     node = plan.network
     with seed_scope(plan.cfg.seed, "init"):
-        model = plan.data.network(node["name"], node.get("options"))
+        model = plan.task.build_model(plan.data, node["name"], node.get("options"))
     if init is not None:
         _check_classes(plan, load_weights(model, init), [init])
     return model.train()  # transformers gives pretrained ones in eval mode, without dropout

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.losses.composite import Loss
-from kdbench.teachers.live import CacheMode, LiveTeacher, live_teacher
+from kdbench.teachers.live import BuildNetwork, CacheMode, LiveTeacher, live_teacher
 from kdbench.teachers.names import TOGETHER, network_of
 
 Average = Literal["probabilities", "logits"]
@@ -53,14 +53,29 @@ def ensemble_teacher(
     weights: Sequence[float] | None = None,
     bf16: bool = False,
     cache: CacheMode = "auto",
+    network: BuildNetwork | None = None,
 ) -> LiveTeacher:
-    """The teacher made of the trained networks `members`, with their weights in the files `checkpoints`, by member.
+    """Create the teacher that averages trained networks.
 
-    members: names as in the teacher store, with the variant behind `@`. weights: one for each; null: all the same.
-    ValueError where a file does not fit, or the members know other classes, or in another order, than each other.
+    Args:
+        name: The name of the configuration option; the teacher is named after its members.
+        members: Names as in the teacher store, with the variant behind `@`.
+        num_classes: The number of classes C.
+        checkpoints: The file with the weights of each member.
+        average: What is averaged, see `Ensemble`.
+        weights: One positive number for each member; None weights all alike.
+        bf16: Whether the members run under bfloat16 autocast.
+        cache: Whether stored answers may, must or must not take its place.
+        network: Builds a member from its name and options; None for `create_model`.
+
+    Raises:
+        ValueError: A file does not fit, or the members were trained on other classes, or in another order.
     """
     files = checkpoints or {}
-    teachers = [live_teacher(network_of(member), num_classes, files.get(member)) for member in members]
+    teachers = [
+        live_teacher(network_of(member), num_classes, files.get(member), network=network)
+        for member in members
+    ]
     about: dict[str, object] = {}
     for member, teacher in zip(members, teachers, strict=True):
         classes = teacher.about.get("classes")

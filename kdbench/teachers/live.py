@@ -17,6 +17,9 @@ from kdbench.teachers.names import full_name
 
 CacheMode = Literal["auto", "off", "require"]
 
+BuildNetwork = Callable[[str, Mapping[str, Any] | None], nn.Module]
+"""Builds a network from its name and options (`Task.build_model`)."""
+
 
 class LiveTeacher(nn.Module):
     """A frozen network in eval mode. Its answers carry no gradient.
@@ -85,7 +88,7 @@ def live_teacher(
     variant: str | None = None,
     init: str | None = None,
     top_k: int | None = None,
-    network: Callable[[str, Mapping[str, Any] | None], nn.Module] | None = None,
+    network: BuildNetwork | None = None,
 ) -> LiveTeacher:
     """The trained network `name` with the weights in the file `checkpoint`; ValueError where it does not fit.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 VARIANT, TOGETHER, TIMM = "@", "+", "timm/"
@@ -41,14 +41,20 @@ def network_chosen(side: str, network: str) -> list[str]:
     return [f"{side}={network}"]
 
 
-def trained_by(name: str, init: str, schedule: str | None = None) -> list[str]:
-    """The overrides with which `kdbench train-teacher` makes the teacher of that name, by its data set's plain
-    schedule; a variant starts from `init`."""
+def trained_by(name: str, init: str, schedule: str | None = None, options: Sequence[str] = ()) -> list[str]:
+    """Return the overrides with which `kdbench train-teacher` trains the teacher of that name.
+
+    Args:
+        name: The full name of the teacher.
+        init: Where a variant starts from: `store` or `shipped`.
+        schedule: The schedule of a plain teacher; None for the default of the command.
+        options: Further overrides of a plain teacher's network.
+    """
     network, _, variant = name.partition(VARIANT)
     words = network_chosen("teacher", network)
     kind, _, weight = variant.partition("-")
     if not variant:
-        return [*words, f"schedule={schedule or 'cifar240'}"]
+        return [*words, *options, *([f"schedule={schedule}"] if schedule else [])]
     if kind == "mcmi" and _is_number(weight):
         return [
             *words,

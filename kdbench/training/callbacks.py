@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kdbench.tasks import task_of
 from kdbench.training.module import StudentModule
 
 
@@ -65,7 +66,7 @@ class ProgressLine(Callback):
         return (epoch - 1) * module.data.steps_per_epoch + step
 
     def _words(self, module: StudentModule) -> str:
-        live, task = module.live, module.data.task
+        live, task = module.live, task_of(module.data)
         words = f"{self.title} epoch {module.position[0]}/{self.epochs}"
         if "loss" in live:
             words += f" loss {live['loss']:.3f}"

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.core.types import Batch
-from kdbench.distributed.collectives import summed
-from kdbench.models.features import answer_batch
-
-if TYPE_CHECKING:
-    from kdbench.data.base import TaskData
-    from kdbench.data.images.image_data import ImageData
-import itertools
-
 from kdbench.data.base import TaskData
 from kdbench.data.positions import EvalChunk
 from kdbench.metrics.base import Metric
-from kdbench.metrics.conditional_mutual_information import ConditionalMutualInformation
+from kdbench.models.features import answer_batch
+from kdbench.tasks import task_of
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.student import Student
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: TaskData, split: str, bf16: bool = False, view: str | None = None
+    model: nn.Module,
+    data: TaskData,
+    split: str,
+    bf16: bool = False,
+    view: str | None = None,
+    metric: Metric | None = None,
 ) -> dict[str, float]:
-    """The scores of a network on a split, with those of the data's groups; it is left in eval mode.
+    """Return the scores of a network on a split. The network is left in eval mode.
 
-    view: what it is shown of texts, where that is not the first of the task's.
+    Args:
+        model: The network, on the device of the data.
+        data: The data set, set up.
+        split: The split.
+        bf16: Whether the network runs under bfloat16 autocast.
+        view: The view of texts that is scored; None for the default of the task.
+        metric: The metric; None for the one of the task.
     """
     model.eval()
-    metric = data.metric(split).to(data.device)
+    metric = (metric or task_of(data).build_metric(data, split)).to(data.device)
     for chunk in data.eval_chunks(split):
         batch = data.eval_batch(chunk.split, chunk.start, chunk.stop)
         if view is not None:
@@ -45,31 +48,6 @@ def evaluate(
             logits = answer_batch(model, batch).logits
         metric.update(model, batch, logits.float())
     return metric.compute()
-
-
-@torch.no_grad()
-def class_spread(
-    model: nn.Module, data: ImageData, split: str, bf16: bool = False, fixed: Tensor | None = None
-) -> dict[str, float]:
-    """nll (the cross-entropy) and cmi (conditional mutual information) of a network on a split, in nats; it is left in
-    eval mode.
-
-    fixed: centroids [C, C]; with them also `cmi_fixed`, the CMI against them.
-    """
-    model.eval()
-    spread, cross_entropy = ConditionalMutualInformation(data.num_classes).to(data.device), 0.0
-    for chunk in data.eval_chunks(split):
-        batch = data.eval_batch(chunk.split, chunk.start, chunk.stop)
-        with torch.autocast(data.device.type, torch.bfloat16, enabled=bf16):
-            logits = model(batch.inputs).float()
-        spread.update(logits, batch.target)
-        cross_entropy += F.cross_entropy(logits, batch.target, reduction="sum").item()
-    total = summed(torch.tensor(cross_entropy, dtype=torch.float64, device=data.device)).item()
-    scores = {"nll": total / data.eval_size(split), "cmi": float(spread.compute())}
-    if fixed is not None:
-        with spread.sync_context():
-            scores["cmi_fixed"] = float(spread.against(fixed))
-    return scores
 
 
 class Scoring(nn.Module):
@@ -83,7 +61,7 @@ class Scoring(nn.Module):
         self.data, self.bf16 = data, bf16
         self._teacher = [teacher]  # not a submodule: it is the training module's
         places = list(itertools.product(students, (*data.eval_splits, *data.final_splits)))
-        self.meters = nn.ModuleList(data.metric(split) for _, split in places)
+        self.meters = nn.ModuleList(task_of(data).build_metric(data, split) for _, split in places)
         self._place = {key: number for number, key in enumerate(places)}
         self._remembered: dict[tuple[object, ...], Tensor] = {}
 
@@ -121,7 +99,7 @@ class Scoring(nn.Module):
         (teacher,) = self._teacher
         if teacher is None:
             return {}
-        metric = self.data.metric(split).to(self.data.device)
+        metric = task_of(self.data).build_metric(self.data, split).to(self.data.device)
         for chunk in self.data.eval_chunks(split):
             batch = self.data.eval_batch(chunk.split, chunk.start, chunk.stop)
             logits = self._teacher_logits(chunk, batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,8 +10,6 @@ from torch import Tensor
 from kdbench.core.objective import ExtraForward
 from kdbench.core.types import Batch
 from kdbench.data.base import TaskData
-from kdbench.data.images.image_data import ImageData
-from kdbench.data.protocols.class_balanced import ClassBalanced
 from kdbench.distributed.collectives import rank, share_statistics
 from kdbench.training.student import Student
 from kdbench.utils.seeding import derive, seed_generators
@@ -30,14 +27,9 @@ class ExtraForwards:
             if (wanted := term.extra_forward(epoch)) is not None:
                 term.receive_extra_forward(epoch, self._answers(student, wanted, epoch, step))
 
-    @cached_property
-    def _balanced(self) -> ClassBalanced:
-        assert isinstance(self.data, ImageData)  # objectives that survey are for images
-        return ClassBalanced(self.data)
-
     def _batches(self, wanted: ExtraForward, epoch: int, step: int) -> Iterator[Batch]:
         if wanted.per_class is not None:
-            drawn = self._balanced.batch(wanted.per_class, self.seed, epoch, step)
+            drawn = self.data.class_balanced_batch(wanted.per_class, self.seed, epoch, step)
             if len(drawn.target):
                 yield drawn
             return

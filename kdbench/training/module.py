@@ -16,6 +16,7 @@ from kdbench.core.errors import Interrupted, RunError
 from kdbench.data.base import TaskData
 from kdbench.data.positions import Chunk, EvalChunk
 from kdbench.distributed.collectives import any_rank, mean, world_size
+from kdbench.tasks import task_of
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.cuda_graph import Graph
 from kdbench.training.evaluation import Scoring
@@ -149,7 +150,7 @@ class StudentModule(LightningModule):
                 self._score_finally(student)
             student.progress.recall = list(self.scoring.metric(student, split).recall)
         if scored := [student.progress.curve[-1] for student in self._in_epoch if student.progress.curve]:
-            metric = self.data.task.metric
+            metric = task_of(self.data).metric
             self.live[metric] = statistics.fmean(
                 row[f"{self.data.eval_splits[-1]}/{metric}"] for row in scored
             )
@@ -237,7 +238,7 @@ class StudentModule(LightningModule):
             return
         images = self.data.rows(chunk.epoch, min(map(min, taken.values())), stop)
         self.live["loss"] = statistics.fmean(statistics.fmean(rows[student]["total"]) for student in taken)
-        self.live[f"{self.data.task.unit}_per_second"] = images / (time.perf_counter() - started)
+        self.live[f"{task_of(self.data).unit}_per_second"] = images / (time.perf_counter() - started)
 
     def save(self) -> None:
         """Commit the state of every student but of those that wait: theirs is on the disk."""

@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from kdbench.core.types import Batch, Outputs
 from kdbench.data.base import TaskData
-from kdbench.data.images.image_data import ImageData
 from kdbench.distributed.collectives import rank
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.cuda_graph import Graph, Recorded, of_epoch
@@ -72,9 +71,8 @@ class Steps:
             batch = data.train_batch(epoch, step, views)
             asking = [one for one in students if not self._writes(one, epoch, step)]
             return StepContext(epoch, step, batch, teacher_answers(batch, asking, self.teacher))
-        assert isinstance(data, ImageData)
         assert self._shared is not None
-        drawn, _ = data.drawn(epoch, step)
+        drawn, _ = data.draw(epoch, step)
         if self._rows is None:
             self._rows = torch.empty_like(drawn)
         rows = self._rows.copy_(drawn)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from kdbench.core.errors import RunError
 from kdbench.core.objective import DatasetInfo, Probes
-from kdbench.core.task import TASKS, Task
 from kdbench.core.types import Batch, Outputs
 from kdbench.distributed.collectives import agreed, on_rank_0
 from kdbench.losses.composite import CROSS_ENTROPY, Loss
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.features import answer_batch, classifier, feature_names
+from kdbench.tasks import Task
 from kdbench.teachers.cache.logits import CachedTeacher
 from kdbench.teachers.cache.topk import TopKTeacher
 from kdbench.teachers.live import LiveTeacher
@@ -44,7 +44,7 @@ class Student(nn.Module):
         schedule: Schedule,
         folder: RunFolder,
         about: Mapping[str, Any],
-        task: Task = TASKS["images"],
+        task: Task[Any],
     ) -> None:
         super().__init__()
         self.schedule, self.folder, self.about, self.task = schedule, folder, dict(about), task

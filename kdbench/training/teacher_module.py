@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.data.base import TaskData
-from kdbench.data.images.image_data import ImageData
 from kdbench.objectives.mcmi import MCMI
+from kdbench.tasks import task_of
 from kdbench.teachers.store import put
-from kdbench.training.evaluation import class_spread
+from kdbench.training.evaluation import evaluate
 from kdbench.training.module import StudentModule
 from kdbench.training.student import Student
 
@@ -21,17 +21,17 @@ class TeacherModule(StudentModule):
         super().__init__([network], None, data, seed, **settings)
 
     def on_validation_epoch_end(self) -> None:
-        """Add cross-entropy and CMI on the training images as they are. After the last epoch; with an objective on the
-        CMI at each evaluation. Of images alone: it is a measure of classes."""
+        """Add the task's scores on the training split after the last epoch; for an objective on CMI after each."""
         super().on_validation_epoch_end()
-        if not isinstance(self.data, ImageData):
-            return
         (network,) = self.runs
         watched = [term for term in network.loss.terms.values() if isinstance(term, MCMI)]
         if not (watched or self.is_last_epoch):
             return
         fixed = watched[0].centroids if watched else None
-        seen = class_spread(network.model, self.data, "train", self.bf16, fixed)
+        metric = task_of(self.data).build_training_metric(self.data, fixed)
+        if metric is None:
+            return
+        seen = evaluate(network.model, self.data, "train", self.bf16, metric=metric)
         network.progress.curve[-1] |= {f"training/{key}": value for key, value in seen.items()}
 
 

@@ -63,7 +63,7 @@ MISTAKES = [
     ("trainer.devices=2", ["trainer.devices=2", "give trainer=ddp, too"]),
     (
         "dataset=svamp student=t5_tiny teacher=none loss=dss trainer=ddp trainer.accelerator=cpu trainer.devices=2",
-        ["the task of svamp is rationale: that is trained on one device yet"],
+        ["trainer=ddp: task=rationale supports a single device only; give trainer=auto"],
     ),
     ("trainer=ddp trainer.devices=0", ["trainer.devices=0 must be a number from 1 or auto"]),
     ("trainer=ddp trainer.num_nodes=x", ["trainer.num_nodes"]),

@@ -27,6 +27,7 @@ from kdbench.distributed.collectives import (
 )
 from kdbench.losses.composite import Loss
 from kdbench.metrics.classification import Scores
+from kdbench.metrics.conditional_mutual_information import ClassSpread
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.features import answer_batch
 from kdbench.models.registry import create_model
@@ -35,7 +36,7 @@ from kdbench.runs.hydra_setup import register
 from kdbench.runs.identity import recipe_of
 from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run_cohort
-from kdbench.training.evaluation import class_spread
+from kdbench.training.evaluation import evaluate
 from kdbench.training.extra_forwards import ExtraForwards
 
 register()
@@ -117,7 +118,7 @@ def surveyed(mode: str) -> list[Tensor]:
     extra_forwards = ExtraForwards(data, 3, bf16=False)
     for step in range(2):
         extra_forwards.before(SimpleNamespace(model=student, loss=loss), 1, step)
-    spread = class_spread(student, data, "train", fixed=term.centroids)
+    spread = evaluate(student, data, "train", metric=ClassSpread(4, term.centroids))
     return [term.centroids, torch.tensor(list(spread.values()), dtype=torch.float64)]
 
 

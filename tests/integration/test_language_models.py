@@ -20,6 +20,7 @@ from kdbench.runs.cohort import cohorts
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.run import run, run_cohort
+from kdbench.tasks import task_of
 from kdbench.teachers.store import put
 from kdbench.training.evaluation import Scoring
 from kdbench.training.run_folder import RunFolder, records
@@ -192,7 +193,12 @@ def teacher(common) -> None:
     made = build(cfg.dataset, seed=0, batch_size=8)
     made.setup()
     torch.manual_seed(1)
-    put(made.network("lm_tiny"), made.label_space, "lm_tiny", {"model": "lm_tiny", **made.about})
+    put(
+        task_of(made).build_model(made, "lm_tiny"),
+        made.label_space,
+        "lm_tiny",
+        {"model": "lm_tiny", **made.about},
+    )
 
 
 class KillError(Exception):

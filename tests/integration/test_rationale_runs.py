@@ -131,8 +131,11 @@ def test_companions_of_a_data_set_of_text():
     ("overrides", "words"),
     [
         (["loss=kd"], "the task of svamp is rationale, and kd is for images and lm"),
-        (["student=resnet8"], "resnet8 is no network for it: t5_tiny"),
-        (["teacher=resnet20"], "the teacher of svamp is the language model whose texts .* give teacher=none"),
+        (["student=resnet8"], "task=rationale of svamp needs one of t5_tiny"),
+        (
+            ["teacher=resnet20"],
+            "the teacher of svamp is the language model .* in the data; give teacher=none",
+        ),
         (["loss.input=text"], "loss.input=text, and the task of svamp is rationale; possible: predict, raw"),
         (["loss.input=explain"], "loss.input=explain, .* possible: predict, raw"),
     ],

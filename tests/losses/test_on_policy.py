@@ -221,7 +221,7 @@ def test_what_cannot_be_is_said():
     with pytest.raises(ValueError, match="temperature from 0 and top_k from 1"):
         Policy("both", top_k=0)
     with pytest.raises(
-        ValueError, match=r"loss\.policy is for language models, and the task of fake is images"
+        ValueError, match=r"loss\.policy: task=images generates no responses; give loss\.policy=null"
     ):
         make_plan(
             compose_checked("train", ["dataset=fake", "loss=gkd", "trainer=cpu", "loss.objectives={}"]), {}

@@ -12,8 +12,7 @@ import yaml
 from torch import Tensor
 
 from kdbench import objectives
-from kdbench.core.objective import Objective
-from kdbench.core.task import tasks_of
+from kdbench.core.objective import Objective, tasks_of
 from kdbench.losses.composite import Loss
 from tests.objectives.cases import bound, normal, of_all, sides, term, value_and_gradients
 

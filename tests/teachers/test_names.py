@@ -41,4 +41,4 @@ def test_names():
     ],
 )
 def test_the_command_that_trains_one(name, words):
-    assert words in " ".join(trained_by(name, "store"))
+    assert words in " ".join(trained_by(name, "store", "cifar240"))

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
-from kdbench.core.task import tasks_of
+from kdbench.core.objective import tasks_of
 from kdbench.data.images.image_data import _RESIDENT, ImageData, _Epoch
 from kdbench.models.registry import create_model
 from kdbench.runs.cohort import cohorts
@@ -182,7 +182,7 @@ def test_a_student_that_fails_leaves_the_others_recorded(tmp_path, monkeypatch, 
         (["loss=crd"], "crd draws by the number of the step"),
         (["loss=mlkd"], "strong views"),
         (["loss=kd", "schedule.algorithm=adamw"], "is not recorded, sgd is"),
-        (["dataset=cqa_lm", "teacher=lm_small", "student=lm_tiny", "loss=fkl"], "cqa_lm is not kept"),
+        (["dataset=cqa_lm", "teacher=lm_small", "student=lm_tiny", "loss=fkl"], "batches of task=lm"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused_before_anything_begins(words, reason):
@@ -260,9 +260,9 @@ def test_a_recorded_step_is_nothing_but_work_of_the_device(tmp_path, monkeypatch
     assert isinstance(data, ImageData)
     data.setup("fit")
     teacher = live_teacher("resnet14", 4, one.cfg.teacher.checkpoint)
-    student = Student(create_model("resnet8", 4), loss, one.schedule, RunFolder(tmp_path), {})
+    student = Student(create_model("resnet8", 4), loss, one.schedule, RunFolder(tmp_path), {}, one.task)
     student.setup(teacher, data.probe_batch(), data.dataset_info, seed=0)
-    data.drawn(1, 0)
+    data.draw(1, 0)
     drawn = data._epoch
     assert drawn is not None
     for module in (student, teacher):

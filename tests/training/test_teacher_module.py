@@ -14,14 +14,16 @@ from kdbench.core.errors import RunError
 from kdbench.data.protocols.class_balanced import ClassBalanced
 from kdbench.functional.class_information import class_centroids, conditional_mutual_information
 from kdbench.losses.composite import Loss
+from kdbench.metrics.conditional_mutual_information import ClassSpread
 from kdbench.models.checkpoints import load_weights
 from kdbench.models.registry import create_model
 from kdbench.objectives.mcmi import MCMI
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.runs.run import run
+from kdbench.tasks import get
 from kdbench.teachers.store import cards, stored
-from kdbench.training.evaluation import class_spread
+from kdbench.training.evaluation import evaluate
 from kdbench.training.extra_forwards import ExtraForwards
 from kdbench.training.progress import Progress
 from kdbench.training.run_folder import RunFolder
@@ -232,7 +234,7 @@ def test_the_spread_of_a_split_is_the_same_in_any_pieces():
     whole, pieces = (data_of(*TINY, f"dataset.eval_batch_size={size}") for size in (96, 7))
     torch.manual_seed(0)
     network = create_model("resnet8", 4)
-    left, right = (class_spread(network, data, "train") for data in (whole, pieces))
+    left, right = (evaluate(network, data, "train", metric=ClassSpread(4)) for data in (whole, pieces))
     assert left == pytest.approx(right, rel=1e-5)
 
 
@@ -261,7 +263,9 @@ def test_what_counts_as_divergence(tmp_path, ce, cmi, stops):
     """The first two are where gradient descent on one sample of 100 classes ends at weights of 0.25 and 0.8."""
     loss = Loss({"ce": 1.0, "mcmi": 0.25}, {"mcmi": MCMI()})
     schedule = Schedule(1, 1, 0.1, plan="constant")
-    student = Student(create_model("resnet8", 100), loss, schedule, RunFolder(tmp_path), {"num_classes": 100})
+    student = Student(
+        create_model("resnet8", 100), loss, schedule, RunFolder(tmp_path), {"num_classes": 100}, get("images")
+    )
     rows = {"total": [ce - 0.25 * cmi], "ce": [ce], "mcmi": [-cmi]}
     if not stops:
         return student._refuse_divergence(rows, 3, at_seam=True)
@@ -274,7 +278,9 @@ def test_a_run_that_was_stopped_is_judged_where_it_would_have_been(tmp_path):
     loss = Loss({"ce": 1.0, "mcmi": 0.25}, {"mcmi": MCMI()})
     schedule = Schedule(1, 1, 0.1, plan="constant")
     made = [
-        Student(create_model("resnet8", 4), loss, schedule, RunFolder(tmp_path), {"num_classes": 4})
+        Student(
+            create_model("resnet8", 4), loss, schedule, RunFolder(tmp_path), {"num_classes": 4}, get("images")
+        )
         for _ in range(2)
     ]
     line = {"ce": [1.0] * 5, "mcmi": [-3.0, -3.0, 0.0, 0.0, 0.0]}

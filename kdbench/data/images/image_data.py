@@ -1,14 +1,13 @@
 """A data set as a LightningDataModule: resident tensors, stateless order and views, no worker processes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdbench.core.objective import DatasetInfo
-from kdbench.core.task import TASKS
 from kdbench.core.types import Batch, View
 from kdbench.data.base import TaskData
 from kdbench.data.images.crop_flip import (
@@ -23,11 +22,10 @@ from kdbench.data.images.crop_flip import (
 from kdbench.data.images.image_io import Splits, fingerprint
 from kdbench.data.images.options import check_options
 from kdbench.data.images.randaugment import randaugment_cutout
+from kdbench.data.protocols.class_balanced import ClassBalanced
 from kdbench.data.protocols.protocol import Protocol, ProtocolOptions
 from kdbench.data.protocols.splits import split_validation
 from kdbench.distributed.collectives import own_share
-from kdbench.metrics.classification import Scores
-from kdbench.models.registry import check_name, create_model
 from kdbench.utils.seeding import derive, generator
 
 _RESIDENT = (
@@ -56,7 +54,7 @@ class ImageData(TaskData):
     protocol: see `Protocol`; it applies to what the validation cut leaves.
     """
 
-    task = TASKS["images"]
+    task = "images"
 
     crop = 1.0
     """The side of what is evaluated, as a part of the shorter side of the scaled image."""
@@ -96,6 +94,7 @@ class ImageData(TaskData):
         self._mean, self._std = torch.tensor(list(mean)).float(), torch.tensor(list(std)).float()
         self._more = {"strong": self._strong}
         self._epoch: _Epoch | None = None
+        self._balanced: ClassBalanced | None = None
         self._ready = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -160,10 +159,10 @@ class ImageData(TaskData):
 
         The last may be smaller; with omit=loop any may be, and may have no row at all. Under DDP: this rank's rows.
         """
-        rows, counts = self.drawn(epoch, step)
+        rows, counts = self.draw(epoch, step)
         return self.batch_of(rows, epoch, step, views, counts)
 
-    def drawn(self, epoch: int, step: int) -> tuple[Tensor, tuple[int, ...]]:
+    def draw(self, epoch: int, step: int) -> tuple[Tensor, tuple[int, ...]]:
         """What makes the batch of one step, int64 [5, B] (see `_Epoch.rows`), and how many rows each rank has."""
         if epoch < 1 or not 0 <= step < self.steps_per_epoch:
             last = self.steps_per_epoch - 1
@@ -175,12 +174,18 @@ class ImageData(TaskData):
     def batch_of(
         self, rows: Tensor, epoch: int, step: int, views: Sequence[str] = (), shares: tuple[int, ...] = ()
     ) -> Batch:
-        """The batch that shows these rows (`drawn`): nothing but work of the device."""
+        """The batch that shows these rows (`draw`): nothing but work of the device."""
         index, occurrence, *drawn = rows
         view = View(*drawn)
         more = {name: self._more[name](epoch, index, occurrence) for name in views}
         inputs, target = self.train_inputs(index, view), self._train_labels[index]
         return Batch(inputs, target, index, view, epoch, step, more, shares=shares)
+
+    def class_balanced_batch(self, per_class: int, seed: int, epoch: int, step: int) -> Batch:
+        """Return `per_class` augmented training images of each class; see `ClassBalanced`."""
+        if self._balanced is None:
+            self._balanced = ClassBalanced(self)
+        return self._balanced.batch(per_class, seed, epoch, step)
 
     def rows(self, epoch: int, start: int, stop: int) -> int:
         """How many images the steps [start, stop) of an epoch show."""
@@ -264,21 +269,6 @@ class ImageData(TaskData):
         """The probe, with labels that say nothing."""
         nothing = torch.zeros(len(inputs := self.probe()), dtype=torch.int64)
         return Batch(inputs=inputs, target=nothing, index=nothing)
-
-    def metric(self, split: str) -> Scores:
-        """Top-1 and what else is said of class probabilities."""
-        from kdbench.metrics.diagnostics import Diagnostics
-
-        more = Diagnostics(self.num_classes) if self.diagnostics else None
-        return Scores(self.num_classes, self.groups, more)
-
-    def check_network(self, name: str) -> None:
-        """One of `kdbench list models`, or timm's."""
-        check_name(name)
-
-    def network(self, name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
-        """An image classifier of these classes."""
-        return create_model(name, self.num_classes, options=options)
 
     def _order(self, epoch: int) -> _Epoch:
         """Drawn for a whole epoch at once, so that a step is a slice: fewer kernels, the same numbers."""

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Protocol
 
-from kdbench.core.types import Batch
+import torch
+from torch import Tensor
+
+from kdbench.core.objective import DatasetInfo
+from kdbench.core.types import Batch, View
 from kdbench.data.images.crop_flip import draw_view
-from kdbench.data.images.image_data import ImageData
 from kdbench.distributed.collectives import own_rows
 from kdbench.utils.seeding import derive, draw_integers
+
+
+class ViewSource(Protocol):
+    """Training images of which any view can be made: `ImageData`."""
+
+    padding: int
+
+    @property
+    def dataset_info(self) -> DatasetInfo:
+        """The labels of the training set."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the images."""
+
+    def train_inputs(self, index: Tensor, view: View) -> Tensor:
+        """Return these views of training images `index` [B]: float32 [B, 3, H, W]."""
 
 
 class ClassBalanced:
@@ -17,7 +37,7 @@ class ClassBalanced:
     A batch is a function of (seed, epoch, step) alone. Images are drawn with replacement, each in a view of its own.
     """
 
-    def __init__(self, data: ImageData) -> None:
+    def __init__(self, data: ViewSource) -> None:
         dataset_info = data.dataset_info
         labels = dataset_info.labels[dataset_info.trained]
         self._data = data

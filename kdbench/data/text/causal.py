@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
-from kdbench.core.task import TASKS
 from kdbench.core.types import IGNORED
 from kdbench.data.text.ragged import Ragged
 from kdbench.data.text.text_data import Side, TextData
@@ -20,9 +17,7 @@ from kdbench.data.text.tokenizers import (
     trained_tokenizer,
     words_hash,
 )
-from kdbench.metrics.base import Metric
-from kdbench.metrics.token import TokenScores
-from kdbench.models.language.causal_lm import CONTEXT, causal_lm, check_causal
+from kdbench.models.language.causal_lm import CONTEXT
 from kdbench.utils.hashing import digest
 
 
@@ -33,7 +28,7 @@ class CausalData(TextData):
     texts. max_prompt, max_response: tokens.
     """
 
-    task = TASKS["lm"]
+    task = "lm"
 
     def __init__(
         self,
@@ -59,7 +54,7 @@ class CausalData(TextData):
         self._source, self._vocabulary = tokenizer, vocabulary
         self._max_prompt, self.max_response = max_prompt, max_response
         if tokenizer is None:
-            self._check_context(CONTEXT)
+            self.check_context(CONTEXT)
 
     def choose_words(self, train: Sequence[str]) -> None:
         """Find the tokenizer, or train it on these texts."""
@@ -96,28 +91,24 @@ class CausalData(TextData):
         """The mark, and the most tokens of a response."""
         return self.mark, self.max_response
 
-    def metric(self, split: str) -> Metric:
-        """Loss per token, perplexity, the share of tokens foretold, and agreement with the teacher."""
-        return TokenScores()
+    def check_tokenizer(self, source: str | None) -> None:
+        """Check that a pretrained network reads the tokens of the data.
 
-    def check_network(self, name: str) -> None:
-        """One of `kdbench.models.language.causal_lm`."""
-        check_causal(name)
+        Args:
+            source: The folder or hub repository of the network; None for one without pretrained weights.
 
-    def network(self, name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
-        """A causal language model of this vocabulary; ValueError where it reads other tokens or too few."""
-        source = (options or {}).get("pretrained")
+        Raises:
+            ValueError: The network's tokenizer splits text otherwise.
+        """
         is_other = source is not None and source != self._source
         if is_other and words_hash(*pretrained_tokenizer(str(source))) != self.words:
             raise ValueError(
                 f"dataset.tokenizer={self._source} gives other tokens than {source}: a network reads those that it "
                 f"was trained with, and teacher and student must read the same"
             )
-        network = causal_lm(name, self.num_classes, options)
-        self._check_context(network.context)
-        return network
 
-    def _check_context(self, context: int) -> None:
+    def check_context(self, context: int) -> None:
+        """Raise ValueError unless the longest prompt and response fit into so many tokens."""
         if self._max_prompt + self.max_response > context:
             raise ValueError(
                 f"dataset.max_prompt + dataset.max_response is {self._max_prompt + self.max_response}; "

@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kdbench.core.task import TASKS
 from kdbench.data.images.image_io import DataError
 from kdbench.data.text.causal import CausalData
 from kdbench.data.text.text_data import Side
 from kdbench.data.text.tokenizers import kept, texts_hash, tokenizer_hash
-from kdbench.metrics.base import Metric
 
 # the wording is Alpaca's (Taori et al. 2023), which Dolly, Self-Instruct and the others are put in
 _TASK = "Below is an instruction that describes a task"
@@ -46,7 +44,8 @@ class InstructionData(CausalData):
     tokens; the held-out rows are answered once. tokenizer, vocabulary: see `CausalData`.
     """
 
-    task = TASKS["instructions"]
+    task = "instructions"
+    uses_own_name = True
 
     def __init__(
         self,
@@ -113,12 +112,6 @@ class InstructionData(CausalData):
         self.fingerprint = self.fingerprint_of(content)
         splits = ("train", *self.eval_splits, *self.final_splits)
         self.sides = {split: {"text": self._side(self.texts[split])} for split in dict.fromkeys(splits)}
-
-    def metric(self, split: str) -> Metric:
-        """Of answers as they are written, and of the right ones token by token."""
-        from kdbench.metrics.generation import AnswerScores
-
-        return AnswerScores(self, split)
 
     def _side(self, rows: Sequence[Asked]) -> Side:
         longest = self._max_prompt + self.max_response

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import nn
 
-from kdbench.core.task import TASKS
 from kdbench.data.images.image_io import DataError
 from kdbench.data.text.rationale_files import ROWS, Row, read_split
 from kdbench.data.text.text_data import Side, TextData
@@ -25,9 +23,7 @@ from kdbench.data.text.tokenizers import (
     tokenizer_hash,
     trained_tokenizer,
 )
-from kdbench.metrics.base import Metric
 from kdbench.models.language.pretrained import missing_package
-from kdbench.models.language.t5 import NAMES, t5
 from kdbench.utils.seeding import generator
 
 if TYPE_CHECKING:
@@ -54,7 +50,7 @@ class RationaleData(TextData):
     quality_samples: how many test rationales are written and compared with the language model's at the end.
     """
 
-    task = TASKS["rationale"]
+    task = "rationale"
 
     def __init__(
         self,
@@ -130,28 +126,17 @@ class RationaleData(TextData):
                 file=sys.stderr,
             )
 
-    def metric(self, split: str) -> Metric:
-        """What is said of labels, and at the end of rationales."""
-        from kdbench.metrics.rationale import RationaleScores
-
-        return RationaleScores(self, split)
-
-    def check_network(self, name: str) -> None:
-        """An encoder-decoder of ours."""
-        if name not in NAMES:
-            raise ValueError(
-                f"the task of {self.name} is rationale, and {name} is no network for it: {', '.join(NAMES)}"
-            )
-
-    def network(self, name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
-        """A T5 for this vocabulary."""
-        source = (options or {}).get("pretrained")
+    def check_tokenizer(self, source: str | None) -> None:
+        """Raise ValueError unless a network pretrained from this source reads the tokens of the data."""
         if source != self._source:
             raise ValueError(
                 f"dataset.tokenizer={self._source}, but student.options.pretrained={source}: a network reads the "
                 f"tokens that it was trained with"
             )
-        return t5(name, self.num_classes, options=options)
+
+    def round_trip(self, text: str) -> str:
+        """Return a text as the tokenizer gives it back: what a perfect student generates."""
+        return self.decode(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     @cached_property
     def generated(self) -> frozenset[int]:

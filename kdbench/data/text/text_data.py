@@ -101,7 +101,7 @@ class TextData(TaskData):
     @property
     def asked(self) -> dict[str, Any]:
         """The training texts as tokens."""
-        side = self.sides["train"][self.task.views[0]]
+        side = next(iter(self.sides["train"].values()))
         digest = hashlib.sha256()
         for part in (side.inputs, side.labels):
             for numbers in (part.values, part.offsets):
@@ -145,8 +145,8 @@ class TextData(TaskData):
         """The first two training texts, in all views."""
         return self.eval_batch("train", 0, 2)
 
-    def decoded(self, ids: Sequence[int]) -> str:
-        """The text of these tokens."""
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of these tokens, without special ones."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def _place(self, epoch: int, step: int) -> tuple[int, int, int]:
@@ -164,7 +164,7 @@ class TextData(TaskData):
 
     def _batch(self, split: str, index: Tensor, views: Sequence[str], epoch: int = 1, step: int = 0) -> Batch:
         sides = self.sides[split]
-        texts = {view: self._tokens(sides[view], index) for view in views or self.task.views[:1]}
+        texts = {view: self._tokens(sides[view], index) for view in views or tuple(sides)[:1]}
         first = next(iter(texts.values()))
         sample = index[:, None].expand_as(first.labels)[first.valid]
         return Batch(first.ids, first.labels[first.valid], sample, epoch=epoch, step=step, texts=texts)

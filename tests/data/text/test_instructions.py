@@ -13,13 +13,13 @@ from kdbench.config.compose import compose_checked, spelled_out
 from kdbench.core.types import IGNORED
 from kdbench.data.images.image_io import DataError
 from kdbench.data.text.instructions import InstructionData, read_asked
-from kdbench.metrics.generation import AnswerScores
 from kdbench.reports.aggregate import gather
 from kdbench.reports.read import Run, by_test_set
 from kdbench.reports.report import report_on
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan, recipe_hash
 from kdbench.runs.run import run
+from kdbench.tasks import task_of
 from kdbench.training.run_folder import records
 from tests.helpers.model_folders import rows, save_instructions
 
@@ -136,7 +136,7 @@ def scores_of(data, monkeypatch, answers: list[list[str]]) -> dict[str, float]:
         return [[*data.tokenizer.encode(text).ids, end] for text in next(said)]
 
     monkeypatch.setattr("kdbench.metrics.generation.generate", written)
-    metric = AnswerScores(data, "test")
+    metric = task_of(data).build_metric(data, "test")
     batch = data.eval_batch("test", 0, len(answers[0]))
     metric.update(Says(), batch, torch.zeros(len(batch.target), data.num_classes))
     return metric.compute()
@@ -159,12 +159,12 @@ def test_rouge_is_the_best_over_right_answers_and_the_mean_over_draws(folder, gp
 
 def test_two_networks_are_asked_with_the_same_chance(folder, gpt2):
     data = data_of(folder, gpt2, draws=3)
-    network = data.network("gpt2", {"pretrained": str(gpt2)})
+    network = task_of(data).build_model(data, "gpt2", {"pretrained": str(gpt2)})
     batch = data.eval_batch("test", 0, 4)
     logits = torch.zeros(len(batch.target), data.num_classes)
     found = []
     for _ in range(2):
-        metric = AnswerScores(data, "test")
+        metric = task_of(data).build_metric(data, "test")
         metric.update(network, batch, logits)
         found.append((metric.compute(), [sample["written"] for sample in metric.samples]))
     assert found[0] == found[1]
@@ -175,8 +175,8 @@ def test_what_is_written_to_a_row_depends_on_no_other(folder, gpt2):
     found = []
     for size in (4, 3):
         data = data_of(folder, gpt2, draws=2)
-        network = data.network("gpt2", {"pretrained": str(gpt2)})
-        metric = AnswerScores(data, "test")
+        network = task_of(data).build_model(data, "gpt2", {"pretrained": str(gpt2)})
+        metric = task_of(data).build_metric(data, "test")
         for start in range(0, 6, size):
             batch = data.eval_batch("test", start, min(6, start + size))
             metric.update(network, batch, torch.zeros(len(batch.target), data.num_classes))

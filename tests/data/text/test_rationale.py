@@ -8,10 +8,11 @@ from kdbench.data.images.image_io import DataError
 from kdbench.data.text.ragged import Ragged
 from kdbench.data.text.rationale import RationaleData, disturbed
 from kdbench.data.text.rationale_files import Row
-from kdbench.metrics.rationale import RationaleScores, calibration, quality
+from kdbench.metrics.rationale import calibration, quality
 from kdbench.models.checkpoints import load_weights, save_weights
 from kdbench.models.features import feature_names
 from kdbench.models.language.t5 import Generation
+from kdbench.tasks import task_of
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")
 
@@ -35,7 +36,7 @@ def data() -> RationaleData:
 @pytest.fixture(scope="module")
 def network(data):
     torch.manual_seed(0)
-    return data.network("t5_tiny", TINY).eval()
+    return task_of(data).build_model(data, "t5_tiny", TINY).eval()
 
 
 def test_ragged_rows_are_padded_to_the_longest():
@@ -51,7 +52,7 @@ def test_the_official_cut_and_the_views_of_a_row(data):
     batch = data.train_batch(1, 0, ("predict", "explain", "raw"))
     row = data.texts["train"][int(batch.index[0])]
     said = {
-        view: (data.decoded(tokens.ids[0].tolist()), data.decoded(tokens.labels[0][tokens.valid[0]].tolist()))
+        view: (data.decode(tokens.ids[0].tolist()), data.decode(tokens.labels[0][tokens.valid[0]].tolist()))
         for view, tokens in batch.texts.items()
     }
     asked = " ".join(row.input.split())
@@ -143,7 +144,7 @@ def test_padding_changes_no_answer(data, network):
 def test_tied_weights_are_stored_once_and_found_again(data, network, tmp_path):
     save_weights(network, tmp_path / "w.safetensors", {})
     assert not any("lm_head" in name for name in network.state_dict())
-    other = data.network("t5_tiny", TINY).eval()
+    other = task_of(data).build_model(data, "t5_tiny", TINY).eval()
     load_weights(other, tmp_path / "w.safetensors")
     batch = data.eval_batch("test", 0, 2)
     assert other.answer_batch(batch).logits.equal(network.answer_batch(batch).logits)
@@ -180,9 +181,9 @@ def test_what_is_written_is_the_likeliest_token_each_time(data, network):
 )
 def test_networks_that_cannot_be(data, name, options, words):
     with pytest.raises(ValueError, match=words):
-        data.network(name, options)
-    with pytest.raises(ValueError, match="is no network for it: t5_tiny"):
-        data.check_network("resnet8")
+        task_of(data).build_model(data, name, options)
+    with pytest.raises(ValueError, match="model resnet8: task=rationale of svamp needs one of t5_tiny"):
+        task_of(data).check_model(data, "resnet8")
 
 
 def test_a_pretrained_network_that_is_not_there_is_said(monkeypatch):
@@ -206,7 +207,7 @@ def scored(data, texts, monkeypatch, split="test"):
             return Generation(rows, torch.full(rows.shape, -0.01))
 
     monkeypatch.setattr(module, "T5", Liar)
-    metric, batch = RationaleScores(data, split), data.eval_batch(split, 0, len(texts))
+    metric, batch = task_of(data).build_metric(data, split), data.eval_batch(split, 0, len(texts))
     only = Batch(batch.inputs, batch.target, batch.index, texts={"predict": batch.texts["predict"]})
     metric.update(Liar(), only, torch.zeros(len(batch.target), data.num_classes))
     return metric, metric.compute()

@@ -19,6 +19,7 @@ from kdbench.models.language.t5 import t5
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan, recipe_hash
 from kdbench.runs.run import run
+from kdbench.tasks import task_of
 from kdbench.training.run_folder import records
 from tests.helpers.model_folders import END, save_gpt2, save_llama, save_t5, save_tokenizer
 
@@ -44,7 +45,7 @@ def data_of(folder, **options) -> LanguageData:
 def test_logits_equal_those_of_transformers(family, request):
     folder = request.getfixturevalue(family)
     data = data_of(folder)
-    network = data.network("causal", {"pretrained": str(folder)}).eval()
+    network = task_of(data).build_model(data, "causal", {"pretrained": str(folder)}).eval()
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     batch = data.eval_batch("test", 0, 4)
     tokens = batch.texts["text"]
@@ -59,7 +60,7 @@ def test_logits_equal_those_of_transformers(family, request):
 def test_greedy_generation_equals_that_of_transformers(family, request):
     folder = request.getfixturevalue(family)
     data = data_of(folder)
-    network = data.network("causal", {"pretrained": str(folder)})
+    network = task_of(data).build_model(data, "causal", {"pretrained": str(folder)})
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     prompts = prompts_of(data.eval_batch("test", 0, 3).texts["text"])
     generated = generate([network], prompts, data.mark, torch.zeros(3, 12, 1), temperature=0.0)
@@ -103,11 +104,11 @@ def test_networks_that_do_not_fit_the_data_are_refused(gpt2, tmp_path):
     )
     long.setup()
     with pytest.raises(ValueError, match="a network sees 256"):
-        long.network("causal", {"pretrained": str(gpt2)})
+        task_of(long).build_model(long, "causal", {"pretrained": str(gpt2)})
     with pytest.raises(ValueError, match=r"has 500 tokens.*has 501"):
         causal_lm("causal", 501, {"pretrained": str(gpt2)})
     with pytest.raises(ValueError, match=r"gives other tokens than"):
-        data.network("causal", {"pretrained": str(save_gpt2(tmp_path, vocabulary=450))})
+        task_of(data).build_model(data, "causal", {"pretrained": str(save_gpt2(tmp_path, vocabulary=450))})
     with pytest.raises(ValueError, match=r"nowhere cannot be loaded.*student=lm_tiny needs no pretrained"):
         causal_lm("gpt2", 500, {"pretrained": str(tmp_path / "nowhere")})
     with pytest.raises(ValueError, match=r"pass options.pretrained=FOLDER"):
@@ -251,7 +252,7 @@ def test_another_end_token_is_another_vocabulary(gpt2, tmp_path):
     assert first.fingerprint != second.fingerprint
     assert second.eval_batch("test", 0, 1).target[-1] == second.mark != first.mark
     with pytest.raises(ValueError, match="gives other tokens"):
-        first.network("gpt2", {"pretrained": str(other)})
+        task_of(first).build_model(first, "gpt2", {"pretrained": str(other)})
 
 
 def test_family_without_a_kv_cache_is_refused_before_training(tmp_path):

@@ -15,6 +15,7 @@ from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.run import run, run_cohort
 from kdbench.runs.validation import why_not_stored
 from kdbench.runs.weights import load_teacher, teacher_files
+from kdbench.tasks import task_of
 from kdbench.teachers.cache.topk import LikeliestCache, TopKTeacher, top_k_answers
 from kdbench.teachers.store import put
 from kdbench.training.run_folder import RunFolder, records
@@ -42,7 +43,7 @@ def home(tmp_path, monkeypatch):
     made = build(cfg.dataset, seed=0, batch_size=8)
     made.setup()
     torch.manual_seed(1)
-    network = made.network("lm_tiny")
+    network = task_of(made).build_model(made, "lm_tiny")
     with torch.no_grad():
         network.transformer.wte.weight.mul_(3)
     put(network, made.label_space, "lm_tiny", {"model": "lm_tiny", **made.about})
