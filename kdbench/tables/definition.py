@@ -20,21 +20,34 @@ TEACHERS = ("train", "refuse")
 
 @dataclass
 class Table:
-    """conf/table/NAME.yaml: the grid pairs x variants x losses x seeds, and how its runs are started.
+    """A grid of runs, pairs x variants x losses x seeds, and how they are started: conf/table/NAME.yaml.
 
-    pairs: `teacher:student`, or `none:student` where no loss looks at a teacher; a teacher may be a variant,
-    `resnet56@mcmi-0.25`, or several, `resnet56+wrn_40_2`. A chain, `resnet56:resnet20:resnet20`, is a pair for each
-    generation: the teacher of a later one is the student of the one before, of the same loss, variant and seed.
-    overrides: what all runs have on their command line; further: those that this command adds, which come last.
-    variants: what some have between them, by a name for it (a protocol, a schedule); the runs have none where there are
-    no variants.
-    jobs: processes side by side; threads: CPU threads of each.
-    cohort: the most runs that one process trains side by side on the same teacher calls; 1 for none.
-    cache: store the teacher's answers ahead, where that costs less than asking it anew.
-    teachers: whether those that are not there are trained first, or refused. teacher_overrides: what their command
-    lines have beside what names them.
-    timeout: minutes that a process may take, teacher_timeout: that of a teacher; retries: how often one that fails is
-    tried again; devices: CUDA devices of each, null: what its runs ask for; pin: keep each on CPU cores of its own.
+    Attributes:
+        title: Title of the table.
+        caption: What a reader must know to read it.
+        pairs: `teacher:student`, or `none:student` where no loss uses a teacher. A teacher may be a variant,
+            `resnet56@mcmi-0.25`, or an ensemble, `resnet56+wrn_40_2`. A chain, `resnet56:resnet20:resnet20`, is one
+            pair per generation: the teacher of a generation is the student of the one before, trained with the same
+            loss, variant and seed.
+        losses: Names of losses.
+        seeds: Seeds.
+        overrides: Overrides of all runs.
+        extra_overrides: Overrides that the command line adds; they come last.
+        variants: Overrides of some of the runs by a name, such as a protocol or a schedule.
+        jobs: Number of processes at a time.
+        threads: CPU threads of each process.
+        cohort: The largest number of runs that one process trains together on the same teacher forward passes; 1
+            trains every run alone.
+        cache: Store the teacher's outputs in advance where this costs less than computing them again.
+        teachers: `train` trains missing teachers first, `refuse` is an error where one is missing.
+        teacher_overrides: Additional overrides of teachers that are trained.
+        timeout: Minutes that a process may take.
+        teacher_timeout: Minutes that the training of a teacher may take.
+        retries: How often a failed process is started again.
+        devices: CUDA devices of each process; None leaves this to its runs.
+        pin: Pin each process to CPU cores of its own.
+        name: Name of the table.
+        output: Folder of its runs and results.
     """
 
     title: str
@@ -43,7 +56,7 @@ class Table:
     losses: list[str]
     seeds: list[int]
     overrides: list[str] = field(default_factory=list)
-    further: list[str] = field(default_factory=list)
+    extra_overrides: list[str] = field(default_factory=list)
     variants: dict[str, list[str]] = field(default_factory=dict)
     jobs: int = 1
     threads: int = 1
@@ -61,20 +74,26 @@ class Table:
 
 
 def tables() -> list[str]:
-    """The names of all tables."""
+    """Return the names of all tables."""
     return sorted(file.stem for file in (CONF_DIR / "table").glob("*.yaml"))
 
 
 def load_table(name: str, arguments: list[str]) -> Table:
-    """A table with what the command line changes: keys of the table (lists with commas), else run overrides.
+    """Load a table and apply the command line to it.
 
-    Raises ValueError naming what is possible.
+    Args:
+        name: Name of the table.
+        arguments: `KEY=VALUE` for keys of the table, with commas between the items of a list; everything else is an
+            override of all runs.
+
+    Raises:
+        ValueError: There is no such table, key or value; the message names what is possible.
     """
     if name not in tables():
         raise ValueError(unknown(name, name, tables()).replace("unknown key", "there is no table"))
     try:
-        said: Any = OmegaConf.load(CONF_DIR / "table" / f"{name}.yaml")
-        table: Any = OmegaConf.merge(OmegaConf.structured(Table), said)
+        content: Any = OmegaConf.load(CONF_DIR / "table" / f"{name}.yaml")
+        table: Any = OmegaConf.merge(OmegaConf.structured(Table), content)
         table.name, table.output = name, str(Path("runs") / "tables" / name)
         for argument in arguments:
             key, equals, value = argument.partition("=")
@@ -83,9 +102,9 @@ def load_table(name: str, arguments: list[str]) -> Table:
             if key in ("teacher", "student", "loss", "seed"):
                 raise ValueError(f"{argument}: a table has pairs=TEACHER:STUDENT,... losses=... seeds=...")
             if key not in table:
-                table.further.append(argument)
+                table.extra_overrides.append(argument)
             elif key == "variants":
-                table.variants = _chosen(table.variants, value.split(","))
+                table.variants = _select(table.variants, value.split(","))
             else:
                 table[key] = value.split(",") if Table.__annotations__[key].startswith("list") else value
     except OmegaConfBaseException as error:
@@ -93,12 +112,12 @@ def load_table(name: str, arguments: list[str]) -> Table:
     loaded = OmegaConf.to_object(table)
     assert isinstance(loaded, Table)
     _check(loaded)
-    if "jobs" not in said and not any(argument.startswith("jobs=") for argument in arguments):
+    if "jobs" not in content and not any(argument.startswith("jobs=") for argument in arguments):
         loaded.jobs = max_parallel_runs(loaded.threads)
     return loaded
 
 
-def _chosen(variants: dict[str, list[str]], names: list[str]) -> dict[str, list[str]]:
+def _select(variants: dict[str, list[str]], names: list[str]) -> dict[str, list[str]]:
     for name in names:
         if name not in variants:
             raise ValueError(unknown(name, name, variants).replace("unknown key", "there is no variant"))
@@ -109,7 +128,7 @@ def _check(table: Table) -> None:
     for name in ("pairs", "losses", "seeds"):
         values = getattr(table, name)
         if not values or len(set(values)) != len(values):
-            raise ValueError(f"{name}={','.join(map(str, values))}: give each one once, and at least one")
+            raise ValueError(f"{name}={','.join(map(str, values))}: list at least one, and each once")
     for name in ("jobs", "threads", "cohort", "devices"):
         if (getattr(table, name) or 1) < 1 or getattr(table, name) == 0:
             raise ValueError(f"{name} must be at least 1, got {getattr(table, name)}")
@@ -124,12 +143,15 @@ def _check(table: Table) -> None:
 
 
 def overrides_of(table: Table, pair: str, variant: str, loss: str, seed: int) -> list[str]:
-    """The command line of one run of the grid; in a chain that of an ordinary teacher of the same network."""
+    """Return the overrides of one run of the grid.
+
+    In a chain, the teacher is an ordinary one of the same network, until the run that trains it is done.
+    """
     *_, teacher, student = pair.split(":")
     return [
         *table.overrides,
         *table.variants.get(variant, []),
-        *table.further,
+        *table.extra_overrides,
         *chosen_by(teacher),
         *network_chosen("student", student),
         *(f"loss={loss}", f"seed={seed}", f"table_name={table.name}"),

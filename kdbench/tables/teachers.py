@@ -67,7 +67,7 @@ def needed(table: Table, lacking: Mapping[Cell, ValueError]) -> list[Needed]:
 
 def _overrides(table: Table, plan: Plan, name: str) -> list[str]:
     """The command line of a teacher's run, which is in the store's home: any table that wants it goes on with it."""
-    common = [one for one in (*table.overrides, *table.further) if one.partition("=")[0] in _HARDWARE]
+    common = [one for one in (*table.overrides, *table.extra_overrides) if one.partition("=")[0] in _HARDWARE]
     words = [*plan.teacher_overrides(name), f"threads={table.threads}", f"output={home() / 'runs'}"]
     return [*words, *common, *table.teacher_overrides]
 

@@ -1,4 +1,4 @@
-"""The HTML page in a real browser: Chromium through Selenium, as a file, without network."""
+"""The HTML page in Chromium, driven by Selenium, from a file and without network."""
 
 import json
 import math
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The address of a report on two pairs, three losses and three seeds, with what is not counted."""
+    """Return the address of a report on two pairs, three losses and three seeds, with a failed run."""
     folder = tmp_path_factory.mktemp("page")
     made = [
         record(
@@ -37,14 +37,14 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def driver():
-    """A headless Chromium, or a skip that says what is missing."""
+    """Start a headless Chromium, or skip with the reason."""
     webdriver = pytest.importorskip(
         "selenium.webdriver", reason="the extra `browser` (selenium) is not installed"
     )
     binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     service = shutil.which("chromedriver")
     if not (binary and service):
-        pytest.skip("no chromium with chromedriver here (Debian: apt-get install chromium chromium-driver)")
+        pytest.skip("chromium or chromedriver is missing (Debian: apt-get install chromium chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,900"):
@@ -57,7 +57,7 @@ def driver():
 
 @pytest.fixture
 def opened(driver, page):
-    """The page, freshly loaded in a wide window; no test may leave an error in the console."""
+    """Load the page in a wide window; afterwards the console must be empty."""
     resize(driver, 1280)
     driver.get(page)
     yield driver
@@ -76,7 +76,7 @@ def find(driver, selector: str) -> list:
 
 
 def shown(driver) -> list[tuple[str, str]]:
-    """(loss, mean) of the rows that can be seen, from above."""
+    """Return (loss, mean) of the visible rows, from top to bottom."""
     rows = [row for row in find(driver, "tr.row") if row.is_displayed()]
     return [
         (row.get_attribute("data-loss"), row.find_element("css selector", "td.main").text.split()[0])
@@ -95,14 +95,14 @@ def press(driver, element, key: str) -> None:
     driver.switch_to.active_element.send_keys(getattr(Keys, key))
 
 
-def test_nothing_but_the_file_is_asked_for(driver, page):
+def test_the_page_requests_nothing_but_itself(driver, page):
     driver.get_log("performance")
     driver.get(page)
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    asked = {
+    requested = {
         one["params"]["request"]["url"] for one in events if one["method"] == "Network.requestWillBeSent"
     }
-    assert asked == {page}
+    assert requested == {page}
 
 
 def test_a_heading_sorts_by_click_and_by_key(opened):
@@ -119,14 +119,14 @@ def test_a_heading_sorts_by_click_and_by_key(opened):
     assert column.get_attribute("aria-sort") == "none"
 
 
-def test_what_is_not_there_comes_last_either_way(opened):
+def test_missing_values_come_last_in_both_directions(opened):
     button = heading(opened, "z").find_element("css selector", "button")
     for _ in range(2):
         button.click()
         assert {loss for loss, _ in shown(opened)[-2:]} == {"ce"}  # published without a deviation
 
 
-def test_words_and_menus_filter(opened):
+def test_search_and_menus_filter_rows(opened):
     words = opened.find_element("id", "words")
     words.send_keys("WTTM")
     assert [loss for loss, _ in shown(opened)] == ["wttm", "wttm"]
@@ -140,12 +140,12 @@ def test_words_and_menus_filter(opened):
     press(opened, menu, "END")
     assert menu.get_attribute("value") == "resnet56:resnet20"
     assert [loss for loss, _ in shown(opened)] == ["ce", "kd", "wttm"]
-    words.send_keys("nothing has this")
+    words.send_keys("matches nothing")
     assert shown(opened) == []
-    assert opened.find_element("id", "scatter").text == "No row fits the filter."
+    assert opened.find_element("id", "scatter").text == "No row matches the filter."
 
 
-def test_curves_open_by_click_and_by_key_and_say_their_values(opened):
+def test_curves_open_by_click_and_by_key_and_show_values(opened):
     button = find(opened, "button.curve")[1]
     button.click()
     assert button.get_attribute("aria-expanded") == "true"
@@ -177,7 +177,7 @@ def test_curves_show_on_hover(opened):
     assert not peek.is_displayed()
 
 
-def test_two_configurations_beside_each_other(opened):
+def test_two_configurations_are_compared(opened):
     keys = [one.text for one in find(opened, "#difference th[scope=row]")]
     assert "loss.weights.kd" in keys
     assert "seed" not in keys
@@ -186,19 +186,19 @@ def test_two_configurations_beside_each_other(opened):
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
-def test_no_screen_scrolls_sideways(opened, width):
+def test_the_page_never_scrolls_sideways(opened, width):
     resize(opened, width)
     opened.refresh()
     opened.execute_script("document.querySelector('button.curve').click()")
     of = "document.documentElement"
     page, screen, window = opened.execute_script(f"return [{of}.scrollWidth, {of}.clientWidth, innerWidth]")
-    assert (page, window) == (screen, width)  # a phone widens its window for what is too wide
+    assert (page, window) == (screen, width)  # a phone widens its viewport for content that is too wide
     for box in find(opened, ".detail-body, #scatter svg, #filters"):
         assert box.rect["x"] >= 0
         assert box.rect["x"] + box.rect["width"] <= width
 
 
-def test_dark_is_dark_and_every_text_can_be_read(opened):
+def test_both_colour_schemes_have_readable_contrast(opened):
     colours = {}
     for scheme in ("light", "dark"):
         resize(opened, 1280, scheme)
@@ -213,19 +213,19 @@ def test_dark_is_dark_and_every_text_can_be_read(opened):
 
 
 def luminance(colour: str) -> float:
-    """WCAG 2.2's relative luminance of `rgb(r, g, b)`."""
+    """Return the relative luminance of `rgb(r, g, b)` by WCAG 2.2."""
     parts = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG 2.2's contrast ratio."""
+    """Return the contrast ratio by WCAG 2.2."""
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
 
-def test_every_control_can_be_reached_and_shows_that_it_was(opened):
+def test_every_control_is_reachable_by_keyboard_and_shows_focus(opened):
     from selenium.webdriver.common.keys import Keys
 
     seen = set()

@@ -14,13 +14,13 @@ def test_every_table_loads_under_its_name():
 
 def test_the_command_line_replaces_keys_of_the_table_and_adds_overrides():
     table = load_table("demo", ["losses=ce,kd", "seeds=3", "schedule.epochs=1"])
-    assert (table.losses, table.seeds, table.further) == (["ce", "kd"], [3], ["schedule.epochs=1"])
+    assert (table.losses, table.seeds, table.extra_overrides) == (["ce", "kd"], [3], ["schedule.epochs=1"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["seeds=0,0"], "give each one once"),
+        (["seeds=0,0"], "list at least one, and each once"),
         (["jobs=0"], "jobs must be at least 1"),
         (["loss=kd"], "losses="),
     ],

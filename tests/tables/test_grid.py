@@ -57,7 +57,7 @@ def test_the_command_line_selects_cells():
     assert [(c.pair, c.loss, c.seed) for c in cells(table)] == [
         ("resnet20:resnet14", loss, 3) for loss in ("ce", "kd")
     ]
-    assert "schedule.epochs=1" in table.further
+    assert "schedule.epochs=1" in table.extra_overrides
 
 
 def test_teacher_variants_and_ensembles_form_pairs(tmp_path, monkeypatch):

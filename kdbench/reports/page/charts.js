@@ -1,4 +1,4 @@
-// Drawing: learning curves, sparklines, accuracy against time, intervals. All of it inline SVG, coloured by page.css.
+// Learning curves, sparklines, accuracy against time and intervals as inline SVG, coloured by page.css.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 
@@ -18,7 +18,7 @@ function element(name, attributes, ...children) {
 
 const percent = (value) => value.toFixed(2);
 
-// About `count` round numbers from low to high, both ends within the data.
+// About `count` round numbers between low and high.
 function ticks(low, high, count) {
   const rough = (high - low || 1) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -30,7 +30,7 @@ function ticks(low, high, count) {
 
 const scale = (low, high, from, to) => (value) => from + ((value - low) / (high - low || 1)) * (to - from);
 
-// The mean over the seeds at every epoch that all of them have.
+// The mean over the seeds at every epoch that all seeds have.
 function meanCurve(row) {
   const others = row.runs.slice(1).map((run) => new Map(run.curve));
   return row.runs[0].curve
@@ -41,7 +41,7 @@ function meanCurve(row) {
 const path = (curve, x, y, low) =>
   "M" + curve.filter(([, value]) => value >= low).map(([epoch, value]) => `${x(epoch).toFixed(1)},${y(value).toFixed(1)}`).join("L");
 
-// Of long curves the first tenth may lie below the picture: what methods differ in comes later.
+// The first tenth of a long curve may lie below the picture: methods differ later.
 function bounds(curves) {
   const latest = Math.max(...curves.flat().map(([epoch]) => epoch));
   const points = curves.flatMap((curve) => curve.filter(([epoch]) => latest < 20 || epoch > latest / 10));
@@ -65,7 +65,7 @@ function sparkline(row) {
   return picture;
 }
 
-// Rows that a curve can stand beside: same data, pair, and number of epochs.
+// Rows that a curve is compared with: same data set, pair and number of epochs.
 const beside = (row) =>
   DATA.rows.filter((one) => one !== row && one.dataset === row.dataset && one.pair === row.pair && one.epochs === row.epochs);
 
@@ -81,7 +81,7 @@ function frame(width, height, box, xTicks, yTicks, x, y, xTitle) {
   return picture;
 }
 
-// The learning curves of a row: every seed thin, their mean strong, the pair's other rows behind, the teacher dashed.
+// The learning curves of a row: seeds are thin, their mean is thick, other rows of the pair lie behind, the teacher is dashed.
 function curves(row, width, height) {
   const box = { left: 34, right: 64, top: 22, bottom: 36 };
   const mean = meanCurve(row);
@@ -111,7 +111,7 @@ function curves(row, width, height) {
   return { picture, x, y, area, box };
 }
 
-// The names of the other rows at the ends of their curves, as far as there is room.
+// The names of the other rows at the ends of their curves, where there is room.
 function nameOthers(picture, others, taken, x, y) {
   for (const [loss, curve] of others) {
     const [epoch, value] = curve[curve.length - 1];
@@ -121,7 +121,7 @@ function nameOthers(picture, others, taken, x, y) {
   }
 }
 
-// The teacher as a line, or with an arrow where it is off the scale.
+// The teacher as a line, or as an arrow where it is off the scale.
 function teacherLine(picture, score, onScale, isAbove, { width, box, y }) {
   const words = `${onScale ? "" : isAbove ? "↑ " : "↓ "}teacher ${percent(score)}`;
   const height = onScale ? y(score) : box.top - 2;
@@ -129,7 +129,7 @@ function teacherLine(picture, score, onScale, isAbove, { width, box, y }) {
   picture.append(svg("text", { class: "teacher", x: width - box.right, y: onScale ? height - 5 : 11, "text-anchor": "end" }, words));
 }
 
-// Curves that say their values at the epoch under the pointer, or at one chosen with the arrow keys.
+// Curves with a readout at the epoch under the pointer, or at the one chosen with the arrow keys.
 function explorable(row, width, height) {
   const { picture, x, box } = curves(row, width, height);
   const readout = element("p", { class: "readout", "aria-live": "polite" });
@@ -165,7 +165,7 @@ function explorable(row, width, height) {
   return element("div", {}, picture, readout);
 }
 
-// Labels where they cover neither each other nor a point: right, left, above or below their point, or not at all.
+// Place labels to the right, left, above or below their point so that they overlap nothing; drop those that do not fit.
 function placeLabels(points, from, limit) {
   const taken = points.map(({ px, py }) => [px - 4, py - 4, px + 4, py + 4]);
   const free = (a) => a[0] >= from && a[2] <= limit && taken.every((b) => a[2] < b[0] || b[2] < a[0] || a[3] < b[1] || b[3] < a[1]);
@@ -214,7 +214,7 @@ function scatter(rows, width) {
   return picture;
 }
 
-// Mean difference and interval of each row of a table of comparisons, on one scale, with a line at zero.
+// Draw mean difference and interval of each row of a comparison table on one scale, with a line at zero.
 function forest(table) {
   const rows = [...table.tBodies[0].rows].map((row) => ({ row, ...row.dataset }));
   const ends = rows.flatMap(({ mean, low, high }) => [mean, low || mean, high || mean].map(Number));

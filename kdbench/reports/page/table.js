@@ -1,13 +1,13 @@
-// The table of results: sorting by its headings, filtering, and the learning curves of a row.
+// The table of results: sort by a heading, filter, and open the learning curves of a row.
 
 const table = document.getElementById("table");
 const body = table.tBodies[0];
 const rows = [...body.querySelectorAll("tr.row")];
-const details = new Map();  // the open rows' own rows below them
+const details = new Map();  // open rows, with the detail row below each
 const dataOf = (row) => DATA.rows[+row.dataset.place];
 
 function compareCells(first, second, sign) {
-  if (first === "" || second === "") return (first === "") - (second === "");  // what is not there comes last, either way
+  if (first === "" || second === "") return (first === "") - (second === "");  // missing values come last in both directions
   const [a, b] = [Number(first), Number(second)];
   return sign * (Number.isNaN(a) || Number.isNaN(b) ? first.localeCompare(second, undefined, { numeric: true }) : a - b);
 }
@@ -52,7 +52,7 @@ function drawScatter() {
   const figure = document.getElementById("scatter");
   const shown = rows.filter((row) => !row.hidden).map(dataOf);
   const width = Math.max(280, figure.clientWidth - 30);
-  figure.replaceChildren(shown.length ? scatter(shown, width) : "No row fits the filter.");
+  figure.replaceChildren(shown.length ? scatter(shown, width) : "No row matches the filter.");
 }
 
 function seeds(row) {
@@ -75,7 +75,7 @@ function toggle(row) {
     details.delete(row);
     return;
   }
-  const wide = table.parentNode.clientWidth;  // of the box that scrolls
+  const wide = table.parentNode.clientWidth;  // the scrolling box
   const width = wide < 640 ? wide - 30 : Math.min(600, wide * 0.55);
   const inside = element("div", { class: "detail-body" }, explorable(dataOf(row), width, Math.max(220, width * 0.48)), seeds(dataOf(row)));
   const detail = element("tr", { class: "detail" }, element("td", { colspan: String(row.cells.length) }, inside));
