@@ -1,4 +1,4 @@
-"""AB, Heo et al. 2019, arXiv:1811.03233: ReLU(1 - sign(t) s)^2 before the ReLU, where the teacher's boundary is."""
+"""AB (Heo et al. 2019, arXiv:1811.03233): match the signs of the teacher's activations before the ReLU."""
 
 from collections.abc import Sequence
 
@@ -11,22 +11,31 @@ from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import hint_regressor, sum_by_depth
 
 SCALE = 3 / 1000
-"""What the authors multiply the sums over whole maps by."""
+"""Factor of the sums over whole maps in the authors' code."""
 
 
 def ab_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """The sum over stages of 3/1000 * 2^(l - n + 1) * sum(ReLU(1 - sign * s)^2) / N.
+    """Return the activation boundary loss, summed over stages.
 
-    student, teacher: n maps [N, C, H, W] each before their ReLU, the deepest (weight 1) last; the student's
-    are connected, so that shapes agree stage by stage. sign is +1 where the teacher's ReLU is open (t > 0),
-    else -1. Returns a scalar in squared units of the maps, summed over channels and positions, averaged over
-    rows. ValueError where one side has more stages.
+    The term of stage l = 0 ... n - 1 is 3/1000 * 2^(l - n + 1) * sum(ReLU(1 - sign * s)^2) / N, where sign is
+    +1 where the teacher's ReLU is open (t > 0) and -1 elsewhere.
+
+    Args:
+        student: One map [N, C, H, W] per stage before its ReLU, the deepest (factor 1) last, after the
+            connectors: the shapes are those of the teacher's maps.
+        teacher: The teacher's maps [N, C, H, W] before the ReLU, in the same order.
+
+    Returns:
+        A scalar in squared units of the maps: a sum over channels and positions, averaged over rows.
+
+    Raises:
+        ValueError: If one side has more stages.
     """
     return SCALE * sum_by_depth([_violations(s, t) for s, t in zip(student, teacher, strict=True)])
 
 
 def _violations(student: Tensor, teacher: Tensor) -> Tensor:
-    """How far each value is from the right side of the boundary by a margin of 1, squared, summed per row."""
+    """Return the squared distance to a margin of 1 on the teacher's side of the boundary, summed per row."""
     towards = torch.where(teacher > 0, -student, student)
     return F.relu(1 + towards).square().sum() / len(student)
 
@@ -38,9 +47,9 @@ def _connector(student: Tensor, teacher: Tensor) -> nn.Module:
 
 
 class AB(Objective):
-    """`ab_loss` over all stages: the first stage of a run whose main phase does without it.
+    """`ab_loss` over all stages, for a first stage of training; the main stage does not use it.
 
-    Raises ValueError in `setup` where no regressor leads from the student's map to the teacher's.
+    `setup` raises ValueError if no regressor can map the student's shape to the teacher's.
     """
 
     paper = Paper(
@@ -51,9 +60,9 @@ class AB(Objective):
     formula = "sum over stages of 3/1000 * 2^(l-n+1) * sum(ReLU(1 - sign(t) s)^2) / N, before the ReLU"
     defaults_from = "RepDistiller: all stages, 30 epochs before the cross-entropy"
     disagreements = (
-        "The authors' code connects by 1x1 convolutions with BatchNorm (by nothing between wide residual networks "
-        "of one width); RepDistiller and this file by nothing where the shapes agree, else by a convolution "
-        "that also changes the size.",
+        "The authors' code connects the maps by 1x1 convolutions with BatchNorm, and uses no connector "
+        "between wide residual networks of the same width. RepDistiller and kdbench use no connector where "
+        "the shapes agree, and otherwise a convolution that also changes the size.",
     )
     needs = ("features",)
     student_features = teacher_features = ("stage*.pre",)
@@ -61,7 +70,7 @@ class AB(Objective):
     def setup(
         self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
     ) -> None:
-        """Make a connector for each stage whose shapes differ."""
+        """Create a connector for each stage whose shapes differ."""
         ours, theirs = (
             probes.student.select_features(self.student_features),
             probes.teacher.select_features(self.teacher_features),
@@ -69,7 +78,7 @@ class AB(Objective):
         self.connectors = nn.ModuleList(map(_connector, ours, theirs))
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`ab_loss` of the connected maps: a scalar in squared units of the maps."""
+        """Return `ab_loss` of the connected maps: a scalar in squared units of the maps."""
         features = zip(self.connectors, student.select_features(self.student_features), strict=True)
         return ab_loss(
             [connect(feature) for connect, feature in features],

@@ -1,12 +1,11 @@
-"""ABDKD, Wang et al. 2025, arXiv:2505.04560: DKD whose NCKD is the alpha-beta divergence."""
-
-import math
+"""ABDKD (Wang et al. 2025, arXiv:2505.04560): DKD with the alpha-beta divergence as its non-target term."""
 
 from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.divergences import alpha_beta_divergence, decouple, kl
+from kdbench.utils.validation import check_finite, check_non_negative, check_positive
 
 
 def abdkd_loss(
@@ -20,12 +19,26 @@ def abdkd_loss(
     temperature: float = 4.0,
     official_scale: bool = False,
 ) -> Tensor:
-    """T^2 * (target_weight * TCKD + other_weight * D), averaged over rows.
+    """Return T^2 * (target_weight * TCKD + other_weight * D), averaged over rows.
 
-    student, teacher: logits [N, C]; target: class indices [N]. Returns a scalar in nats.
-    TCKD is the KL of (target, everything else); D the alpha-beta divergence among the C - 1 other classes, 0 for
-    C = 2. DKD, which calls these weights alpha and beta, at (alpha, beta) = (1, 0).
-    See `functional.divergences.alpha_beta_divergence`; official_scale restores ABKD's published scale on the axes.
+    TCKD is the KL divergence of (target, all other classes). D is the alpha-beta divergence among the C - 1
+    other classes, and 0 for C = 2. At (alpha, beta) = (1, 0) this is DKD, where the two weights are called
+    alpha and beta.
+
+    Args:
+        student: Student logits [N, C].
+        teacher: Teacher logits [N, C].
+        target: Class indices, int64 [N].
+        alpha: First exponent of the divergence.
+        beta: Second exponent of the divergence.
+        target_weight: Weight of TCKD.
+        other_weight: Weight of D; 6 in the authors' search on vgg13 -> vgg8.
+        temperature: T, as in DKD.
+        official_scale: Use the scale of the published ABKD code on the axes; see
+            `functional.divergences.alpha_beta_divergence`.
+
+    Returns:
+        A scalar in nats.
     """
     log_q, log_q_others = decouple(student / temperature, target)
     log_p, log_p_others = decouple(teacher / temperature, target)
@@ -35,9 +48,11 @@ def abdkd_loss(
 
 
 class ABDKD(Objective):
-    """`abdkd_loss` as an objective.
+    """`abdkd_loss` as an objective, with the same parameters.
 
-    Raises ValueError unless 0 < temperature < inf, alpha, beta are finite and 0 <= target_weight, other_weight < inf.
+    Raises:
+        ValueError: If `temperature` is not positive and finite, `alpha` or `beta` is not finite, or a weight
+            is negative or not finite.
     """
 
     paper = Paper(
@@ -50,13 +65,14 @@ class ABDKD(Objective):
         "T^2 (target_weight TCKD + other_weight D_ab(p_others || q_others)), D_ab the alpha-beta divergence"
     )
     defaults_from = (
-        "the authors' search on vgg13 -> vgg8: weight 6 of the others and alpha + beta = 1 with alpha 0.5 to 1.2, "
-        "of which the yaml has the point of their code's defaults, 0.5 and 0.5; T = 4 as DKD"
+        "the authors' search on vgg13 -> vgg8: other_weight 6, and alpha + beta = 1 with alpha from 0.5 to "
+        "1.2. The recipe takes the defaults of their code on that line, 0.5 and 0.5; T = 4 as in DKD"
     )
     disagreements = (
-        "The official code divides by zero where alpha, beta or their sum is 0, except at (1, 0); here those take "
-        "the continuous limit, or with official_scale=true the scale of the ABKD code.",
-        "DKD's weights alpha and beta are target_weight and other_weight here; alpha and beta are the divergence's.",
+        "The official code divides by zero where alpha, beta or their sum is 0, except at (1, 0). kdbench "
+        "takes the continuous limit there; official_scale=true takes the scale of the ABKD code instead.",
+        "DKD's weights alpha and beta are called target_weight and other_weight; alpha and beta are the "
+        "exponents of the divergence.",
     )
     needs = ("logits", "labels")
 
@@ -70,19 +86,14 @@ class ABDKD(Objective):
         official_scale: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"ABDKD: temperature must be positive and finite, got {temperature}")
-        for name, value in (("alpha", alpha), ("beta", beta)):
-            if not math.isfinite(value):
-                raise ValueError(f"ABDKD: {name} must be finite, got {value}")
-        for name, value in (("target_weight", target_weight), ("other_weight", other_weight)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"ABDKD: {name} must be finite and not negative, got {value}")
+        check_positive("ABDKD", temperature=temperature)
+        check_finite("ABDKD", alpha=alpha, beta=beta)
+        check_non_negative("ABDKD", target_weight=target_weight, other_weight=other_weight)
         self.alpha, self.beta, self.official_scale = alpha, beta, official_scale
         self.target_weight, self.other_weight, self.temperature = target_weight, other_weight, temperature
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`abdkd_loss` of the logits and the batch's target: a scalar in nats."""
+        """Return `abdkd_loss` of the logits and the batch's target: a scalar in nats."""
         return abdkd_loss(
             student.logits,
             teacher.logits,

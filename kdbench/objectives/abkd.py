@@ -1,6 +1,4 @@
-"""ABKD, Wang et al. 2025, arXiv:2505.04560: -1/(ab) sum [p^a q^b - a/(a+b) p^(a+b) - b/(a+b) q^(a+b)]."""
-
-import math
+"""ABKD (Wang et al. 2025, arXiv:2505.04560): the alpha-beta divergence of the teacher from the student."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,6 +6,7 @@ from torch import Tensor
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.divergences import alpha_beta_divergence
+from kdbench.utils.validation import check_finite, check_positive
 
 
 def abkd_loss(
@@ -18,10 +17,19 @@ def abkd_loss(
     temperature: float = 4.0,
     official_scale: bool = False,
 ) -> Tensor:
-    """Alpha-beta divergence D(p_T || q_T) of teacher from student, averaged over rows. No T^2.
+    """Return the alpha-beta divergence D(p_T || q_T), averaged over rows; not multiplied by T^2.
 
-    student, teacher: logits [N, C]. Returns a scalar in nats.
-    See `functional.divergences.alpha_beta_divergence`; official_scale restores the published code's scale on the axes.
+    Args:
+        student: Student logits [N, C].
+        teacher: Teacher logits [N, C].
+        alpha: First exponent of the divergence.
+        beta: Second exponent of the divergence.
+        temperature: T, which divides the logits of both sides.
+        official_scale: Use the scale of the published code on the axes; see
+            `functional.divergences.alpha_beta_divergence`.
+
+    Returns:
+        A scalar in nats.
     """
     log_p = F.log_softmax(teacher / temperature, dim=-1)
     log_q = F.log_softmax(student / temperature, dim=-1)
@@ -29,9 +37,10 @@ def abkd_loss(
 
 
 class ABKD(Objective):
-    """`abkd_loss` as an objective.
+    """`abkd_loss` as an objective, with the same parameters.
 
-    Raises ValueError unless 0 < temperature < inf and alpha, beta are finite.
+    Raises:
+        ValueError: If `temperature` is not positive and finite, or `alpha` or `beta` is not finite.
     """
 
     paper = Paper(
@@ -41,33 +50,32 @@ class ABKD(Objective):
         "2505.04560",
     )
     formula = (
-        "-1/(ab) sum [p^a q^b - a/(a+b) p^(a+b) - b/(a+b) q^(a+b)] at temperature T, and its limits; no T^2"
+        "-1/(ab) sum [p^a q^b - a/(a+b) p^(a+b) - b/(a+b) q^(a+b)] at temperature T, with its limits; no T^2"
     )
     defaults_from = (
-        "the authors' README command for resnet56 -> resnet20 (alpha 0.8, beta 0.3, T = 4); their code's own "
-        "defaults are alpha = beta = 0.5"
+        "the README command of the authors for resnet56 -> resnet20 (alpha 0.8, beta 0.3, T = 4); the "
+        "defaults of their code are alpha = beta = 0.5"
     )
     disagreements = (
-        "Where alpha, beta or alpha + beta is 0 the official code has 1/alpha (or 1/beta) and the limit of the formula "
-        "its square; here it is the limit, and official_scale=true gives the published scale.",
-        "The README's weight for resnet56 -> resnet20 is 32, a comment in the script says 64; the recipe has 32.",
-        "The GPT-2 script says alpha 0.2, beta 0.7 in its header, but its loop is fixed at (0, 1).",
+        "Where alpha, beta or alpha + beta is 0, the official code has the factor 1/alpha (or 1/beta); the "
+        "limit of the formula has its square. kdbench computes the limit; official_scale=true gives the "
+        "published scale.",
+        "The weight for resnet56 -> resnet20 is 32 in the README and 64 in a comment of the script; the "
+        "recipe uses 32.",
+        "The header of the GPT-2 script says alpha 0.2 and beta 0.7, but its loop is fixed at (0, 1).",
     )
 
     def __init__(
         self, alpha: float, beta: float, temperature: float = 4.0, official_scale: bool = False
     ) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"ABKD: temperature must be positive and finite, got {temperature}")
-        for name, value in (("alpha", alpha), ("beta", beta)):
-            if not math.isfinite(value):
-                raise ValueError(f"ABKD: {name} must be finite, got {value}")
+        check_positive("ABKD", temperature=temperature)
+        check_finite("ABKD", alpha=alpha, beta=beta)
         self.alpha, self.beta = alpha, beta
         self.temperature, self.official_scale = temperature, official_scale
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`abkd_loss` of the logits: a scalar in nats."""
+        """Return `abkd_loss` of the logits: a scalar in nats."""
         return abkd_loss(
             student.logits, teacher.logits, self.alpha, self.beta, self.temperature, self.official_scale
         )

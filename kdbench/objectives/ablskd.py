@@ -1,6 +1,4 @@
-"""ABLSKD (ABLSD), Wang et al. 2025, arXiv:2505.04560: T^2 D(p_T || q_T), alpha-beta, of z-scored logits."""
-
-import math
+"""ABLSKD (Wang et al. 2025, arXiv:2505.04560, called ABLSD there): LSKD with the alpha-beta divergence."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,6 +6,7 @@ from torch import Tensor
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.divergences import alpha_beta_divergence, standardise
+from kdbench.utils.validation import check_finite, check_positive
 
 
 def ablskd_loss(
@@ -18,10 +17,21 @@ def ablskd_loss(
     temperature: float = 2.0,
     official_scale: bool = False,
 ) -> Tensor:
-    """T^2 * alpha-beta divergence D(p_T || q_T) of z-scored logits, averaged over rows.
+    """Return T^2 times the alpha-beta divergence D(p_T || q_T) of z-scored logits, averaged over rows.
 
-    student, teacher: logits [N, C], C >= 2. Returns a scalar in nats; LSKD at (1, 0).
-    See `functional.divergences.alpha_beta_divergence`; official_scale restores ABKD's published scale on the axes.
+    At (alpha, beta) = (1, 0) this is LSKD.
+
+    Args:
+        student: Student logits [N, C], C >= 2.
+        teacher: Teacher logits [N, C].
+        alpha: First exponent of the divergence.
+        beta: Second exponent of the divergence.
+        temperature: T, which divides the z-scored logits of both sides.
+        official_scale: Use the scale of the published ABKD code on the axes; see
+            `functional.divergences.alpha_beta_divergence`.
+
+    Returns:
+        A scalar in nats.
     """
     log_q = F.log_softmax(standardise(student) / temperature, dim=-1)
     log_p = F.log_softmax(standardise(teacher) / temperature, dim=-1)
@@ -29,9 +39,10 @@ def ablskd_loss(
 
 
 class ABLSKD(Objective):
-    """`ablskd_loss` as an objective.
+    """`ablskd_loss` as an objective, with the same parameters.
 
-    Raises ValueError unless 0 < temperature < inf and alpha, beta are finite.
+    Raises:
+        ValueError: If `temperature` is not positive and finite, or `alpha` or `beta` is not finite.
     """
 
     paper = Paper(
@@ -41,28 +52,25 @@ class ABLSKD(Objective):
         "2505.04560",
     )
     formula = "T^2 D_ab(p_T || q_T) of z-scored logits, D_ab the alpha-beta divergence"
-    defaults_from = "the authors' README command for resnet56 -> resnet20 (alpha 0.9, beta 0.3, T = 2)"
+    defaults_from = "the README command of the authors for resnet56 -> resnet20 (alpha 0.9, beta 0.3, T = 2)"
     disagreements = (
-        "The official code divides by zero where alpha, beta or their sum is 0, except at (1, 0), and so does the "
-        "README's own command for plain LSD (alpha 0, beta 1); here those take the continuous limit, or with "
-        "official_scale=true the scale of the ABKD code.",
-        "The authors call it ABLSD; the name here follows LSKD.",
+        "The official code divides by zero where alpha, beta or their sum is 0, except at (1, 0); the "
+        "README's own command for plain LSD (alpha 0, beta 1) does so too. kdbench takes the continuous "
+        "limit there; official_scale=true takes the scale of the ABKD code instead.",
+        "The authors call this loss ABLSD; the name ABLSKD follows LSKD.",
     )
 
     def __init__(
         self, alpha: float, beta: float, temperature: float = 2.0, official_scale: bool = False
     ) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"ABLSKD: temperature must be positive and finite, got {temperature}")
-        for name, value in (("alpha", alpha), ("beta", beta)):
-            if not math.isfinite(value):
-                raise ValueError(f"ABLSKD: {name} must be finite, got {value}")
+        check_positive("ABLSKD", temperature=temperature)
+        check_finite("ABLSKD", alpha=alpha, beta=beta)
         self.alpha, self.beta = alpha, beta
         self.temperature, self.official_scale = temperature, official_scale
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`ablskd_loss` of the logits: a scalar in nats."""
+        """Return `ablskd_loss` of the logits: a scalar in nats."""
         return ablskd_loss(
             student.logits, teacher.logits, self.alpha, self.beta, self.temperature, self.official_scale
         )

@@ -1,6 +1,4 @@
-"""ABTTM, Wang et al. 2025, arXiv:2505.04560: TTM by the alpha-beta divergence, D(p^gamma / sum p^gamma || q)."""
-
-import math
+"""ABTTM (Wang et al. 2025, arXiv:2505.04560): TTM with the alpha-beta divergence."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,6 +6,7 @@ from torch import Tensor
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.divergences import alpha_beta_divergence
+from kdbench.utils.validation import check_finite, check_positive
 
 
 def abttm_loss(
@@ -18,10 +17,23 @@ def abttm_loss(
     beta: float,
     official_scale: bool = False,
 ) -> Tensor:
-    """Alpha-beta divergence of the power-transformed teacher from the plain student, averaged over rows.
+    """Return the alpha-beta divergence of the transformed teacher from the student, averaged over rows.
 
-    student, teacher: logits [N, C]; gamma = 1/T. Returns a scalar in nats. No T^2; TTM at (1, 0).
-    See `functional.divergences.alpha_beta_divergence`; official_scale restores ABKD's published scale on the axes.
+    The teacher is softmax(gamma * logits); the student is not transformed.
+
+    Not multiplied by T^2. At (alpha, beta) = (1, 0) this is TTM.
+
+    Args:
+        student: Student logits [N, C].
+        teacher: Teacher logits [N, C].
+        gamma: Exponent of the teacher's probabilities, 1/T.
+        alpha: First exponent of the divergence.
+        beta: Second exponent of the divergence.
+        official_scale: Use the scale of the published ABKD code on the axes; see
+            `functional.divergences.alpha_beta_divergence`.
+
+    Returns:
+        A scalar in nats.
     """
     log_q = F.log_softmax(student, dim=-1)
     log_p = F.log_softmax(gamma * teacher, dim=-1)
@@ -29,9 +41,10 @@ def abttm_loss(
 
 
 class ABTTM(Objective):
-    """`abttm_loss` as an objective.
+    """`abttm_loss` as an objective, with the same parameters.
 
-    Raises ValueError unless 0 < gamma < inf and alpha, beta are finite.
+    Raises:
+        ValueError: If `gamma` is not positive and finite, or `alpha` or `beta` is not finite.
     """
 
     paper = Paper(
@@ -42,25 +55,23 @@ class ABTTM(Objective):
     )
     formula = "D_ab(p^gamma / sum p^gamma || q), D_ab the alpha-beta divergence"
     defaults_from = (
-        "none published; the yaml has gamma = 0.1 of the authors' search on wrn_40_2 -> wrn_40_1 and, of its line "
-        "alpha + beta = 1.1 (alpha 0.5 to 1.6), their README's point for ABKD"
+        "none published. The recipe takes gamma = 0.1 from the authors' search on wrn_40_2 -> wrn_40_1; on "
+        "the line of that search, alpha + beta = 1.1 with alpha from 0.5 to 1.6, it takes the point of their"
+        " README for ABKD"
     )
     disagreements = (
-        "The official code divides by zero where alpha, beta or their sum is 0, except at (1, 0); here those take "
-        "the continuous limit, or with official_scale=true the scale of the ABKD code.",
+        "The official code divides by zero where alpha, beta or their sum is 0, except at (1, 0). kdbench "
+        "takes the continuous limit there; official_scale=true takes the scale of the ABKD code instead.",
     )
 
     def __init__(self, gamma: float, alpha: float, beta: float, official_scale: bool = False) -> None:
         super().__init__()
-        if not 0 < gamma < math.inf:
-            raise ValueError(f"ABTTM: gamma must be positive and finite, got {gamma}")
-        for name, value in (("alpha", alpha), ("beta", beta)):
-            if not math.isfinite(value):
-                raise ValueError(f"ABTTM: {name} must be finite, got {value}")
+        check_positive("ABTTM", gamma=gamma)
+        check_finite("ABTTM", alpha=alpha, beta=beta)
         self.gamma, self.alpha, self.beta, self.official_scale = gamma, alpha, beta, official_scale
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`abttm_loss` of the logits: a scalar in nats."""
+        """Return `abttm_loss` of the logits: a scalar in nats."""
         return abttm_loss(
             student.logits, teacher.logits, self.gamma, self.alpha, self.beta, self.official_scale
         )

@@ -1,4 +1,4 @@
-"""AT, Zagoruyko and Komodakis 2017, arXiv:1612.03928: squared distance of unit attention maps, mean_c F^2."""
+"""AT, attention transfer (Zagoruyko and Komodakis 2017, arXiv:1612.03928)."""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,27 @@ from kdbench.functional.feature_maps import pool_to_smaller, unit_vectors
 
 
 def at_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """The mean over rows and positions of the squared difference of attention maps, summed over stages.
+    """Return the mean squared difference of unit attention maps, summed over stages.
 
-    student, teacher: one map per stage, [N, C, H, W] each; channels and sizes may differ, and the larger map
-    is averaged down to the smaller one first. Returns a dimensionless scalar. ValueError where one side has
-    more stages.
+    The attention map of a stage is the mean over channels of the squared activations, scaled to unit length.
+
+    Args:
+        student: One map [N, C, H, W] per stage. Channels and sizes may differ from the teacher's; the larger
+            map is averaged down to the size of the smaller one.
+        teacher: The teacher's maps, in the same order.
+
+    Returns:
+        A dimensionless scalar, averaged over rows and positions.
+
+    Raises:
+        ValueError: If one side has more stages.
     """
     pairs = [pool_to_smaller(s, t) for s, t in zip(student, teacher, strict=True)]
     return torch.stack([F.mse_loss(_attention(s), _attention(t)) for s, t in pairs]).sum()
 
 
 def _attention(maps: Tensor) -> Tensor:
-    """How strongly each position is activated, [N, C, H, W] -> unit vectors [N, H * W]."""
+    """Return the unit attention vectors [N, H * W] of maps [N, C, H, W]."""
     return unit_vectors(maps.square().mean(dim=1).flatten(1))
 
 
@@ -39,14 +48,14 @@ class AT(Objective):
     formula = "sum over stages of mean over rows and positions of (A_s - A_t)^2, A = unit(mean_c F^2)"
     defaults_from = "RepDistiller: all stages, the square of the activations"
     disagreements = (
-        "The paper's formula takes the norm of each difference; its authors' code, RepDistiller and this file "
-        "the mean of the squares, which the published weight of 1000 belongs to.",
+        "The paper's formula takes the norm of each difference. The authors' code, RepDistiller and kdbench "
+        "take the mean of the squares, which the published weight of 1000 belongs to.",
     )
     needs = ("features",)
     student_features = teacher_features = ("stage*",)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`at_loss` of the stages: a dimensionless scalar."""
+        """Return `at_loss` of the stages: a dimensionless scalar."""
         return at_loss(
             student.select_features(self.student_features), teacher.select_features(self.teacher_features)
         )

@@ -1,4 +1,4 @@
-"""CMKD, Niu et al. 2024, arXiv:2410.06561 (a reimplementation): T^2 ((1 - w) (1 - Pearson) + w (1 - Spearman))."""
+"""CMKD (Niu et al. 2024, arXiv:2410.06561): Pearson and Spearman correlation; from the abstract."""
 
 import math
 
@@ -8,14 +8,24 @@ from torch import Tensor
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.divergences import cosine_similarity, soft_ranks, standardise
+from kdbench.utils.validation import check_positive
 
 
 def cmkd_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0, tau: float = 0.1) -> Tensor:
-    """T^2 * ((1 - w) * (1 - Pearson) + w * (1 - Spearman)), averaged over rows.
+    """Return T^2 * ((1 - w) * (1 - Pearson) + w * (1 - Spearman)), averaged over rows.
 
-    student, teacher: logits [N, C], C >= 2. Returns a dimensionless scalar. Both correlations see z-scored logits:
-    Pearson's their softened probabilities, Spearman's their soft ranks (width tau, in standard deviations). w is the
-    entropy of the teacher's own probabilities over log C: the harder a row, the more its ranks count.
+    Both correlations are of z-scored logits: Pearson of their softened probabilities, Spearman of their soft
+    ranks. The weight w of a row is the entropy of the teacher's probabilities over log C, so ranks count more
+    in harder rows.
+
+    Args:
+        student: Student logits [N, C], C >= 2.
+        teacher: Teacher logits [N, C].
+        temperature: T, which divides the z-scored logits of both sides.
+        tau: Width of a soft rank, in standard deviations of the logits.
+
+    Returns:
+        A dimensionless scalar.
     """
     log_p = F.log_softmax(teacher, dim=-1)
     hard = -(log_p.exp() * log_p).sum(dim=-1) / math.log(teacher.shape[-1])
@@ -27,9 +37,12 @@ def cmkd_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0, tau: f
 
 
 class CMKD(Objective):
-    """`cmkd_loss` as an objective: a reimplementation from the abstract, for want of the code.
+    """`cmkd_loss` as an objective, with the same parameters.
 
-    Raises ValueError unless 0 < temperature, tau < inf.
+    It is reimplemented from the abstract, because no official code was found.
+
+    Raises:
+        ValueError: If `temperature` or `tau` is not positive and finite.
     """
 
     paper = Paper(
@@ -39,22 +52,21 @@ class CMKD(Objective):
     )
     formula = "T^2 mean_i [(1 - w_i) (1 - Pearson(q_T, p_T)) + w_i (1 - Spearman)], w_i = H(p_i) / log C"
     defaults_from = (
-        "ours: temperature as of KD; a tenth of the logits' standard deviation as the width of a rank"
+        "kdbench: the temperature of KD; a tenth of the logits' standard deviation as the width of a rank"
     )
     disagreements = (
-        "a reimplementation from the abstract: no official code was found, so its numbers are not the paper's",
-        "the abstract says that the weights follow a sample's difficulty, not how: here by the entropy of the "
-        "teacher's probabilities at T = 1, before its logits are z-scored",
-        "the ranks are sums of sigmoids, where the paper may project onto the permutahedron",
+        "This is a reimplementation from the abstract: no official code was found, so the paper's numbers do"
+        " not apply to it.",
+        "The abstract says that the weights follow the difficulty of a sample, but not how. Here they follow"
+        " the entropy of the teacher's probabilities at T = 1, before its logits are z-scored.",
+        "The ranks are sums of sigmoids; the paper may project onto the permutahedron.",
     )
 
     def __init__(self, temperature: float = 4.0, tau: float = 0.1) -> None:
         super().__init__()
-        for name, value in (("temperature", temperature), ("tau", tau)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"CMKD: {name} must be positive and finite, got {value}")
+        check_positive("CMKD", temperature=temperature, tau=tau)
         self.temperature, self.tau = temperature, tau
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`cmkd_loss` of the logits: a dimensionless scalar."""
+        """Return `cmkd_loss` of the logits: a dimensionless scalar."""
         return cmkd_loss(student.logits, teacher.logits, self.temperature, self.tau)

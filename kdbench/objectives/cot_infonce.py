@@ -1,5 +1,7 @@
-"""van den Oord et al. 2018, "Representation Learning with Contrastive Predictive Coding", arXiv:1807.03748, eq. 4,
-between the two tasks of a student that predicts and explains: an alternative to the term of arXiv:2403.03348."""
+"""InfoNCE (van den Oord et al. 2018, arXiv:1807.03748, eq. 4) between predictions and explanations.
+
+An alternative to the mutual-information term of Chen et al. 2024 (arXiv:2403.03348, `cot_mi`).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,19 +9,37 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
+from kdbench.utils.validation import check_positive
 
 
 def cot_infonce_loss(predict: Tensor, explain: Tensor, temperature: float = 0.1) -> Tensor:
-    """InfoNCE in both directions between two representations [N, D] of the same samples; the others of the batch are
-    the negatives. Returns a scalar in nats: ln N minus it bounds their mutual information from below."""
-    one, other = F.normalize(predict, dim=-1), F.normalize(explain, dim=-1)
-    similarity = one @ other.T / temperature
-    same = torch.arange(len(similarity), device=similarity.device)
-    return (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
+    """Return InfoNCE in both directions, averaged; the other samples of the batch are the negatives.
+
+    ln N minus this value is a lower bound of the mutual information of the two representations.
+
+    Args:
+        predict: Representations [N, D] of the labels.
+        explain: Representations [N, D] of the rationales of the same samples.
+        temperature: Divides the cosine similarities; 0.1 as is usual for normalised vectors.
+
+    Returns:
+        A scalar in nats.
+    """
+    labels, rationales = F.normalize(predict, dim=-1), F.normalize(explain, dim=-1)
+    similarity = labels @ rationales.T / temperature
+    positives = torch.arange(len(similarity), device=similarity.device)
+    return (F.cross_entropy(similarity, positives) + F.cross_entropy(similarity.T, positives)) / 2
 
 
 class CotInfoNCE(Objective):
-    """InfoNCE between what the decoder holds of a sample's label and of its rationale."""
+    """`cot_infonce_loss` of the mean decoder states of a sample's label and of its rationale.
+
+    Args:
+        temperature: Divides the cosine similarities.
+
+    Raises:
+        ValueError: If `temperature` is not positive and finite.
+    """
 
     paper = Paper("Representation Learning with Contrastive Predictive Coding", 2018, "1807.03748")
     formula = "InfoNCE of the mean decoder states of label and rationale, cosine similarity, both directions"
@@ -30,15 +50,16 @@ class CotInfoNCE(Objective):
     needs_teacher = False
     couples_rows = True
     depends_on_batch_size = True
-    defaults_from = "kdbench: 0.1 as is usual for normalised vectors; no paper has this term for rationales"
+    defaults_from = (
+        "kdbench: 0.1 as is usual for normalised vectors; no paper applies this term to rationales"
+    )
 
     def __init__(self, temperature: float = 0.1) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        check_positive("CotInfoNCE", temperature=temperature)
         self.temperature = temperature
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """The term of the two answers, in nats."""
+        """Return `cot_infonce_loss` of the two views: a scalar in nats."""
         predict, explain = (student.parts[view].features["pooled"] for view in self.views)
         return cot_infonce_loss(predict, explain, self.temperature)

@@ -1,4 +1,4 @@
-"""Chen et al. 2024, "Learning to Maximize Mutual Information for Chain-of-Thought Distillation", arXiv:2403.03348."""
+"""CoT-MI (Chen et al. 2024, arXiv:2403.03348): align the token distributions of labels and rationales."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from torch.autograd.function import once_differentiable
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
+from kdbench.utils.validation import check_choice
 
 Pool = Literal["max", "mean"]
 Form = Literal["official", "normalised_ce", "kl"]
 Detach = Literal["label", "none"]
 
 SLICE = 4096
-"""Tokens of the vocabulary that are looked at at once."""
+"""Number of vocabulary tokens that are processed at a time."""
 
 
 def cot_mi_loss(
@@ -30,13 +31,22 @@ def cot_mi_loss(
     form: Form = "official",
     detach: Detach = "label",
 ) -> Tensor:
-    """How far the words of the rationale are from those of the label. Returns a scalar in nats, a mean over samples.
+    """Return the distance between the pooled token distributions of the label and of the rationale.
 
-    predict_logits: [B, Lp, V]; explain_logits: [B, Le, V]; masks: bool [B, L], True where a position counts (all of
-    them where there is none, padding too, as in the official code), at least one in a row.
-    pool: over positions, of the probability of each word. form: `official`, a cross-entropy with the pooled
-    probabilities as target and, a second softmax over them, as logits; `normalised_ce` and `kl` between the pooled
-    probabilities scaled to 1. detach: `label`, the label's side has no gradient.
+    Args:
+        predict_logits: Logits of the label [B, Lp, V].
+        explain_logits: Logits of the rationale [B, Le, V].
+        predict_mask: bool [B, Lp], true for the positions to pool over, at least one in each row. None pools
+            over all positions, padding included, as in the official code.
+        explain_mask: bool [B, Le], likewise for the rationale.
+        pool: How each token's probability is pooled over positions.
+        form: `official` is a cross-entropy whose target is the pooled label probabilities and whose logits
+            are the pooled rationale probabilities, which pass a second softmax. `normalised_ce` and `kl`
+            compare the pooled probabilities after scaling them to a sum of 1.
+        detach: `label` stops the gradient through the label's side; `none` lets it flow through both.
+
+    Returns:
+        A scalar in nats, averaged over samples.
     """
     if detach == "label":
         predict_logits = predict_logits.detach()
@@ -54,9 +64,18 @@ def cot_mi_loss(
 def pooled_log_probabilities(
     logits: Tensor, mask: Tensor | None = None, pool: Pool = "max", size: int = SLICE
 ) -> Tensor:
-    """ln of the largest, or of the mean, probability of each word over the positions: [B, V] from logits [B, L, V].
+    """Return the log of the pooled probability of each token over the positions.
 
-    mask: bool [B, L]. The vocabulary is looked at in slices of `size`, and no softmax of [B, L, V] is kept or made.
+    The vocabulary is processed in slices, so no softmax of shape [B, L, V] is materialised.
+
+    Args:
+        logits: Logits [B, L, V].
+        mask: bool [B, L], true for the positions to pool over; None means all.
+        pool: `max` or `mean` over positions.
+        size: Tokens per slice.
+
+    Returns:
+        Log-probabilities [B, V]. They do not sum to 1 after exponentiation.
     """
     mask = torch.ones_like(logits[..., 0], dtype=torch.bool) if mask is None else mask
     pooled: Tensor = _PooledLogProbabilities.apply(logits, mask, pool, size)
@@ -64,15 +83,15 @@ def pooled_log_probabilities(
 
 
 class _PooledLogProbabilities(torch.autograd.Function):
-    """Keeps the logits, which are there anyway, what normalises them [B, L], and the result [B, V]."""
+    """Autograd function that saves the logits, their normaliser [B, L] and the result [B, V] only."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, mask: Tensor, pool: Pool, size: int) -> Tensor:
         norm = torch.full_like(logits[..., 0], -math.inf)
-        for words in _slices(logits, size):
-            norm = torch.logaddexp(norm, logits[..., words].logsumexp(dim=-1))
-        norm = norm.masked_fill(~mask, math.inf)  # a probability of 0 at what does not count
-        parts = (logits[..., words] for words in _slices(logits, size))
+        for tokens in _slices(logits, size):
+            norm = torch.logaddexp(norm, logits[..., tokens].logsumexp(dim=-1))
+        norm = norm.masked_fill(~mask, math.inf)  # masked positions get probability 0
+        parts = (logits[..., tokens] for tokens in _slices(logits, size))
         pooled = torch.cat([_pool(part, norm, mask, pool) for part in parts], dim=-1)
         ctx.save_for_backward(logits, mask, norm, pooled)
         ctx.pool, ctx.size = pool, size
@@ -83,14 +102,13 @@ class _PooledLogProbabilities(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         logits, mask, norm, pooled = ctx.saved_tensors
         result, weight = torch.empty_like(logits), torch.zeros_like(norm)
-        for words in _slices(
-            logits, ctx.size
-        ):  # the gradient that comes to each position's log-probabilities
-            share = _share(logits[..., words], norm, mask, pooled[..., words], ctx.pool)
-            result[..., words] = share * gradient[:, None, words]
-            weight += result[..., words].sum(dim=-1)
-        for words in _slices(logits, ctx.size):
-            result[..., words] -= weight[..., None] * (logits[..., words] - norm[..., None]).exp()
+        # first the gradient of the log-probabilities, then that of the log-softmax
+        for tokens in _slices(logits, ctx.size):
+            share = _share(logits[..., tokens], norm, mask, pooled[..., tokens], ctx.pool)
+            result[..., tokens] = share * gradient[:, None, tokens]
+            weight += result[..., tokens].sum(dim=-1)
+        for tokens in _slices(logits, ctx.size):
+            result[..., tokens] -= weight[..., None] * (logits[..., tokens] - norm[..., None]).exp()
         return result, None, None, None
 
 
@@ -106,7 +124,7 @@ def _pool(part: Tensor, norm: Tensor, mask: Tensor, pool: Pool) -> Tensor:
 
 
 def _share(part: Tensor, norm: Tensor, mask: Tensor, pooled: Tensor, pool: Pool) -> Tensor:
-    """d pooled [B, v] / d ln probability [B, L, v]: of a maximum the first position that has it."""
+    """Return d pooled [B, v] / d log-probability [B, L, v]; of a maximum, the first position."""
     log = part - norm[..., None]
     if pool == "max":
         return torch.zeros_like(log).scatter_(1, log.argmax(dim=1, keepdim=True), 1.0)
@@ -115,13 +133,23 @@ def _share(part: Tensor, norm: Tensor, mask: Tensor, pooled: Tensor, pool: Pool)
 
 
 class CotMI(Objective):
-    """The mutual-information term between the two tasks of a student that predicts and explains."""
+    """`cot_mi_loss` between the two views of a student that predicts labels and explains them.
+
+    Args:
+        pool: How each token's probability is pooled over positions.
+        form: Which divergence is computed; see `cot_mi_loss`.
+        detach: `label` stops the gradient through the label's side.
+        mask_padding: Pool over valid tokens only. The official code pools over padding too.
+
+    Raises:
+        ValueError: If `pool`, `form` or `detach` is unknown.
+    """
 
     paper = Paper(
         "Learning to Maximize Mutual Information for Chain-of-Thought Distillation", 2024, "2403.03348"
     )
     formula = (
-        "-mean_b sum_v p_bv ln softmax_v(e_b), p and e: largest probability of word v in label and rationale"
+        "-mean_b sum_v p_bv ln softmax_v(e_b), p and e: largest probability of token v in label and rationale"
     )
     needs = ("texts",)
     tasks = ("rationale",)
@@ -129,14 +157,16 @@ class CotMI(Objective):
     needs_teacher = False
     defaults_from = "the official code"
     disagreements = (
-        "the paper speaks of features of the two tasks and a cross-entropy of distributions; the code pools "
-        "probabilities of words, which do not sum to 1, and feeds them as logits into a second softmax "
-        "(form=normalised_ce or kl: once, and scaled to 1)",
-        "with a vocabulary of V words the official value is S ln V - <p, e> + O(S^2 / V), S the sum of p: its gradient "
-        "is nearly -p",
-        "the code pools over padding, so that the value depends on what else is in the batch (mask_padding=true)",
-        "labels pull rationales and never the other way round (detach=none)",
-        "the switch --CoT_Distill False of the official code switches nothing off; here loss=dss has no such term",
+        "The paper describes features of the two tasks and a cross-entropy of distributions. The code pools "
+        "token probabilities, which do not sum to 1, and feeds them as logits into a second softmax; "
+        "form=normalised_ce and form=kl scale them to 1 and use one softmax.",
+        "With a vocabulary of V tokens the official value is S ln V - <p, e> + O(S^2 / V), where S is the "
+        "sum of p; its gradient is nearly -p.",
+        "The code pools over padding, so the value depends on the other samples of the batch "
+        "(mask_padding=true does not).",
+        "Labels pull rationales but rationales do not pull labels (detach=none does both).",
+        "The switch --CoT_Distill False of the official code switches nothing off; here loss=dss has no such"
+        " term.",
     )
 
     def __init__(
@@ -147,17 +177,13 @@ class CotMI(Objective):
         mask_padding: bool = False,
     ) -> None:
         super().__init__()
-        for key, value, possible in (
-            ("pool", pool, ("max", "mean")),
-            ("form", form, ("official", "normalised_ce", "kl")),
-            ("detach", detach, ("label", "none")),
-        ):
-            if value not in possible:
-                raise ValueError(f"{key}={value}; possible: {', '.join(possible)}")
+        check_choice("CotMI", ("max", "mean"), pool=pool)
+        check_choice("CotMI", ("official", "normalised_ce", "kl"), form=form)
+        check_choice("CotMI", ("label", "none"), detach=detach)
         self.pool, self.form, self.detach, self.mask_padding = pool, form, detach, mask_padding
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """The term of the two answers, in nats."""
+        """Return `cot_mi_loss` of the two views: a scalar in nats."""
         predict, explain = (student.parts[view].logits for view in self.views)
         masks = (
             (batch.texts["predict"].valid, batch.texts["explain"].valid)

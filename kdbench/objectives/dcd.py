@@ -1,4 +1,4 @@
-"""DCD, Giakoumoglou and Stathaki 2024, arXiv:2407.11802: CE(S, diagonal) + alpha KL(columns of S || rows of S)."""
+"""DCD (Giakoumoglou and Stathaki 2024, arXiv:2407.11802): contrastive loss plus consistency of similarities."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.divergences import kl
 from kdbench.functional.feature_maps import unit_vectors
+from kdbench.utils.validation import check_at_least, check_between, check_finite, check_non_negative
 
 
 def dcd_loss(
@@ -22,12 +23,22 @@ def dcd_loss(
     alpha: float = 0.5,
     detach_target: bool = False,
 ) -> Tensor:
-    """Each row's cross-entropy to its own teacher among the batch's, and alpha times the consistency.
+    """Return the contrastive loss plus alpha times the consistency loss, averaged over rows.
 
-    student, teacher: embedded vectors [N, D], compared by S = scale * cosine + bias; scale, bias: scalars.
-    Returns a scalar in nats, mean over rows; 0 for N = 1. The consistency is the KL of the softmax of S over
-    the teachers of a student from that over the students of a teacher.
-    detach_target: no gradient through the latter.
+    S = scale * cosine + bias compares every student vector with every teacher vector of the batch. The
+    contrastive loss is the cross-entropy of each row of S on its own teacher. The consistency loss is the KL
+    divergence of each row's softmax (over teachers) from the softmax of the matching column (over students).
+
+    Args:
+        student: Embedded vectors [N, D].
+        teacher: Embedded vectors [N, D].
+        scale: Scalar factor of the cosines.
+        bias: Scalar added to the similarities.
+        alpha: Weight of the consistency loss.
+        detach_target: Stop the gradient through the softmax of the columns.
+
+    Returns:
+        A scalar in nats; 0 for N = 1.
     """
     similarity = scale * (unit_vectors(student) @ unit_vectors(teacher).mT) + bias
     log_q, log_p = F.log_softmax(similarity, dim=1), F.log_softmax(similarity.mT, dim=1)
@@ -37,19 +48,30 @@ def dcd_loss(
 
 
 class DCD(Objective):
-    """`dcd_loss` of linear embeddings of the pooled features; scale = min(exp(theta), max_scale).
+    """`dcd_loss` of linear embeddings of the pooled features, with scale = min(exp(theta), max_scale).
 
-    dimension: D of the embeddings, both learned, as are theta (from the value given) and the bias (from 0).
-    Raises ValueError unless dimension >= 1, theta is finite, 0 <= alpha < inf and exp(theta) < max_scale < inf.
+    The embeddings, theta and the bias (from 0) are learned.
+
+    Args:
+        dimension: D, the width of the embeddings.
+        alpha: Weight of the consistency loss.
+        theta: Initial value of theta.
+        max_scale: Upper bound of the scale.
+        detach_target: Stop the gradient through the target of the consistency loss.
+
+    Raises:
+        ValueError: If `dimension` is below 1, `alpha` is negative or not finite, `theta` is not finite, or
+            `max_scale` is not finite and above exp(theta).
     """
 
     paper = Paper("Discriminative and Consistent Representation Distillation", 2024, "2407.11802")
     formula = "CE(S, diagonal) + alpha KL(softmax(S^T) || softmax(S)), S = min(e^theta, 10) <e_s, e_t> + b"
-    defaults_from = "The authors' code for CIFAR-100: 128 dimensions, alpha 0.5, theta 1, scale up to 10"
+    defaults_from = "the authors' code for CIFAR-100: dimension 128, alpha 0.5, theta 1, scale up to 10"
     disagreements = (
-        "As in the code, the target of the consistency carries gradient to both sides; detach_target=True "
-        "makes it a fixed target.",
-        "The bias adds the same to every class of each softmax, so it changes neither value nor gradient.",
+        "As in the code, the target of the consistency loss carries gradient to both sides; "
+        "detach_target=True makes it constant.",
+        "The bias adds the same to every class of each softmax, so it changes neither the value nor the "
+        "gradient.",
         "Where exp(theta) exceeds max_scale, theta has no gradient.",
     )
     needs = ("pooled",)
@@ -66,21 +88,17 @@ class DCD(Objective):
         detach_target: bool = False,
     ) -> None:
         super().__init__()
-        if dimension < 1:
-            raise ValueError(f"DCD: dimension must be 1 or more, got {dimension}")
-        if not 0 <= alpha < math.inf:
-            raise ValueError(f"DCD: alpha must be finite and not negative, got {alpha}")
-        if not math.isfinite(theta):
-            raise ValueError(f"DCD: theta must be finite, got {theta}")
-        if not math.exp(min(theta, 700)) < max_scale < math.inf:
-            raise ValueError(f"DCD: max_scale must be finite and above exp(theta), got {max_scale}")
+        check_at_least("DCD", 1, dimension=dimension)
+        check_non_negative("DCD", alpha=alpha)
+        check_finite("DCD", theta=theta)
+        check_between("DCD", math.exp(min(theta, 700)), math.inf, closed="neither", max_scale=max_scale)
         self.dimension, self.alpha, self.detach_target = dimension, alpha, detach_target
         self.initial_theta, self.max_scale = theta, max_scale
 
     def setup(
         self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
     ) -> None:
-        """Make the embeddings, theta and the bias."""
+        """Create the embeddings, theta and the bias."""
         (ours,), (theirs,) = (
             probes.student.select_features(self.student_features),
             probes.teacher.select_features(self.teacher_features),
@@ -91,7 +109,7 @@ class DCD(Objective):
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`dcd_loss` of the embedded vectors: a scalar in nats."""
+        """Return `dcd_loss` of the embedded vectors: a scalar in nats."""
         (ours,), (theirs,) = (
             student.select_features(self.student_features),
             teacher.select_features(self.teacher_features),

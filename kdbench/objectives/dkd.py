@@ -1,6 +1,4 @@
-"""DKD, Zhao et al. 2022, arXiv:2203.08679: alpha TCKD + beta NCKD."""
-
-import math
+"""DKD (Zhao et al. 2022, arXiv:2203.08679): separate weights for the target and the non-target classes."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,6 +6,7 @@ from torch import Tensor
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.divergences import decouple
+from kdbench.utils.validation import check_non_negative, check_positive
 
 
 def dkd_loss(
@@ -18,11 +17,21 @@ def dkd_loss(
     beta: float = 8.0,
     temperature: float = 4.0,
 ) -> Tensor:
-    """T^2 * (alpha * TCKD + beta * NCKD), averaged over rows.
+    """Return T^2 * (alpha * TCKD + beta * NCKD), averaged over rows.
 
-    student, teacher: logits [N, C]; target: class indices [N]. Returns a scalar in nats.
-    TCKD is the KL of (target, everything else); NCKD the KL among the C - 1 other classes, 0 for C = 2.
-    The paper's warm-up is the recipe's ramp.
+    TCKD is the KL divergence of (target, all other classes). NCKD is the KL divergence among the C - 1 other
+    classes, and 0 for C = 2. The paper's warm-up is a ramp of the recipe.
+
+    Args:
+        student: Student logits [N, C].
+        teacher: Teacher logits [N, C].
+        target: Class indices, int64 [N].
+        alpha: Weight of TCKD.
+        beta: Weight of NCKD.
+        temperature: T, which divides the logits of both sides.
+
+    Returns:
+        A scalar in nats.
     """
     log_q, log_q_others = decouple(student / temperature, target)
     log_p, log_p_others = decouple(teacher / temperature, target)
@@ -32,9 +41,11 @@ def dkd_loss(
 
 
 class DKD(Objective):
-    """`dkd_loss` as an objective.
+    """`dkd_loss` as an objective, with the same parameters.
 
-    Raises ValueError unless 0 < temperature < inf and 0 <= alpha, beta < inf.
+    Raises:
+        ValueError: If `temperature` is not positive and finite, or `alpha` or `beta` is negative or not
+            finite.
     """
 
     paper = Paper("Decoupled Knowledge Distillation", 2022, "2203.08679")
@@ -43,21 +54,18 @@ class DKD(Objective):
         "mdistiller's configuration (alpha 1, beta 8, T = 4); beta per pair comes from its CIFAR-100 files"
     )
     disagreements = (
-        "The official code subtracts 1000 from the target's logit and takes the log of summed softmaxes, which can be "
-        "-inf; here the others are gathered and all is in log space.",
-        "The warm-up over 20 epochs is part of the official loss; here it is the recipe's ramp.",
+        "The official code subtracts 1000 from the target's logit and takes the log of summed softmaxes, "
+        "which can be -inf. Here the other classes are gathered and everything is computed in log space.",
+        "The warm-up over 20 epochs is part of the official loss; here it is a ramp of the recipe.",
     )
     needs = ("logits", "labels")
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"DKD: temperature must be positive and finite, got {temperature}")
-        for name, value in (("alpha", alpha), ("beta", beta)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"DKD: {name} must be finite and not negative, got {value}")
+        check_positive("DKD", temperature=temperature)
+        check_non_negative("DKD", alpha=alpha, beta=beta)
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`dkd_loss` of the logits and the batch's target: a scalar in nats."""
+        """Return `dkd_loss` of the logits and the batch's target: a scalar in nats."""
         return dkd_loss(student.logits, teacher.logits, batch.target, self.alpha, self.beta, self.temperature)

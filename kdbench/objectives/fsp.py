@@ -1,4 +1,4 @@
-"""FSP, Yim et al. 2017: squared distance of the flow of solution procedure, Gram matrices of consecutive maps."""
+"""FSP, flow of solution procedure (Yim et al. 2017): Gram matrices between consecutive maps."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,11 +13,20 @@ from kdbench.functional.feature_maps import pool_to_smaller
 
 
 def fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """The mean squared difference of the flow matrices, summed over consecutive pairs of maps.
+    """Return the mean squared difference of the flow matrices, summed over consecutive pairs of maps.
 
-    student, teacher: maps [N, C, H, W], shallow first, with the same channels on both sides; sizes may differ.
-    A row's flow is the mean over positions of bottom_c * top_d, [C, D], the larger map averaged down first.
-    Returns a scalar in the maps' units to the fourth. ValueError where one side has more maps.
+    The flow of a row is the mean over positions of bottom_c * top_d, a matrix [C, D]; the larger of the two
+    maps is averaged down first.
+
+    Args:
+        student: Maps [N, C, H, W], shallow first.
+        teacher: Maps with the same channels as the student's; sizes may differ.
+
+    Returns:
+        A scalar in the fourth power of the maps' units.
+
+    Raises:
+        ValueError: If one side has more maps.
     """
     flows = zip(_flows(student), _flows(teacher), strict=True)
     return torch.stack([F.mse_loss(ours, theirs) for ours, theirs in flows]).sum()
@@ -33,9 +42,9 @@ def _flow(bottom: Tensor, top: Tensor) -> Tensor:
 
 
 class FSP(Objective):
-    """`fsp_loss` over the stem and all stages: the first stage of a run whose main phase does without it.
+    """`fsp_loss` over the stem and all stages, for a first stage of training; the main stage does not use it.
 
-    Raises ValueError in `setup` where the channels of the two sides differ.
+    `setup` raises ValueError if the channels of the two sides differ.
     """
 
     paper = Paper(
@@ -45,8 +54,8 @@ class FSP(Objective):
     formula = "sum over consecutive maps of mean (G_s - G_t)^2, G_cd = mean over positions of bottom_c top_d"
     defaults_from = "RepDistiller: the stem and all stages, 30 epochs before the cross-entropy"
     disagreements = (
-        "As in RepDistiller, the flow is that between consecutive stages, the stem first, and the larger of two maps "
-        "is averaged down; the paper's own choice of layers and pooling is not reproduced.",
+        "As in RepDistiller, the flow is computed between consecutive stages, the stem first, and the larger"
+        " of two maps is averaged down. The paper's own choice of layers and pooling is not reproduced.",
     )
     needs = ("features",)
     student_features = teacher_features = ("stem", "stage*")
@@ -54,7 +63,11 @@ class FSP(Objective):
     def setup(
         self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
     ) -> None:
-        """Check that both sides' channels agree; nothing is learned."""
+        """Check that both sides have the same channels; nothing is learned.
+
+        Raises:
+            ValueError: If they differ.
+        """
         sides = (
             probes.student.select_features(self.student_features),
             probes.teacher.select_features(self.teacher_features),
@@ -62,12 +75,12 @@ class FSP(Objective):
         ours, theirs = ([list(feature.shape[1:]) for feature in features] for features in sides)
         if [channels for channels, *_ in ours] != [channels for channels, *_ in theirs]:
             raise ValueError(
-                f"FSP compares channel with channel: the student's maps are {ours}, the teacher's {theirs}; "
-                "it takes networks of one width, such as resnet20 with resnet56 or wrn_16_2 with wrn_40_2"
+                f"FSP: the channels of both sides must agree; the student's maps are {ours}, the teacher's {theirs}. "
+                "Choose networks of the same width, such as resnet20 with resnet56 or wrn_16_2 with wrn_40_2"
             )
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`fsp_loss` of the stem and the stages: a scalar in the maps' units to the fourth."""
+        """Return `fsp_loss` of the stem and the stages: a scalar in the maps' units to the fourth."""
         return fsp_loss(
             student.select_features(self.student_features), teacher.select_features(self.teacher_features)
         )

@@ -1,4 +1,4 @@
-"""ITRD, Miles et al. 2022, arXiv:2112.00459: 2 log2 sum_d |c_d - 1|^(2 alpha) + sum (G_s^2 - G_st^2)."""
+"""ITRD (Miles et al. 2022, arXiv:2112.00459): correlation and mutual information of pooled features."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ from torch import Tensor, nn
 from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import unit_vectors
+from kdbench.utils.validation import check_between, check_non_negative
 
 SMALLEST_DEVIATION = 1e-6
-"""What a feature's standard deviation counts as at least: one that is the same in all rows correlates 0."""
+"""Lower bound of a feature's standard deviation; a constant feature has correlation 0."""
 
 
 def correlation_loss(student: Tensor, teacher: Tensor, alpha: float = 1.5) -> Tensor:
-    """log2 of sum over features of |c_d - 1|^(2 alpha), c_d the correlation of feature d over the batch.
+    """Return log2 of sum over features of |c_d - 1|^(2 alpha).
 
-    student, teacher: vectors [N, D]. Returns a scalar in bits; negative where the sum is below 1.
-    Deviations are unbiased (N - 1) and c sums over N, so c <= (N - 1) / N: the sum is at least D / N^(2 alpha)
-    and its logarithm finite. One row has c = 0, and the value log2 D.
+    c_d is the correlation of feature d over the batch.
+
+    Deviations are unbiased (N - 1) but c sums over N, so c <= (N - 1) / N, the sum is at least D / N^(2
+    alpha), and its logarithm is finite. One row has c = 0 and the value log2 D.
+
+    Args:
+        student: Vectors [N, D].
+        teacher: Vectors [N, D].
+        alpha: Exponent; 1.5 in the authors' code.
+
+    Returns:
+        A scalar in bits; negative where the sum is below 1.
     """
     correlation = (_standardised(student) * _standardised(teacher)).mean(dim=0)
     return (1 - correlation).abs().pow(2 * alpha).sum().log2()
@@ -32,11 +42,18 @@ def _standardised(vectors: Tensor) -> Tensor:
 
 
 def mutual_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """The sum over pairs of rows of G_s^2 - G_st^2: Gram matrices of unit rows, G_st = G_s * G_t, of trace 1.
+    """Return the sum over pairs of rows of G_s^2 - G_st^2.
 
-    student, teacher: vectors [N, D_s], [N, D_t]. Returns a dimensionless scalar.
-    G_t is not divided by its trace before the product. A trace counts as 1e-12 at least: 0 where all rows of
-    a side are 0.
+    G_s and G_t are Gram matrices of unit rows, and G_st = G_s * G_t elementwise. G_s and G_st are scaled to
+    trace 1; G_t is not scaled before the product. A trace is at least 1e-12, so the value is 0 where all rows
+    of a side are 0.
+
+    Args:
+        student: Vectors [N, D_s].
+        teacher: Vectors [N, D_t].
+
+    Returns:
+        A dimensionless scalar.
     """
     ours, theirs = unit_vectors(student), unit_vectors(teacher)
     own = ours @ ours.mT
@@ -56,9 +73,18 @@ def itrd_loss(
     corr_weight: float = 2.0,
     mi_weight: float = 1.0,
 ) -> Tensor:
-    """corr_weight * `correlation_loss`(embedded, teacher) + mi_weight * `mutual_loss`(student, teacher).
+    """Return the weighted sum of `correlation_loss` and `mutual_loss`.
 
-    student: vectors [N, D_s]; teacher and embedded (the student's, brought to the teacher's width): [N, D].
+    Args:
+        student: The student's vectors [N, D_s].
+        teacher: The teacher's vectors [N, D].
+        embedded: The student's vectors, brought to the teacher's width [N, D].
+        alpha: Exponent of the correlation loss.
+        corr_weight: Weight of the correlation loss.
+        mi_weight: Weight of the mutual loss.
+
+    Returns:
+        A scalar.
     """
     correlation = correlation_loss(embedded, teacher, alpha)
     return corr_weight * correlation + mi_weight * mutual_loss(student, teacher)
@@ -67,7 +93,13 @@ def itrd_loss(
 class ITRD(Objective):
     """`itrd_loss` of the pooled features, with a linear layer from the student's width to the teacher's.
 
-    Raises ValueError unless 0.5 < alpha < inf and 0 <= corr_weight, mi_weight < inf.
+    Args:
+        alpha: Exponent of the correlation loss.
+        corr_weight: Weight of the correlation loss.
+        mi_weight: Weight of the mutual loss.
+
+    Raises:
+        ValueError: If `alpha` is not finite and above 0.5, or a weight is negative or not finite.
     """
 
     paper = Paper("Information Theoretic Representation Distillation", 2022, "2112.00459")
@@ -75,12 +107,12 @@ class ITRD(Objective):
         "w_c log2 sum_d |c_d - 1|^(2 alpha) + w_m sum (G_s^2 - G_st^2), G_s and G_st = G_s * G_t of trace 1"
     )
     defaults_from = (
-        "The authors' code: alpha 1.5 (1.01 where both networks are of one family), weights 2 and 1"
+        "the authors' code: alpha 1.5 (1.01 where both networks belong to one family), weights 2 and 1"
     )
     disagreements = (
         "As in the code, deviations divide by N - 1 but correlations by N, so no correlation reaches 1.",
-        "As in the code, the mutual term sees the student's own features where both widths are equal, and the "
-        "linear layer's otherwise.",
+        "As in the code, the mutual term takes the student's own features where both widths are equal, and "
+        "the output of the linear layer otherwise.",
     )
     needs = ("pooled",)
     student_features = teacher_features = ("pooled",)
@@ -89,17 +121,14 @@ class ITRD(Objective):
 
     def __init__(self, alpha: float = 1.5, corr_weight: float = 2.0, mi_weight: float = 1.0) -> None:
         super().__init__()
-        if not 0.5 < alpha < math.inf:
-            raise ValueError(f"ITRD: alpha must be finite and above 0.5, got {alpha}")
-        for name, value in (("corr_weight", corr_weight), ("mi_weight", mi_weight)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"ITRD: {name} must be finite and not negative, got {value}")
+        check_between("ITRD", 0.5, math.inf, closed="neither", alpha=alpha)
+        check_non_negative("ITRD", corr_weight=corr_weight, mi_weight=mi_weight)
         self.alpha, self.corr_weight, self.mi_weight = alpha, corr_weight, mi_weight
 
     def setup(
         self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
     ) -> None:
-        """Make the linear layer."""
+        """Create the linear layer."""
         (ours,), (theirs,) = (
             probes.student.select_features(self.student_features),
             probes.teacher.select_features(self.teacher_features),
@@ -107,7 +136,7 @@ class ITRD(Objective):
         self.embedding = nn.Linear(ours.shape[1], theirs.shape[1])
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`itrd_loss` of the pooled features: a scalar."""
+        """Return `itrd_loss` of the pooled features: a scalar."""
         (ours,), (theirs,) = (
             student.select_features(self.student_features),
             teacher.select_features(self.teacher_features),

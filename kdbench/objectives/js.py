@@ -1,4 +1,4 @@
-"""GKD, Agarwal et al. 2024, arXiv:2306.13649, eq. 2: the generalised Jensen-Shannon divergence."""
+"""Generalised Jensen-Shannon divergence of GKD (Agarwal et al. 2024, arXiv:2306.13649, eq. 2)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,12 +7,19 @@ from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.divergences import kl, log_mixture
 from kdbench.functional.fused_kernels import check_kernel, generalised_js
+from kdbench.utils.validation import check_fraction
 
 
 def js_loss(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
-    """a KL(q || m) + (1 - a) KL(p || m) with m = (1 - a) p + a q and a = skew, averaged over rows.
+    """Return a KL(q || m) + (1 - a) KL(p || m), where m = (1 - a) p + a q and a = skew, averaged over rows.
 
-    student, teacher: logits [N, C], no temperature. Returns a scalar in nats.
+    Args:
+        student: Student logits [N, C]; no temperature.
+        teacher: Teacher logits [N, C].
+        skew: Weight of the student in the mixture; 0.1 in the code of DistiLLM and ABKD.
+
+    Returns:
+        A scalar in nats.
     """
     log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
     log_m = log_mixture(log_q, log_p, skew)
@@ -23,10 +30,12 @@ class JS(Objective):
     """`js_loss` as an objective.
 
     Args:
-        kernel: `torch`, or `liger` on CUDA (kdbench.functional.fused_kernels).
+        skew: Weight of the student in the mixture.
+        kernel: `torch`, or `liger` on CUDA (`kdbench.functional.fused_kernels`).
 
     Raises:
-        ValueError: If the kernel is another one, or unless 0 < skew < 1.
+        ValueError: If `skew` is not in (0, 1), where the divergence would be 0 at both ends, or the kernel is
+            unknown or not installed.
     """
 
     paper = Paper(
@@ -35,8 +44,8 @@ class JS(Objective):
     formula = "a KL(q || m) + (1 - a) KL(p || m), m = (1 - a) p + a q, a = skew"
     defaults_from = "the code of DistiLLM and ABKD for GPT-2 (skew 0.1)"
     disagreements = (
-        "The paper's beta is 1 - skew here: its m is beta p + (1 - beta) q. Named as in the code of DistiLLM and ABKD, "
-        "whose 0.1 is the default; TRL's is 0.5.",
+        "The paper's beta is 1 - skew: its mixture is beta p + (1 - beta) q. The parameter is named as in "
+        "the code of DistiLLM and ABKD, whose 0.1 is the default; TRL's default is 0.5.",
     )
     f_divergence = True
 
@@ -44,12 +53,11 @@ class JS(Objective):
         super().__init__()
         check_kernel(kernel)
         self.kernel = kernel
-        if not 0 < skew < 1:
-            raise ValueError(f"JS: skew must be between 0 and 1, both excluded (there it is 0), got {skew}")
+        check_fraction("JS", closed="neither", skew=skew)
         self.skew = skew
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`js_loss` of the logits: a scalar in nats."""
+        """Return `js_loss` of the logits: a scalar in nats."""
         if self.kernel == "liger":
             return generalised_js(student.logits, teacher.logits, 1 - self.skew)
         return js_loss(student.logits, teacher.logits, self.skew)

@@ -1,4 +1,7 @@
-"""LTKD, Kim 2025, arXiv:2506.18496: KL across and within groups of classes, without the teacher's bias to the head."""
+"""LTKD (Kim 2025, arXiv:2506.18496): distillation from a teacher that is biased to frequent classes.
+
+The KL divergence is divided into a part across groups of classes and a part within them.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,6 +14,7 @@ from kdbench.core.objective import DatasetInfo, Objective, Paper, Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.class_groups import groups_by_frequency
 from kdbench.functional.divergences import kl
+from kdbench.utils.validation import check_at_least, check_non_negative, check_positive
 
 
 def ltkd_loss(
@@ -22,11 +26,23 @@ def ltkd_loss(
     within: float = 1.0,
     temperature: float = 4.0,
 ) -> Tensor:
-    """T^2 * (cross * KL across groups + within * mean over groups of the KL inside), averaged over rows.
+    """Return T^2 * (cross * KL across groups + within * mean KL inside the groups), averaged over rows.
 
-    student, teacher: logits [N, C]; group: int64 [C], the group of each class, every one of range(groups) used.
-    Returns a scalar in nats. Across: the teacher's group masses are divided by their means over the batch and
-    normalised again. Inside: every group weighs 1 / groups instead of the teacher's mass of it.
+    Across groups, the teacher's group masses are divided by their means over the batch and normalised
+    again.
+    Inside, every group has the weight 1 / groups instead of the teacher's mass on it.
+
+    Args:
+        student: Student logits [N, C].
+        teacher: Teacher logits [N, C].
+        group: Group of each class, int64 [C]; every group of range(groups) has a class.
+        groups: Number of groups.
+        cross: Weight of the KL divergence across groups.
+        within: Weight of the KL divergence inside the groups.
+        temperature: T, which divides the logits of both sides.
+
+    Returns:
+        A scalar in nats.
     """
     log_masses_q, log_q = decouple_groups(student / temperature, group, groups)
     log_masses_p, log_p = decouple_groups(teacher / temperature, group, groups)
@@ -36,14 +52,22 @@ def ltkd_loss(
 
 
 def decouple_groups(logits: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Log-masses of the groups [N, groups] and log-probabilities of the classes within their own group [N, C].
+    """Return the log-masses of the groups and the log-probabilities of the classes within their own group.
 
-    logits: [N, C]; group: int64 [C], every one of range(groups) used. With P and p of one side, Q and q of the
-    other, KL(p||q) = KL(P||Q) + sum over groups of P_g times the KL within g.
+    With P and p from one side and Q and q from the other, KL(p||q) of whole rows is KL(P||Q) plus the sum
+    over groups of P_g times the KL within g.
+
+    Args:
+        logits: Logits [N, C].
+        group: Group of each class, int64 [C]; every group of range(groups) has a class.
+        groups: Number of groups.
+
+    Returns:
+        Log-masses [N, groups] and log-probabilities [N, C].
     """
     outside = group != torch.arange(groups, device=group.device)[:, None]
     tops = logits.detach()[:, None].masked_fill(outside, -torch.inf).amax(dim=-1)
-    # Near 0 before any sum: a small group's logits may be far below the row's largest.
+    # Shift each group to a maximum of 0: a small group's logits may be far below the row's largest.
     logits = logits - tops[:, group]
     log_sums = logits[:, None].masked_fill(outside, -torch.inf).logsumexp(dim=-1)
     tops = tops - tops.amax(dim=-1, keepdim=True)
@@ -51,23 +75,33 @@ def decouple_groups(logits: Tensor, group: Tensor, groups: int) -> tuple[Tensor,
 
 
 class LTKD(Objective):
-    """`ltkd_loss` as an objective, with groups (head, medium, tail) by how often a class is trained on.
+    """`ltkd_loss` as an objective, with groups (head, medium, tail) by class frequency in the training set.
 
-    groups: how many, of equally many classes; fewer where there are fewer classes.
-    thresholds: counts that separate the groups instead, one less than there are groups (100, 20 in the long-tailed
-    literature); a group without classes is dropped.
-    Raises ValueError unless 0 < temperature < inf, 0 <= cross, within < inf, groups >= 1, and thresholds fall.
+    Args:
+        groups: Number of groups, of equally many classes; fewer where there are fewer classes.
+        cross: Weight of the KL divergence across groups.
+        within: Weight of the KL divergence inside the groups.
+        temperature: T, which divides the logits of both sides.
+        thresholds: Falling class counts that separate the groups, one fewer than groups (100 and 20 in the
+            long-tailed literature). A group without classes is dropped. None divides the classes equally.
+
+    Raises:
+        ValueError: If `temperature` is not positive and finite, a weight is negative or not finite, `groups`
+            is below 1, or `thresholds` do not fall or do not fit `groups`.
     """
 
     paper = Paper("Distilling Balanced Knowledge from a Biased Teacher", 2025, "2506.18496")
     formula = "T^2 (cross KL(P~_G||Q_G) + within mean_G KL(p|G||q|G)), P~_G ~ P_G / mean over rows of P_G"
     defaults_from = (
-        "ours: head, medium and tail as in the abstract; the paper's weights and temperature were not found"
+        "kdbench: head, medium and tail as in the abstract; the paper's weights and temperature were not "
+        "found"
     )
     disagreements = (
-        "a reimplementation from the abstract: no official code was found, and both weights are parameters",
-        "equal weights within the groups are 1 / groups here, so that they sum to 1 as the teacher's masses do",
-        "on balanced data the groups mean nothing: they follow the order of the classes",
+        "This is a reimplementation from the abstract: no official code was found, and both weights are "
+        "parameters.",
+        "Equal weights within the groups are 1 / groups here, so that they sum to 1 as the teacher's masses "
+        "do.",
+        "On balanced data the groups have no meaning; they follow the order of the classes.",
     )
     needs = ("logits", "class frequencies")
     couples_rows = True
@@ -82,13 +116,9 @@ class LTKD(Objective):
         thresholds: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"LTKD: temperature must be positive and finite, got {temperature}")
-        for name, value in (("cross", cross), ("within", within)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"LTKD: {name} must be finite and not negative, got {value}")
-        if groups < 1:
-            raise ValueError(f"LTKD: groups must be at least 1, got {groups}")
+        check_positive("LTKD", temperature=temperature)
+        check_non_negative("LTKD", cross=cross, within=within)
+        check_at_least("LTKD", 1, groups=groups)
         falling = thresholds is None or list(thresholds) == sorted(set(thresholds), reverse=True)
         if thresholds is not None and not (falling and len(thresholds) == groups - 1):
             raise ValueError(
@@ -100,14 +130,14 @@ class LTKD(Objective):
     def setup(
         self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
     ) -> None:
-        """Sort the classes into groups by how many images of each are trained on."""
+        """Sort the classes into groups by their number of training samples."""
         counts = torch.bincount(dataset_info.labels[dataset_info.trained], minlength=dataset_info.num_classes)
-        found = groups_by_frequency(counts, self.groups, self.thresholds)
-        used, group = torch.unique(found, return_inverse=True)
-        self.groups = len(used)
+        group_of_class = groups_by_frequency(counts, self.groups, self.thresholds)
+        non_empty, group = torch.unique(group_of_class, return_inverse=True)
+        self.groups = len(non_empty)
         self.register_buffer("group", group)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`ltkd_loss` of the logits: a scalar in nats."""
+        """Return `ltkd_loss` of the logits: a scalar in nats."""
         weights = self.cross, self.within
         return ltkd_loss(student.logits, teacher.logits, self.group, self.groups, *weights, self.temperature)

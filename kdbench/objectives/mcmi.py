@@ -1,11 +1,10 @@
-"""Ye, Hamidi, Tan and Yang 2024, maximum conditional mutual information (MCMI), arXiv:2401.08732.
+"""MCMI (Ye, Hamidi, Tan and Yang 2024, arXiv:2401.08732): maximum conditional mutual information.
 
-The teacher is fine-tuned for a larger I(X; Yhat | Y): its answers vary more within a class.
+A loss for teachers: fine-tuning for a larger I(X; Yhat | Y) makes the outputs vary more within a class.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Literal
 
@@ -16,22 +15,37 @@ from kdbench.core.objective import DatasetInfo, ExtraForward, Objective, Paper, 
 from kdbench.core.types import Batch, Outputs
 from kdbench.distributed.collectives import summed
 from kdbench.functional.class_information import class_sums, conditional_mutual_information, normalise_rows
+from kdbench.utils.validation import check_at_least, check_choice, check_fraction
 
 
 def mcmi_loss(logits: Tensor, target: Tensor, centroids: Tensor) -> Tensor:
-    """The term that a teacher minimises beside the cross-entropy: minus the CMI, a scalar in nats. The centroids
-    carry no gradient."""
+    """Return minus the conditional mutual information: a teacher's loss besides cross-entropy.
+
+    Args:
+        logits: The network's own logits [N, C].
+        target: Class indices, int64 [N].
+        centroids: Class centroids [C, C], one distribution per class; no gradient flows to them.
+
+    Returns:
+        A scalar in nats.
+    """
     return -conditional_mutual_information(logits, target, centroids.detach())
 
 
 class MCMI(Objective):
-    """Minus the conditional mutual information of the network in training, against centroids of its own.
+    """Minus the conditional mutual information of the network in training, against its own class centroids.
 
-    mode: of the centroids: `offline`, one pass before the first step, as the published runs; `epoch`, one before each
-        epoch;
-        `ema`, a first pass, then before each step Q <- decay * Q + (1 - decay) * mean over `per_class` images of
-        each class, drawn anew. A pass shows the views that the epoch is going to show.
-    train_mode: centroids of the network in train mode, as the released code has them.
+    Args:
+        mode: When the centroids are computed. `offline`: in one pass before the first step, as in the
+            published runs. `epoch`: in one pass before each epoch. `ema`: in a first pass, and then before
+            each step by Q <- decay * Q + (1 - decay) * mean over `per_class` images of each class, drawn
+            anew. A pass uses the views that the epoch is going to use.
+        per_class: Images of each class in an update of `ema`.
+        decay: Decay of the moving average of `ema`.
+        train_mode: Compute the centroids in train mode, as the released code does.
+
+    Raises:
+        ValueError: If `mode` is unknown, `per_class` is below 1, or `decay` is not in [0, 1).
     """
 
     paper = Paper(
@@ -41,17 +55,18 @@ class MCMI(Objective):
     )
     formula = "-mean_i KL(P_i || Q_y_i), P the network's own softmax, Q_y its fixed mean over class y"
     defaults_from = (
-        "the released code: fixed centroids; 8 images and decay 0.9999 of an updater that is switched off"
+        "the released code: fixed centroids; 8 images and decay 0.9999 belong to an updater that is switched"
+        " off there"
     )
     disagreements = (
-        "The released code computes the centroids once and has an updater that is switched off: mode=ema is it, "
-        "mode=epoch computes them anew for every epoch.",
-        "The released code computes the centroids in train mode, with batch statistics, and so moves the running "
-        "ones: train_mode=true.",
-        "Its updater shows one fixed view of each image; ema draws views anew.",
+        "The released code computes the centroids once; its updater is switched off. mode=ema is that "
+        "updater, and mode=epoch recomputes the centroids for every epoch.",
+        "The released code computes the centroids in train mode, with batch statistics, and so changes the "
+        "running statistics: train_mode=true.",
+        "The released updater uses one fixed view of each image; mode=ema draws views anew.",
     )
     needs = ("logits", "labels")
-    tasks = ("images",)  # it surveys training images by class
+    tasks = ("images",)  # it needs extra forward passes over training images
     needs_teacher = False
     bounded = False
 
@@ -63,53 +78,50 @@ class MCMI(Objective):
         train_mode: bool = False,
     ) -> None:
         super().__init__()
-        if mode not in ("offline", "epoch", "ema"):
-            raise ValueError(f"mode={mode}; possible: offline, epoch, ema")
-        if per_class < 1:
-            raise ValueError(f"per_class must be at least 1, got {per_class}")
-        if not (math.isfinite(decay) and 0 <= decay < 1):
-            raise ValueError(f"decay must lie in [0, 1), got {decay}")
+        check_choice("MCMI", ("offline", "epoch", "ema"), mode=mode)
+        check_at_least("MCMI", 1, per_class=per_class)
+        check_fraction("MCMI", closed="left", decay=decay)
         self.needs_class_balanced_images = mode == "ema"
         self.mode, self.per_class, self.decay, self.train_mode = mode, per_class, decay, train_mode
         self.centroids: Tensor
-        self.surveyed = 0
+        self.last_pass = 0
         """The epoch of the last pass over the training set; 0 before the first."""
 
     def setup(
         self, student: torch.nn.Module, teacher: torch.nn.Module, probes: Probes, dataset_info: DatasetInfo
     ) -> None:
-        """Uniform centroids, until the first pass."""
+        """Register uniform centroids, which the first pass replaces."""
         classes = dataset_info.num_classes
         uniform = torch.full((classes, classes), 1 / classes, dtype=torch.float64)
         self.register_buffer("centroids", uniform.to(probes.student.logits.device))
 
     def extra_forward(self, epoch: int) -> ExtraForward | None:
-        """A pass where the mode wants one now; else a class-balanced draw for `ema`."""
-        if self.surveyed == 0 or (self.mode == "epoch" and self.surveyed < epoch):
+        """Return a full pass if the mode needs one now, a class-balanced draw for `ema`, else None."""
+        if self.last_pass == 0 or (self.mode == "epoch" and self.last_pass < epoch):
             return ExtraForward(train_mode=self.train_mode)
         return ExtraForward(self.per_class, self.train_mode) if self.mode == "ema" else None
 
     def receive_extra_forward(self, epoch: int, answers: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Centroids from the answers; where they are a draw, by the moving average."""
+        """Compute the centroids from the answers, or move them towards those of a draw."""
         sums = torch.zeros_like(self.centroids, dtype=torch.float64)
         for logits, target in answers:
             sums += class_sums(logits, target, len(sums))
         sums = summed(sums)
-        if self.surveyed == 0 or self.mode == "epoch":
-            self.centroids, self.surveyed = normalise_rows(sums), epoch
+        if self.last_pass == 0 or self.mode == "epoch":
+            self.centroids, self.last_pass = normalise_rows(sums), epoch
             return
-        drawn = sums.sum(dim=-1, keepdim=True) > 0
-        moved = self.decay * self.centroids + (1 - self.decay) * normalise_rows(sums)
-        self.centroids = normalise_rows(torch.where(drawn, moved, self.centroids))
+        has_samples = sums.sum(dim=-1, keepdim=True) > 0
+        average = self.decay * self.centroids + (1 - self.decay) * normalise_rows(sums)
+        self.centroids = normalise_rows(torch.where(has_samples, average, self.centroids))
 
     def get_extra_state(self) -> int:
-        """The epoch of the last pass, for the checkpoint."""
-        return self.surveyed
+        """Return the epoch of the last pass, for the checkpoint."""
+        return self.last_pass
 
     def set_extra_state(self, state: int) -> None:
-        """As it was when the checkpoint was written."""
-        self.surveyed = state
+        """Restore the epoch of the last pass from a checkpoint."""
+        self.last_pass = state
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """Minus the CMI of the student's logits against the centroids, in nats."""
+        """Return minus the CMI of the student's logits against the centroids: a scalar in nats."""
         return mcmi_loss(student.logits, batch.target, self.centroids)

@@ -1,4 +1,4 @@
-"""MSE, Kim et al. 2021, arXiv:2105.08919: |z_s - z_t|^2."""
+"""MSE (Kim et al. 2021, arXiv:2105.08919): mean squared error of the logits."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,10 +8,16 @@ from kdbench.core.types import Batch, Outputs
 
 
 def mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared difference of the logits, averaged over rows and classes.
+    """Return the squared difference of the logits, averaged over rows and classes.
 
-    student, teacher: logits [N, C]. Returns a scalar in squared logits.
-    The paper writes the sum over classes: its weight for C classes is this one's divided by C.
+    The paper writes the sum over classes: its weight for C classes is the weight here divided by C.
+
+    Args:
+        student: Student logits [N, C].
+        teacher: Teacher logits [N, C].
+
+    Returns:
+        A scalar in squared logits.
     """
     return F.mse_loss(student, teacher)
 
@@ -26,10 +32,11 @@ class MSE(Objective):
     )
     formula = "mean over rows and classes of (z_s - z_t)^2"
     disagreements = (
-        "The paper writes the squared distance, or half of it, without dividing by the number of classes; here, as in "
-        "F.mse_loss, it is the mean, and a weight of theirs is multiplied by the number of classes (and halved).",
+        "The paper writes the squared distance, or half of it, without dividing by the number of classes. "
+        "Here it is the mean, as in F.mse_loss, so the paper's weight has to be multiplied by the number of "
+        "classes (and halved).",
     )
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`mse_loss` of the logits: a scalar in squared logits."""
+        """Return `mse_loss` of the logits: a scalar in squared logits."""
         return mse_loss(student.logits, teacher.logits)

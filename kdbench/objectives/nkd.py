@@ -1,6 +1,4 @@
-"""NKD, Yang et al. 2023, arXiv:2303.13005: -p_y log q_y - gamma T^2 sum over k != y of p^_T,k log q^_T,k."""
-
-import math
+"""NKD (Yang et al. 2023, arXiv:2303.13005): target term plus cross-entropy among the other classes."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,16 +6,29 @@ from torch import Tensor
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
 from kdbench.functional.divergences import decouple
+from kdbench.utils.validation import check_non_negative, check_positive
 
 
 def nkd_loss(
     student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, temperature: float = 1.0
 ) -> Tensor:
-    """Target term plus gamma * T^2 * the cross-entropy among the other classes, averaged over rows.
+    """Return the target term plus gamma * T^2 * the cross-entropy among the other classes.
 
-    student, teacher: logits [N, C], C >= 2; target: class indices [N]. Returns a scalar in nats.
-    The target term is -p_y log q_y at temperature 1. The C - 1 other classes are renormalised on each side and
-    softened by T; 0 for C = 2. A cross-entropy, not a divergence: it is not 0 where the student is the teacher.
+    Both are averaged over rows.
+
+    The target term is -p_y log q_y at temperature 1. The C - 1 other classes are renormalised on each side
+    and softened by T; their term is 0 for C = 2. This is a cross-entropy, not a divergence: it is not 0 where
+    student and teacher agree.
+
+    Args:
+        student: Student logits [N, C], C >= 2.
+        teacher: Teacher logits [N, C].
+        target: Class indices, int64 [N].
+        gamma: Weight of the other classes.
+        temperature: T of the other classes.
+
+    Returns:
+        A scalar in nats.
     """
     index = target[:, None]
     p_target = F.softmax(teacher, dim=-1).gather(-1, index)
@@ -29,9 +40,10 @@ def nkd_loss(
 
 
 class NKD(Objective):
-    """`nkd_loss` as an objective.
+    """`nkd_loss` as an objective, with the same parameters.
 
-    Raises ValueError unless 0 < temperature < inf and 0 <= gamma < inf.
+    Raises:
+        ValueError: If `temperature` is not positive and finite, or `gamma` is negative or not finite.
     """
 
     paper = Paper(
@@ -42,21 +54,21 @@ class NKD(Objective):
     )
     formula = "-p_y log q_y + gamma T^2 CE(p_T, q_T among the classes other than y)"
     defaults_from = (
-        "official code (cls_KD), convolutional networks on ImageNet; its CIFAR-100: gamma 3.5, T 3"
+        "the official code (cls_KD) for convolutional networks on ImageNet; for CIFAR-100 it uses gamma 3.5,"
+        " T 3"
     )
     disagreements = (
-        "The official code takes soft labels (mixup) too and reads off their largest class; here a label is an index.",
+        "The official code also accepts soft labels (mixup) and takes their largest class; here a label is "
+        "an index.",
     )
     needs = ("logits", "labels")
 
     def __init__(self, gamma: float = 1.5, temperature: float = 1.0) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"NKD: temperature must be positive and finite, got {temperature}")
-        if not 0 <= gamma < math.inf:
-            raise ValueError(f"NKD: gamma must be finite and not negative, got {gamma}")
+        check_positive("NKD", temperature=temperature)
+        check_non_negative("NKD", gamma=gamma)
         self.gamma, self.temperature = gamma, temperature
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`nkd_loss` of the logits and the batch's target: a scalar in nats."""
+        """Return `nkd_loss` of the logits and the batch's target: a scalar in nats."""
         return nkd_loss(student.logits, teacher.logits, batch.target, self.gamma, self.temperature)

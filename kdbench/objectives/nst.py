@@ -1,4 +1,4 @@
-"""NST, Huang and Wang 2017, arXiv:1707.01219: squared MMD of the unit channel maps, kernel (a . b)^2."""
+"""NST, neuron selectivity transfer (Huang and Wang 2017, arXiv:1707.01219): squared MMD of channel maps."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,34 @@ from kdbench.functional.feature_maps import pool_to_smaller, unit_vectors
 
 
 def nst_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """mean k(t, t) + mean k(s, s) - 2 mean k(s, t) over pairs of channels, mean over rows, summed over stages.
+    """Return mean k(t, t) + mean k(s, s) - 2 mean k(s, t), summed over stages.
 
-    student, teacher: one map per stage, [N, C, H, W] each; channels and sizes may differ, and the larger map
-    is averaged down to the smaller one first. A channel is a unit vector of its positions; k(a, b) = (a . b)^2.
-    Returns a dimensionless scalar. ValueError where one side has more stages.
+    The means are over pairs of channels, and then over rows.
+
+    A channel is the unit vector of its positions, and the kernel is k(a, b) = (a . b)^2.
+
+    Args:
+        student: One map [N, C, H, W] per stage. Channels and sizes may differ from the teacher's; the larger
+            map is averaged down to the size of the smaller one.
+        teacher: The teacher's maps, in the same order.
+
+    Returns:
+        A dimensionless scalar.
+
+    Raises:
+        ValueError: If one side has more stages.
     """
     pairs = [pool_to_smaller(s, t) for s, t in zip(student, teacher, strict=True)]
     return torch.stack([_discrepancy(s.flatten(2), t.flatten(2)) for s, t in pairs]).sum()
 
 
 def _discrepancy(s: Tensor, t: Tensor) -> Tensor:
-    """Maps [N, C, P]: by whichever Gram matrices are smaller, of positions or of channels."""
+    """Return the MMD of maps [N, C, P].
+
+    It comes from whichever Gram matrices are smaller: of positions or of channels.
+    """
     if s.shape[2] <= max(s.shape[1], t.shape[1]):
-        # With M = mean_c a a^T the mean of (a . b)^2 is <M_s, M_t>, and the three means are ||M_s - M_t||^2.
+        # With M = mean_c a a^T, the mean of (a . b)^2 is <M_s, M_t>, and the three means sum to ||M_s - M_t||^2.
         return (_second_moment(s) - _second_moment(t)).square().sum(dim=(1, 2)).mean()
     ss, tt = s @ s.mT, t @ t.mT
     a, b = _inverse_norms(ss), _inverse_norms(tt)
@@ -37,7 +51,7 @@ def _second_moment(channels: Tensor) -> Tensor:
 
 
 def _inverse_norms(gram: Tensor) -> Tensor:
-    """[N, C, C] -> [N, C, 1]; 1, as `unit_vectors` has it, for a channel shorter than 1e-12."""
+    """Return the inverse channel norms [N, C, 1] of Gram matrices [N, C, C]; 1 for norms below 1e-12."""
     squares = gram.diagonal(dim1=1, dim2=2)[..., None]
     return squares.masked_fill(squares < 1e-24, 1.0).rsqrt()
 
@@ -53,13 +67,13 @@ class NST(Objective):
     formula = "sum over stages of mean k(t, t) + mean k(s, s) - 2 mean k(s, t), k(a, b) = (a . b)^2"
     defaults_from = "RepDistiller: all stages, the polynomial kernel"
     disagreements = (
-        "The paper tries several kernels; RepDistiller and this file have the polynomial one, (a . b)^2, alone.",
+        "The paper tries several kernels; RepDistiller and kdbench implement the polynomial one, (a . b)^2.",
     )
     needs = ("features",)
     student_features = teacher_features = ("stage*",)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`nst_loss` of the stages: a dimensionless scalar."""
+        """Return `nst_loss` of the stages: a dimensionless scalar."""
         return nst_loss(
             student.select_features(self.student_features), teacher.select_features(self.teacher_features)
         )

@@ -1,4 +1,4 @@
-"""OFD, Heo et al. 2019, arXiv:1904.01866: ||r(F_s) - max(F_t, m)||^2 before the ReLU, where it matters to it."""
+"""OFD (Heo et al. 2019, arXiv:1904.01866): partial distance to the teacher's maps before the ReLU."""
 
 import math
 from collections.abc import Sequence
@@ -12,34 +12,52 @@ from kdbench.core.types import Batch, Outputs
 from kdbench.functional.feature_maps import pool_to_smaller, sum_by_depth
 
 SCALE = 1 / 1000
-"""What the authors multiply the sums over whole maps by on CIFAR-100 (on ImageNet by 1/10000)."""
+"""Factor of the sums over whole maps in the authors' CIFAR-100 code (1/10000 on ImageNet)."""
 
 
 def ofd_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], margins: Sequence[Tensor]) -> Tensor:
-    """The sum over stages of 1/1000 * 2^(l - n + 1) * sum((s - t')^2 where s > t' or t' > 0) / N.
+    """Return the partial squared distance of the maps, summed over stages.
 
-    student, teacher: n maps [N, C, H, W] each before their ReLU, the deepest (weight 1) last; the student's
-    are connected, so that shapes agree stage by stage. margins: [C] per stage; t' = max(t, margin).
-    Returns a scalar in squared units of the maps, summed over channels and positions, averaged over rows.
-    ValueError where the lists differ in length.
+    The term of stage l = 0 ... n - 1 is 1/1000 * 2^(l - n + 1) * sum((s - t')^2 where s > t' or t' > 0) / N,
+    with t' = max(t, margin).
+
+    Args:
+        student: One map [N, C, H, W] per stage before its ReLU, the deepest (factor 1) last, after the
+            connectors: the shapes are those of the teacher's maps.
+        teacher: The teacher's maps [N, C, H, W] before the ReLU, in the same order.
+        margins: One tensor [C] per stage.
+
+    Returns:
+        A scalar in squared units of the maps: a sum over channels and positions, averaged over rows.
+
+    Raises:
+        ValueError: If the lists differ in length.
     """
     return SCALE * sum_by_depth([_partial(*stage) for stage in zip(student, teacher, margins, strict=True)])
 
 
 def _partial(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
-    """A student below a target that is not positive costs nothing: the ReLU makes both 0."""
+    """Return the partial distance of one stage; a student below a non-positive target costs nothing."""
     target = torch.maximum(teacher, margin[:, None, None])
     excess = student - target
     return torch.where(target > 0, excess, F.relu(excess)).square().sum() / len(student)
 
 
 def margins_of(norm: nn.BatchNorm2d) -> Tensor:
-    """E[x | x < 0] of each channel, x normal with the norm's bias as mean and |weight| as deviation.
+    """Return E[x | x < 0] of each channel before a ReLU.
 
-    Returns [C], at most 0. Where less than a thousandth of x is negative it is -3 |weight|, as in the code of
-    the authors. Computed in float64.
+    x is normal with the norm's bias as mean and |weight| as deviation.
+
+    Where less than a thousandth of x is negative the margin is -3 |weight|, as in the authors' code. Computed
+    in float64.
+
+    Args:
+        norm: The BatchNorm before a ReLU of the teacher, with C channels.
+
+    Returns:
+        Margins [C], at most 0.
     """
-    # a channel of weight 0 is its bias; the smallest deviation leads to that limit
+    # a channel of weight 0 is constant; the clamp gives the limit of the formula
     deviation, mean = norm.weight.detach().double().abs().clamp(min=1e-30), norm.bias.detach().double()
     negative = torch.special.ndtr(-mean / deviation)
     density = torch.exp(-((mean / deviation).square()) / 2) / math.sqrt(2 * math.pi)
@@ -56,18 +74,18 @@ def _connector(inputs: int, outputs: int) -> nn.Sequential:
 class OFD(Objective):
     """`ofd_loss` over all stages, with margins from the teacher's BatchNorms.
 
-    Where two maps differ in size the larger is averaged down first, before the connector and the margin.
-    Raises ValueError in `setup` for a teacher whose stages do not come from BatchNorms that it can name.
+    Where two maps differ in size, the larger is averaged down before the connector and the margin. `setup`
+    raises ValueError for a teacher that does not name the BatchNorms of its stages.
     """
 
     paper = Paper("A Comprehensive Overhaul of Feature Distillation", 2019, "1904.01866")
     formula = "sum over stages of 1/1000 * 2^(l-n+1) * sum((s - max(t, m))^2 [s > max(t, m) or t > 0]) / N"
     defaults_from = "the authors' CIFAR-100 code: all stages"
     disagreements = (
-        "mdistiller leaves the teacher in training mode; the authors' code and this file evaluate it.",
-        "In residual networks the margins are of the last block's branch alone, without its shortcut, here as in "
-        "the authors' code, although the ReLU sees the sum.",
-        "The authors' code has no case of maps of two sizes; this file averages the larger.",
+        "mdistiller leaves the teacher in training mode; the authors' code and kdbench evaluate it.",
+        "In residual networks the margins come from the last block's branch alone, without its shortcut, "
+        "although the ReLU sees the sum; this follows the authors' code.",
+        "The authors' code does not handle maps of two sizes; kdbench averages the larger one.",
     )
     needs = ("features", "teacher weights")
     student_features = teacher_features = ("stage*.pre",)
@@ -75,14 +93,18 @@ class OFD(Objective):
     def setup(
         self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
     ) -> None:
-        """Make a connector and the margins for each stage."""
+        """Create a connector and the margins for each stage.
+
+        Raises:
+            ValueError: If the teacher does not name the BatchNorm of a stage.
+        """
         accessor = getattr(teacher, "stage_norms", None)
         norms: dict[str, nn.BatchNorm2d] = accessor() if callable(accessor) else {}
         stages = [feature.removesuffix(".pre") for feature in self.teacher_features]
         if missing := [stage for stage in stages if stage not in norms]:
             raise ValueError(
-                f"OFD takes its margins from the BatchNorms before the teacher's ReLUs; {type(teacher).__name__} "
-                f"names none for {', '.join(missing)}: a resnet, wrn, vgg or ShuffleV1 of kdbench's would fit"
+                f"OFD: the margins come from the BatchNorms before the teacher's ReLUs, and {type(teacher).__name__} "
+                f"names none for {', '.join(missing)}; choose a resnet, wrn, vgg or ShuffleV1 of kdbench as teacher"
             )
         ours = [feature.shape[1] for feature in probes.student.select_features(self.student_features)]
         theirs = [feature.shape[1] for feature in probes.teacher.select_features(self.teacher_features)]
@@ -91,7 +113,7 @@ class OFD(Objective):
             self.register_buffer(f"margin{number}", margins_of(norms[stage]))
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`ofd_loss` of the connected maps: a scalar in squared units of the maps."""
+        """Return `ofd_loss` of the connected maps: a scalar in squared units of the maps."""
         features = zip(
             student.select_features(self.student_features),
             teacher.select_features(self.teacher_features),

@@ -1,4 +1,4 @@
-"""MiniLLM, Gu et al. 2024, arXiv:2306.08543, eq. 1, token by token: KL(q || p)."""
+"""Reverse KL per token (MiniLLM, Gu et al. 2024, arXiv:2306.08543, eq. 1)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,9 +10,14 @@ from kdbench.functional.fused_kernels import check_kernel, generalised_js
 
 
 def rkl_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(q || p) of student from teacher, averaged over rows: mode-seeking.
+    """Return KL(q || p) of the student from the teacher, averaged over rows; mode-seeking, no temperature.
 
-    student, teacher: logits [N, C], no temperature. Returns a scalar in nats.
+    Args:
+        student: Student logits [N, C].
+        teacher: Teacher logits [N, C].
+
+    Returns:
+        A scalar in nats.
     """
     log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
     return kl(log_q, log_p).mean()
@@ -22,18 +27,18 @@ class RKL(Objective):
     """`rkl_loss` as an objective.
 
     Args:
-        kernel: `torch`, or `liger` on CUDA (kdbench.functional.fused_kernels).
+        kernel: `torch`, or `liger` on CUDA (`kdbench.functional.fused_kernels`).
 
     Raises:
-        ValueError: If the kernel is another one.
+        ValueError: If the kernel is unknown or not installed.
     """
 
     paper = Paper("MiniLLM: Knowledge Distillation of Large Language Models", 2024, "2306.08543")
     formula = "KL(q || p)"
-    defaults_from = "kdbench: the kernel says who computes, not what"
+    defaults_from = "kdbench: the kernel changes the implementation, not the value"
     disagreements = (
-        "MiniLLM takes the divergence over whole sequences that the student writes, by policy gradient; this is the "
-        "term per token of a given text, as in the code of DistiLLM and ABKD.",
+        "MiniLLM applies the divergence to whole sequences that the student generates, by policy gradient. "
+        "This is the term per token of a given text, as in the code of DistiLLM and ABKD.",
     )
     f_divergence = True
 
@@ -43,7 +48,7 @@ class RKL(Objective):
         self.kernel = kernel
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`rkl_loss` of the logits: a scalar in nats."""
+        """Return `rkl_loss` of the logits: a scalar in nats."""
         if self.kernel == "liger":
             return generalised_js(student.logits, teacher.logits, 1.0)
         return rkl_loss(student.logits, teacher.logits)

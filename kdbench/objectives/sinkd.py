@@ -1,6 +1,4 @@
-"""SinKD, Cui et al. 2024, arXiv:2402.17110: the Sinkhorn distance between a batch's student and teacher rows."""
-
-import math
+"""SinKD (Cui et al. 2024, arXiv:2402.17110): Sinkhorn distance between the two sides' rows of a batch."""
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +6,7 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
+from kdbench.utils.validation import check_at_least, check_positive
 
 
 def sinkd_loss(
@@ -19,12 +18,22 @@ def sinkd_loss(
     scale: float = 0.001,
     official: bool = False,
 ) -> Tensor:
-    """scale * sum_ij P_ij W_ij, with the cost W_ij = |q_i - p_j|_1 and the transport P of mass 1.
+    """Return scale * sum_ij P_ij W_ij with the cost W_ij = |q_i - p_j|_1 and the transport plan P of mass 1.
 
-    student, teacher: logits [N, C], softened by `temperature` to q and p. Returns a scalar in [0, 2 * scale].
-    P starts as exp(-W / eps) and has its rows and then its columns normalised, `iterations` times: the transport
-    with entropy eps between uniform weights on the rows of both sides. Gradients flow through the iterations.
-    official: columns that sum to 1 instead of 1/N, as the published code has them: N times the value.
+    P starts as exp(-W / eps). Its rows and then its columns are normalised `iterations` times: the entropic
+    transport plan between uniform weights on the rows of both sides. Gradients flow through the iterations.
+
+    Args:
+        student: Student logits [N, C], softened to q.
+        teacher: Teacher logits [N, C], softened to p.
+        temperature: T, which divides the logits of both sides.
+        eps: Strength of the entropic regularisation.
+        iterations: Number of Sinkhorn iterations.
+        scale: Factor of the distance.
+        official: Let columns sum to 1 instead of 1/N, as the published code does: N times the value.
+
+    Returns:
+        A scalar in [0, 2 * scale].
     """
     q, p = F.softmax(student / temperature, dim=-1), F.softmax(teacher / temperature, dim=-1)
     cost = torch.cdist(q, p, p=1.0)
@@ -36,19 +45,21 @@ def sinkd_loss(
 
 
 class SinKD(Objective):
-    """`sinkd_loss` as an objective.
+    """`sinkd_loss` as an objective, with the same parameters.
 
-    Raises ValueError unless 0 < temperature, eps, scale < inf and iterations is at least 1.
+    Raises:
+        ValueError: If `temperature`, `eps` or `scale` is not positive and finite, or `iterations` is below 1.
     """
 
     paper = Paper("Sinkhorn Distance Minimization for Knowledge Distillation", 2024, "2402.17110")
     formula = "scale * min over P of sum_ij P_ij |q_i - p_j|_1 - eps H(P), P with uniform marginals 1/N"
-    defaults_from = "official code (2018cx/SinKD), whose scale is 0.001 (0.0008 in some files)"
+    defaults_from = "the official code (2018cx/SinKD), whose scale is 0.001 (0.0008 in some files)"
     disagreements = (
-        "the published code leaves a transport of mass N, so that its weight depends on the batch; here the mass is "
-        "1, as the paper's uniform marginals say (official=True restores the code)",
-        "the published code ignores its temperature argument and has 2; here it is used, and 2 by default",
-        "the released GLUE loop adds the term under the name saliency, while its scripts ask for sinkhorn",
+        "The published code leaves a transport of mass N, so its weight depends on the batch; here the mass "
+        "is 1, as the paper's uniform marginals say (official=True restores the code).",
+        "The published code ignores its temperature argument and always uses 2; here it is used, and 2 by "
+        "default.",
+        "The released GLUE loop adds the term under the name saliency, while its scripts ask for sinkhorn.",
     )
     couples_rows = True
 
@@ -61,14 +72,11 @@ class SinKD(Objective):
         official: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (("temperature", temperature), ("eps", eps), ("scale", scale)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"SinKD: {name} must be positive and finite, got {value}")
-        if iterations < 1:
-            raise ValueError(f"SinKD: iterations must be at least 1, got {iterations}")
+        check_positive("SinKD", temperature=temperature, eps=eps, scale=scale)
+        check_at_least("SinKD", 1, iterations=iterations)
         self.options = temperature, eps, iterations, scale, official
         self.depends_on_batch_size = official
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`sinkd_loss` of the logits: a dimensionless scalar."""
+        """Return `sinkd_loss` of the logits: a dimensionless scalar."""
         return sinkd_loss(student.logits, teacher.logits, *self.options)

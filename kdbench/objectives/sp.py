@@ -1,4 +1,4 @@
-"""SP, Tung and Mori 2019, arXiv:1907.09682: ||G_s - G_t||^2 / N^2, G = F F^T with rows of unit length."""
+"""SP, similarity-preserving distillation (Tung and Mori 2019, arXiv:1907.09682)."""
 
 from torch import Tensor
 
@@ -8,10 +8,16 @@ from kdbench.functional.feature_maps import unit_vectors
 
 
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """The squared Frobenius distance of the two similarity matrices, over N^2.
+    """Return the squared Frobenius distance of the two similarity matrices, divided by N^2.
 
-    student, teacher: features [N, ...], one of each side; they are flattened, and may differ in all but N.
-    Returns a dimensionless scalar. The rows of G have unit length whatever N is, so the value falls as 1 / N.
+    The rows of a similarity matrix have unit length for any N, so the value falls as 1 / N.
+
+    Args:
+        student: Features [N, ...], which are flattened.
+        teacher: Features [N, ...]; all dimensions but N may differ from the student's.
+
+    Returns:
+        A dimensionless scalar.
     """
     return (_similarity(student) - _similarity(teacher)).square().mean()
 
@@ -28,8 +34,9 @@ class SP(Objective):
     formula = "||G_s - G_t||_F^2 / N^2, G = F F^T [N, N] with rows of unit length"
     defaults_from = "RepDistiller: the deepest stage"
     disagreements = (
-        "As in RepDistiller, the deepest stage alone is compared, not a choice of stages.",
-        "The division by N^2 is RepDistiller's too: a batch repeated three times is worth a third.",
+        "As in RepDistiller, only the deepest stage is compared, not a selection of stages.",
+        "The division by N^2 also follows RepDistiller: a batch repeated three times has a third of the "
+        "value.",
     )
     needs = ("features",)
     student_features = teacher_features = ("stage-1",)
@@ -37,7 +44,7 @@ class SP(Objective):
     depends_on_batch_size = True
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`sp_loss` of the deepest maps: a dimensionless scalar."""
+        """Return `sp_loss` of the deepest maps: a dimensionless scalar."""
         (ours,), (theirs,) = (
             student.select_features(self.student_features),
             teacher.select_features(self.teacher_features),

@@ -1,4 +1,4 @@
-"""f-DISTILL, Wen et al. 2023, arXiv:2307.15190, token by token: the total variation 1/2 sum |p - q|."""
+"""Total variation distance per token (f-DISTILL, Wen et al. 2023, arXiv:2307.15190)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,9 +8,14 @@ from kdbench.core.types import Batch, Outputs
 
 
 def tvd_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """1/2 sum |p - q|, averaged over rows.
+    """Return 1/2 sum |p - q|, averaged over rows; no temperature.
 
-    student, teacher: logits [N, C], no temperature. Returns a scalar in [0, 1].
+    Args:
+        student: Student logits [N, C].
+        teacher: Teacher logits [N, C].
+
+    Returns:
+        A scalar in [0, 1].
     """
     return 0.5 * (F.softmax(teacher, dim=-1) - F.softmax(student, dim=-1)).abs().sum(dim=-1).mean()
 
@@ -23,5 +28,5 @@ class TVD(Objective):
     f_divergence = True
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`tvd_loss` of the logits: a scalar in [0, 1]."""
+        """Return `tvd_loss` of the logits: a scalar in [0, 1]."""
         return tvd_loss(student.logits, teacher.logits)

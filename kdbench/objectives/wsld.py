@@ -1,4 +1,4 @@
-"""WSLD, Zhou et al. 2021, arXiv:2102.00650: T^2 w CE(p_T, q_T), w = 1 - exp(-CE_student / CE_teacher)."""
+"""WSLD, weighted soft labels (Zhou et al. 2021, arXiv:2102.00650): soft cross-entropy with a weight per row."""
 
 import math
 
@@ -8,18 +8,27 @@ from torch import Tensor
 
 from kdbench.core.objective import Objective, Paper
 from kdbench.core.types import Batch, Outputs
+from kdbench.utils.validation import check_positive
 
 EPS = 1e-7
-"""Added to the teacher's cross-entropy on the label: the official code's."""
+"""Added to the teacher's cross-entropy on the label, as in the official code."""
 
 
 def wsld_loss(student: Tensor, teacher: Tensor, target: Tensor, temperature: float = 2.0) -> Tensor:
-    """T^2 * w * CE(p_T, q_T), averaged over rows: a soft cross-entropy, not a divergence.
+    """Return T^2 * w * CE(p_T, q_T), averaged over rows: a soft cross-entropy, not a divergence.
 
-    student, teacher: logits [N, C], C >= 2; target: class indices [N]. Returns a scalar in nats.
-    w = 1 - exp(-CE_s / (CE_t + 1e-7)) from both sides' cross-entropy on the label at temperature 1, without
-    gradient: a row counts less the better the student already is on it compared with the teacher.
-    The paper's alpha is the recipe's weight.
+    The weight w = 1 - exp(-CE_s / (CE_t + 1e-7)) comes from both sides' cross-entropy on the label at
+    temperature 1 and carries no gradient: a row counts less the better the student is on it compared with the
+    teacher. The paper's alpha is the weight of the recipe.
+
+    Args:
+        student: Student logits [N, C], C >= 2.
+        teacher: Teacher logits [N, C].
+        target: Class indices, int64 [N].
+        temperature: T, which divides the logits of both sides.
+
+    Returns:
+        A scalar in nats.
     """
     with torch.no_grad():
         weight = -torch.expm1(-_label_ce(student, target) / (_label_ce(teacher, target) + EPS))
@@ -28,10 +37,10 @@ def wsld_loss(student: Tensor, teacher: Tensor, target: Tensor, temperature: flo
 
 
 def _label_ce(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of each row on its label: [N, C] -> [N], in nats.
+    """Return the cross-entropy of each row on its label: [N, C] -> [N], in nats.
 
-    As the log-odds of the other classes: next to EPS, float32 must tell 1e-7 from 2e-7, and a log-softmax near
-    0 does not.
+    Computed as the log-odds of the other classes: with EPS added, float32 must distinguish 1e-7 from 2e-7,
+    which a log-softmax near 0 cannot.
     """
     index = target[:, None]
     others = (logits - logits.gather(-1, index)).scatter(-1, index, -math.inf)
@@ -39,7 +48,11 @@ def _label_ce(logits: Tensor, target: Tensor) -> Tensor:
 
 
 class WSLD(Objective):
-    """`wsld_loss` as an objective. Raises ValueError unless 0 < temperature < inf."""
+    """`wsld_loss` as an objective, with the same parameter.
+
+    Raises:
+        ValueError: If `temperature` is not positive and finite.
+    """
 
     paper = Paper(
         "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective",
@@ -48,20 +61,21 @@ class WSLD(Objective):
     )
     formula = "T^2 w CE(p_T, q_T), w = 1 - exp(-CE_s(y) / (CE_t(y) + 1e-7)) without gradient"
     defaults_from = (
-        "official code (ImageNet); CIFAR-100, weight 2.25 and T = 4: its issue 2 and the cls_KD configs"
+        "the official code (ImageNet); for CIFAR-100, weight 2.25 and T = 4 from its issue 2 and the cls_KD "
+        "configurations"
     )
     disagreements = (
-        "The official code fixes 1000 classes and leaves the teacher in the graph; here neither is so.",
-        "Users report that they do not reach the paper's CIFAR-100 numbers (issues 2 and 6 of the official code).",
+        "The official code fixes 1000 classes and leaves the teacher in the graph; kdbench does neither.",
+        "Users report that they do not reach the paper's CIFAR-100 numbers (issues 2 and 6 of the official "
+        "code).",
     )
     needs = ("logits", "labels")
 
     def __init__(self, temperature: float = 2.0) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"WSLD: temperature must be positive and finite, got {temperature}")
+        check_positive("WSLD", temperature=temperature)
         self.temperature = temperature
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """`wsld_loss` of the logits and the batch's target: a scalar in nats."""
+        """Return `wsld_loss` of the logits and the batch's target: a scalar in nats."""
         return wsld_loss(student.logits, teacher.logits, batch.target, self.temperature)

@@ -223,7 +223,7 @@ def test_mlkd_shows_both_sides_a_strong_view(tmp_path, teacher, monkeypatch):
 
 
 def test_what_cannot_be_served_is_said_before_training(tmp_path, teacher):
-    with pytest.raises(ValueError, match="one width, such as resnet20 with resnet56"):
+    with pytest.raises(ValueError, match="same width, such as resnet20 with resnet56"):
         train("loss=fsp", "student=resnet8x4", teacher, f"output={tmp_path}")
 
 

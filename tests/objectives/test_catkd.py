@@ -107,7 +107,7 @@ def test_refuses_a_map_that_the_classifier_does_not_average(which):
     with pytest.raises(ValueError, match=rf"{which}'s last map \[464, 4, 4\].*1024 inputs"):
         made(*((shuffled, fits) if which == "student" else (fits, shuffled)))
     bare = side(maps(0, 5, 4), None)
-    with pytest.raises(ValueError, match=f"{which} that ends in one linear layer"):
+    with pytest.raises(ValueError, match=f"{which} does not end in one linear layer"):
         made(*((bare, fits) if which == "student" else (fits, bare)))
 
 

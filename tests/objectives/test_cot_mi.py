@@ -96,5 +96,5 @@ def test_finite_at_extreme_logits(form):
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError, match="form=ce; possible: official, normalised_ce, kl"):
+    with pytest.raises(ValueError, match="form must be official, normalised_ce or kl, got 'ce'"):
         CotMI(form="ce")

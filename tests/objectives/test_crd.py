@@ -45,7 +45,7 @@ def formula(scores: Tensor, train_size: int) -> Tensor:
 
 def transcription(objective: CRD, student: Tensor) -> Tensor:
     """Both directions by copying out what is drawn, differentiated as usual; the mean is that of a first batch."""
-    rows, total = objective.drawn(BATCH), torch.zeros((), dtype=torch.float64)
+    rows, total = objective.draw_rows(BATCH), torch.zeros((), dtype=torch.float64)
     anchors = objective.student_embedding(student), objective.teacher_embedding(SIDES[1].features["pooled"])
     settled = objective.normaliser.flip(0)
     for anchor, memory, normaliser in zip(anchors, objective.memory.clone().flip(0), settled, strict=True):
@@ -75,7 +75,7 @@ def test_float32_adds_up_thousands_of_small_terms():
 @pytest.mark.parametrize("positives", ["exact", "relax"])
 def test_value_and_gradients_are_the_formulas(negatives, positives, monkeypatch):
     """All inner products at once from 3 negatives on; else copied out, two rows at a time."""
-    monkeypatch.setattr(crd, "_GATHERED", 2 * 2 * 8)
+    monkeypatch.setattr(crd, "_FLOATS_AT_ONCE", 2 * 2 * 8)
     objective = bound(negatives=negatives, positives=positives).eval()
     objective.normaliser += torch.tensor([70.0, 90.0])
 
@@ -130,7 +130,7 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened():
 def drawn_labels(objective: CRD, batch: Batch = BATCH) -> Tensor:
     """The labels [N, 1 + K] of what is drawn."""
     sample_of = objective.place.argsort()  # those beyond the end last
-    return LABELS[sample_of[objective.drawn(batch)]]
+    return LABELS[sample_of[objective.draw_rows(batch)]]
 
 
 def test_negatives_are_of_other_classes_each_sample_as_often():
@@ -138,7 +138,7 @@ def test_negatives_are_of_other_classes_each_sample_as_often():
     labels = drawn_labels(objective)
     assert torch.equal(labels[:, 0], BATCH.target)
     assert (labels[:, 1:] != BATCH.target[:, None]).all()
-    for row, target in zip(objective.drawn(BATCH)[:, 1:], BATCH.target, strict=True):
+    for row, target in zip(objective.draw_rows(BATCH)[:, 1:], BATCH.target, strict=True):
         others = 60 - int((target == LABELS).sum())
         frequencies = torch.bincount(row, minlength=60) * others / 100_000
         assert (frequencies > 0).sum() == others
@@ -148,7 +148,7 @@ def test_negatives_are_of_other_classes_each_sample_as_often():
 def test_over_steps_every_column_is_uniform_and_two_are_independent():
     objective, index = bound(negatives=3), (LABELS == 2).nonzero()[:, 0]
     batch = Batch(index, LABELS[index], index)
-    draws = torch.cat([objective.drawn(replace(batch, step=step))[:, 1:] for step in range(300)])
+    draws = torch.cat([objective.draw_rows(replace(batch, step=step))[:, 1:] for step in range(300)])
     expected = len(draws) / (60 - 20)
     for column in draws.T:
         counts = torch.bincount(column, minlength=60).double()
@@ -161,18 +161,18 @@ def test_over_steps_every_column_is_uniform_and_two_are_independent():
 
 def test_what_is_drawn_depends_on_epoch_step_and_sample_alone():
     objective, order = bound(), torch.tensor([4, 0, 3, 1, 2])
-    drawn = objective.drawn(BATCH)
+    drawn = objective.draw_rows(BATCH)
     shuffled = replace(BATCH, index=INDEX[order], target=BATCH.target[order])
-    assert torch.equal(objective.drawn(shuffled), drawn[order])
+    assert torch.equal(objective.draw_rows(shuffled), drawn[order])
     for other in (replace(BATCH, epoch=4), replace(BATCH, step=8)):
-        assert (objective.drawn(other)[:, 1:] != drawn[:, 1:]).float().mean() > 0.5
+        assert (objective.draw_rows(other)[:, 1:] != drawn[:, 1:]).float().mean() > 0.5
 
 
 def test_relaxed_positives_are_any_of_the_class():
     objective = bound(positives="relax")
     drawn = [replace(BATCH, step=step) for step in range(150)]
     assert all(torch.equal(drawn_labels(objective, batch)[:, 0], BATCH.target) for batch in drawn)
-    seen = torch.stack([objective.drawn(batch)[:, 0] for batch in drawn])
+    seen = torch.stack([objective.draw_rows(batch)[:, 0] for batch in drawn])
     assert [len(column.unique()) for column in seen.T] == [(y == LABELS).sum() for y in BATCH.target]
 
 
@@ -181,7 +181,7 @@ def test_knows_only_what_is_trained_on():
     objective = bound(trained=trained)
     assert objective.memory.shape == (2, len(trained), 8)
     sample_of = objective.place.argsort()
-    assert set(sample_of[objective.drawn(BATCH)].flatten().tolist()) <= set(trained.tolist())
+    assert set(sample_of[objective.draw_rows(BATCH)].flatten().tolist()) <= set(trained.tolist())
     with pytest.raises((IndexError, RuntimeError), match="out of"):
         objective(*SIDES, replace(BATCH, index=INDEX + 5))
 

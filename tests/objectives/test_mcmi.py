@@ -180,7 +180,7 @@ def test_normalised_rows():
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"mode": "online"}, "offline, epoch, ema"),
+        ({"mode": "online"}, "offline, epoch or ema"),
         ({"per_class": 0}, "per_class"),
         ({"decay": 1.0}, "decay"),
         ({"decay": math.nan}, "decay"),

@@ -40,7 +40,7 @@ SAME = ["teacher=resnet20", "teacher.checkpoint=shipped", "student=resnet8"]
 OTHER = ["teacher=resnet20", "teacher.checkpoint=shipped", "student=vgg8"]
 # 26 steps are too few to recover from a larger rate
 OTHER += ["dataset.validation=1600", "schedule.batch_size=32", "schedule.lr=0.01"]
-REFUSED = {"fsp": "one width", "ab": "no regressor leads", "vitkd": "token with token"}
+REFUSED = {"fsp": "same width", "ab": "no regressor leads", "vitkd": "token grids must agree"}
 """Objectives that cannot serve the second pair, and what they say of it."""
 
 

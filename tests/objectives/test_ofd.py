@@ -130,5 +130,5 @@ def test_refuses_a_teacher_without_norms_to_name(teacher):
     case = sides()
     objective = OFD()
     objective.student_features = objective.teacher_features = ("stage2.pre", "stage3.pre")
-    with pytest.raises(ValueError, match=r"names none for stage2, stage3: a resnet"):
+    with pytest.raises(ValueError, match=r"names none for stage2, stage3; choose a resnet"):
         objective.setup(case.networks[0], create_model(teacher, 10), None, case.dataset_info)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as pruning
 
-from kdbench.objectives.r2kd import R2KD, pruned, r2kd_loss, rank_distance, value_distance
+from kdbench.objectives.r2kd import R2KD, prune_copy, r2kd_loss, rank_distance, value_distance
 from tests.objectives.cases import (
     STUDENT,
     TEACHER,
@@ -101,14 +101,14 @@ def test_prunes_the_smallest_weights(scope):
         pruning.global_unstructured(named, pruning_method=pruning.L1Unstructured, amount=0.3)
     for layer in layers:
         pruning.remove(layer, "weight")
-    ours = pruned(teacher, 0.3, scope).state_dict()
+    ours = prune_copy(teacher, 0.3, scope).state_dict()
     assert all(torch.equal(ours[key], value) for key, value in expected.state_dict().items())
     assert not all(torch.equal(ours[key], value) for key, value in teacher.state_dict().items())
 
 
 def test_the_teacher_is_mixed_with_its_pruned_copy():
     case = sides()
-    copied = pruned(case.networks[1], 0.5, "global")
+    copied = prune_copy(case.networks[1], 0.5, "global")
     mixed = 0.25 * case.teacher.logits + 0.75 * copied(case.batch.inputs)
     objective = bound(R2KD(teacher_weight=0.25, prune=0.5, scope="global"), case).train()
     torch.testing.assert_close(term(objective, case), r2kd_loss(case.student.logits, mixed))

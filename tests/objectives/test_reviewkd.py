@@ -134,7 +134,7 @@ def test_the_student_before_its_relu_as_on_imagenet():
 
 
 def test_refuses():
-    with pytest.raises(ValueError, match="mid must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="mid must be finite and at least 1, got 0"):
         ReviewKD(mid=0)
     with pytest.raises(ValueError, match=r"shorter|longer"):
         reviewkd_loss([S, S], [T])

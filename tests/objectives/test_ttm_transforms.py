@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from kdbench.objectives.ttm import TRANSFORMS, TTM, transformed, ttm_loss
+from kdbench.objectives.ttm import TRANSFORMS, TTM, transform_teacher, ttm_loss
 from tests.objectives.cases import (
     STUDENT,
     TEACHER,
@@ -56,27 +56,27 @@ def test_value_and_gradient_are_the_formulas(transform, gamma):
 )
 def test_three_quarters_and_one_quarter_by_hand(transform, ratio):
     """The ratio of the two classes at gamma = 1/2, which was 3."""
-    log_p = transformed(torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64), 0.5, transform)
+    log_p = transform_teacher(torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64), 0.5, transform)
     assert (log_p[0, 0] - log_p[0, 1]).exp().item() == pytest.approx(ratio, rel=1e-12)
 
 
 @given(pairs(), transforms)
 def test_gamma_1_changes_nothing_and_gamma_near_1_hardly_anything(pair, transform):
     log_p = pair[1].log_softmax(1)
-    assert_close(transformed(pair[1], 1.0, transform), log_p, rtol=1e-12, atol=1e-12)
-    assert_close(transformed(pair[1], 1 - 1e-9, transform).exp(), log_p.exp(), rtol=1e-7, atol=1e-7)
+    assert_close(transform_teacher(pair[1], 1.0, transform), log_p, rtol=1e-12, atol=1e-12)
+    assert_close(transform_teacher(pair[1], 1 - 1e-9, transform).exp(), log_p.exp(), rtol=1e-7, atol=1e-7)
 
 
 @given(pairs(), transforms)
 def test_gamma_near_0_is_uniform(pair, transform):
-    log_p = transformed(pair[1], 1e-4, transform)
+    log_p = transform_teacher(pair[1], 1e-4, transform)
     assert (log_p + math.log(log_p.shape[1])).abs().max() < 1e-2
 
 
 @given(pairs(), gammas, transforms)
 def test_keeps_the_order_of_the_classes_and_never_sharpens(pair, gamma, transform):
     teacher = pair[1]
-    log_p, plain = transformed(teacher, gamma, transform), teacher.log_softmax(1)
+    log_p, plain = transform_teacher(teacher, gamma, transform), teacher.log_softmax(1)
     assert_close(log_p.exp().sum(1), torch.ones(len(teacher), dtype=teacher.dtype))
     order = teacher.argsort(dim=1)
     steps = log_p.gather(1, order).diff(dim=1)
@@ -88,7 +88,7 @@ def test_keeps_the_order_of_the_classes_and_never_sharpens(pair, gamma, transfor
 def test_is_strictly_flatter_below_1(pair, gamma, transform):
     plain = pair[1].log_softmax(1)
     assume(bool((plain.amax(1) - plain.amin(1) > 0.1).all()))
-    log_p = transformed(pair[1], gamma, transform)
+    log_p = transform_teacher(pair[1], gamma, transform)
     assert (log_p.amax(1) < plain.amax(1)).all()
 
 
@@ -105,7 +105,7 @@ def test_finite_and_as_in_float64_at_extreme_logits(transform, gamma):
     value = ttm_loss(leaf, teacher, gamma, transform)
     value.backward()
     assert leaf.grad.isfinite().all()
-    assert transformed(teacher, gamma, transform).isfinite().all()
+    assert transform_teacher(teacher, gamma, transform).isfinite().all()
     assert_close(
         value.double(), ttm_loss(student.double(), teacher.double(), gamma, transform), rtol=1e-3, atol=1e-3
     )
@@ -114,15 +114,15 @@ def test_finite_and_as_in_float64_at_extreme_logits(transform, gamma):
 @pytest.mark.parametrize(("transform", "gap"), [("power", 50.0), ("mix", 0.0), ("log1p", 100.0)])
 def test_what_becomes_of_two_classes_that_are_far_below(transform, gap):
     teacher = torch.tensor([[0.0, -100.0, -200.0]], dtype=torch.float64)
-    log_p = transformed(teacher, 0.5, transform)
+    log_p = transform_teacher(teacher, 0.5, transform)
     assert (log_p[0, 1] - log_p[0, 2]).item() == pytest.approx(gap, abs=1e-9)
 
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"transform": "sqrt"}, "transform must be one of power, mix, log1p, got 'sqrt'"),
-        ({"gamma": 1.5, "transform": "mix"}, "gamma must be at most 1 with transform=mix, got 1.5"),
+        ({"transform": "sqrt"}, "transform must be power, mix or log1p, got 'sqrt'"),
+        ({"gamma": 1.5, "transform": "mix"}, r"gamma must be in \(0, 1\] with transform=mix, got 1.5"),
         ({"gamma": 0.0, "transform": "log1p"}, "gamma"),
     ],
 )
@@ -132,6 +132,6 @@ def test_refuses(wrong, named):
 
 
 def test_the_function_knows_its_transforms_too():
-    with pytest.raises(ValueError, match="power, mix, log1p"):
+    with pytest.raises(ValueError, match="power, mix or log1p"):
         ttm_loss(STUDENT, TEACHER, 1.0, "sqrt")
     assert TTM(2.0).gamma == 2.0  # a sharper teacher, by the power alone

@@ -153,5 +153,5 @@ def test_refuses():
     for wrong in ({"alpha": -1.0}, {"beta": float("nan")}, {"ratio": 0.0}, {"ratio": 1.5}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ViTKD(**wrong)
-    with pytest.raises(ValueError, match=r"grids are \[\[8, 8\].* the teacher's \[\[16, 16\]"):
+    with pytest.raises(ValueError, match=r"the student.s are \[\[8, 8\].* the teacher.s \[\[16, 16\]"):
         bound(ViTKD(), sides(student="ShuffleV1", teacher="resnet20"))

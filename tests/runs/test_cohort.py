@@ -216,10 +216,10 @@ def test_a_member_ahead_goes_on_alone_when_those_behind_fail(tmp_path, common, a
 def test_a_member_that_cannot_be_built_does_not_keep_the_others_from_it(tmp_path, common):
     runs = [["loss=fsp", "student=resnet8x4"], ["loss=ce", "student=resnet8"]]
     refused, done = together(*([*common, *member, f"output={tmp_path}"] for member in runs))
-    assert "one width" in str(refused.error)
+    assert "same width" in str(refused.error)
     assert done.record["state"] == "done"
     assert done.record["cohort"] is None
-    with pytest.raises(ValueError, match="one width"):
+    with pytest.raises(ValueError, match="same width"):
         run(refused.plan)
 
 
