@@ -103,7 +103,9 @@ def test_refuses_what_does_not_fit():
         made(ours(maps(0, 5, 4)), theirs(maps(1, 7, 2)))
     with pytest.raises(ValueError, match="one linear layer"):
         made(ours(maps(0, 5, 4)), Outputs(torch.zeros(4, 3), {"unpooled": maps(1, 8, 2)}))
-    with pytest.raises(ValueError, match=r"factor must be at most 8, the channels of the teacher's last map, got 9"):
+    with pytest.raises(
+        ValueError, match=r"factor must be at most 8, the channels of the teacher's last map, got 9"
+    ):
         made(ours(maps(0, 5, 4)), theirs(maps(1, 8, 2)), factor=9)
     with pytest.raises(ValueError, match=r"SimKD: factor .*0"):
         SimKD(0)

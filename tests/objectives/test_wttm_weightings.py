@@ -58,7 +58,5 @@ def test_every_weighting_is_finite_at_extreme_logits(weighting):
 
 def test_refuses_a_weighting():
     for refused in (lambda: WTTM(0.5, "entropy"), lambda: wttm_loss(STUDENT, TEACHER, 0.5, "entropy")):
-        with pytest.raises(
-            ValueError, match="weighting must be power_sum, shannon or none, got 'entropy'"
-        ):
+        with pytest.raises(ValueError, match="weighting must be power_sum, shannon or none, got 'entropy'"):
             refused()
