@@ -14,12 +14,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdbench import objectives
+    from kdbench.core.errors import RunError
+    from kdbench.reports.report import load_frame as report
+    from kdbench.runs.api import Run, load, train, train_teacher
+    from kdbench.runs.distiller import Distiller
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "objectives"]
+__all__ = [
+    "Distiller",
+    "Run",
+    "RunError",
+    "__version__",
+    "load",
+    "objectives",
+    "report",
+    "train",
+    "train_teacher",
+]
 
-_ATTRIBUTES: dict[str, tuple[str, str]] = {}
+_ATTRIBUTES: dict[str, tuple[str, str]] = {
+    "Distiller": ("kdbench.runs.distiller", "Distiller"),
+    "Run": ("kdbench.runs.api", "Run"),
+    "RunError": ("kdbench.core.errors", "RunError"),
+    "load": ("kdbench.runs.api", "load"),
+    "report": ("kdbench.reports.report", "load_frame"),
+    "train": ("kdbench.runs.api", "train"),
+    "train_teacher": ("kdbench.runs.api", "train_teacher"),
+}
 """Where each lazy attribute is defined: (module, name)."""
 
 
