@@ -15,7 +15,7 @@ import hydra
 from omegaconf import DictConfig
 
 from kdbench.config.compose import checked, command_line_jobs, compose_checked, spelled_out
-from kdbench.jobs.worker import follow_launcher, leave_receipt
+from kdbench.jobs.worker import follow_launcher, write_result
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.launchers import Job, current_job
 from kdbench.runs.search import check_search, say_best, searches
@@ -130,7 +130,7 @@ def main(root: str = "train") -> None:
         value = work(root, given if isinstance(given, list) else [current_job(given)], outcomes)
         if os.getpid() != here and any(outcomes):
             raise RuntimeError("the run failed; the lines above say why")
-        leave_receipt(value)
+        write_result(value)
         return value
 
     warnings.formatwarning = _in_words

@@ -1,1 +1,1 @@
-"""Several processes that train one run: collectives, launch, heartbeat, devices."""
+"""Several processes for one run: devices, launch, heartbeat, and collectives between ranks."""

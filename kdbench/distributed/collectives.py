@@ -1,4 +1,4 @@
-"""What the ranks of a run share under DDP: the rows of a step, sums, decisions; and who writes."""
+"""Collectives between the ranks of a run: shares of rows, sums and means, decisions, gathered batches."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ P = ParamSpec("P")
 
 
 def world_size() -> int:
-    """The number of ranks; 1 where nothing is distributed."""
+    """Return the number of ranks; 1 without DDP."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which one this process is, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def on_rank_0(write: Callable[P, None]) -> Callable[P, None]:
-    """A function that does nothing on the other ranks: a run has one folder."""
+    """Decorate a function so that it does nothing on ranks other than 0: a run has one folder."""
 
     @functools.wraps(write)
     def gated(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -39,74 +39,83 @@ def on_rank_0(write: Callable[P, None]) -> Callable[P, None]:
     return gated
 
 
-# ---- whose rows
+# ---- shares of rows
 
 
 def shares(rows: int) -> tuple[int, ...]:
-    """How many of a step's rows each rank has: as even as can be, the first ones the more."""
+    """Return how many of a step's rows each rank has: as even as possible, the first ranks one more."""
     least, more = divmod(rows, world_size())
     return tuple(least + (number < more) for number in range(world_size()))
 
 
 def own_rows(start: int, stop: int) -> slice:
-    """This rank's share of the rows [start, stop), which may be none: no row is shown twice, and none left out."""
+    """Return this rank's share of the rows [start, stop). It may be empty; the shares are a partition."""
     counts = shares(stop - start)
     first = start + sum(counts[: rank()])
     return slice(first, first + counts[rank()])
 
 
 def own_share(start: int, stop: int) -> tuple[slice, tuple[int, ...]]:
-    """Which of a step's rows this rank is shown, and how many each rank has (see `Batch.shares`)."""
+    """Return the rows that this rank processes and the number of rows of each rank (see `Batch.shares`).
+
+    A rank without rows processes the last one as a stand-in, so that its graph is that of the other ranks.
+    """
     rows = own_rows(start, stop)
     if world_size() == 1 or start == stop:
         return rows, ()
     return rows if rows.start < rows.stop else slice(stop - 1, stop), shares(stop - start)
 
 
-# ---- what all ranks know
+# ---- decisions, sums and means
 
 
 def agreed(function: Callable[[], T]) -> T:
-    """What `function` finds on rank 0, on every rank; a RunError or ValueError of it, too."""
+    """Call `function` on rank 0 and return its result on every rank.
+
+    Raises:
+        RunError: `function` raised it on rank 0; likewise for ValueError.
+    """
     if world_size() == 1:
         return function()
-    found: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]
     if rank() == 0:
         try:
-            found[0] = function()
+            outcome[0] = function()
         except (RunError, ValueError) as error:
-            found[1] = error
-    dist.broadcast_object_list(found)
-    if found[1] is not None:
-        raise found[1]
-    result: T = found[0]
+            outcome[1] = error
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
     return result
 
 
 def any_rank(*flags: bool) -> list[bool]:
-    """For each flag whether any rank has it set."""
+    """Return for each flag whether any rank has set it."""
     if world_size() == 1:
         return list(flags)
     return [count > 0 for count in summed(torch.tensor(flags, dtype=torch.int64, device=_device())).tolist()]
 
 
 def mean(tensor: Tensor) -> Tensor:
-    """The mean over ranks, on each of them."""
+    """Return the mean over ranks, on every rank."""
     return summed(tensor.clone()) / world_size() if world_size() > 1 else tensor
 
 
 def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over ranks; those that are there must be the same on all."""
+    """Replace every gradient by its mean over ranks. The same parameters must have gradients on all ranks."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    together = mean(torch.cat([gradient.flatten() for gradient in gradients]))
-    parts = torch.split(together, [gradient.numel() for gradient in gradients])
+    flat = mean(torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
 
 
 def share_statistics(network: nn.Module) -> None:
-    """Give every rank the running statistics of rank 0's BatchNorms, which are those that are stored: each rank has
-    gathered its own, of its own rows."""
+    """Copy rank 0's BatchNorm statistics, which are the stored ones, to every rank.
+
+    In training each rank updates its own statistics from its own rows.
+    """
     if world_size() == 1:
         return
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
@@ -115,12 +124,12 @@ def share_statistics(network: nn.Module) -> None:
 
 
 def _device() -> torch.device:
-    """Where NCCL, or gloo, looks for tensors."""
+    """Return the device of the tensors that the backend (NCCL or gloo) communicates."""
     return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
 def row_counts(rows: int, device: torch.device) -> list[int]:
-    """How many rows each rank has, in the order of ranks."""
+    """Return the number of rows of each rank, in the order of ranks."""
     if world_size() == 1:
         return [rows]
     counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
@@ -130,14 +139,21 @@ def row_counts(rows: int, device: torch.device) -> list[int]:
 
 
 def summed(tensor: Tensor) -> Tensor:
-    """The sum over ranks, on each of them; the tensor itself where nothing is distributed."""
+    """Return the sum over ranks, on every rank. The tensor is changed in place."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def joined(outputs: Outputs, features: Sequence[str], views: Sequence[str], counts: Sequence[int]) -> Outputs:
-    """The answers of all ranks as one, with the features and the parts named; gradients flow back to their rank."""
+    """Gather the outputs of all ranks. Gradients flow back to the rank that a row came from.
+
+    Args:
+        outputs: This rank's outputs.
+        features: Names of the features to gather; others are left out.
+        views: Names of the views to gather.
+        counts: Number of rows of each rank.
+    """
     return replace(
         outputs,
         raw_logits=_Rows.apply(outputs.logits, counts),
@@ -147,7 +163,13 @@ def joined(outputs: Outputs, features: Sequence[str], views: Sequence[str], coun
 
 
 def joined_batch(batch: Batch, inputs: bool, counts: Sequence[int]) -> Batch:
-    """The batches of all ranks as one, without views; with inputs where they are wanted, else this rank's."""
+    """Gather the batches of all ranks, without views.
+
+    Args:
+        batch: This rank's batch.
+        inputs: Whether to gather the inputs; otherwise they stay this rank's.
+        counts: Number of rows of each rank.
+    """
     return replace(
         batch,
         inputs=_Rows.apply(batch.inputs, counts) if inputs else batch.inputs,
@@ -160,11 +182,11 @@ def joined_batch(batch: Batch, inputs: bool, counts: Sequence[int]) -> Batch:
 
 
 class _Rows(torch.autograd.Function):
-    """Concatenate the rows of all ranks; backwards, every rank gets the sum of what all ranks send to its rows.
+    """Concatenate the rows of all ranks. The gradient of a row is the sum over all ranks.
 
-    A rank's rows beyond its count stand in for rows that it has not, and are left out.
-    Every rank computes the same value from the joined rows, so that sum is the number of ranks times the
-    gradient: the mean over ranks that DDP takes of the parameters' gradients makes it exact.
+    Stand-in rows, beyond a rank's count, are left out. Every rank computes the same value from the gathered rows,
+    so the sum is the gradient times the number of ranks. The mean of the parameters' gradients over ranks divides
+    by that number again.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""How many devices a run has, and what that means for its identity; mistakes in it are said before any work."""
+"""The number of devices of a run, its effect on the identity, and early checks of both."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from kdbench.utils.hardware import cuda_devices
 
 
 def world_of(trainer: Mapping[str, Any]) -> int:
-    """The number of ranks that a planned run will have."""
+    """Return the number of ranks of a run, from its `trainer` section with a numeric `devices`."""
     return int(trainer["devices"]) * int(trainer["num_nodes"]) if trainer.get("strategy") == "ddp" else 1
 
 
 def gpus_of(trainer: Mapping[str, Any]) -> int:
-    """The CUDA devices that a job with such a trainer is to be given; `devices` may still be `auto`: all."""
+    """Return the number of CUDA devices that a job needs; `devices=auto` means all."""
     if trainer.get("strategy") != "ddp" or trainer.get("accelerator") == "cpu":
         return 1
     devices = trainer.get("devices", "auto")
@@ -26,7 +26,14 @@ def gpus_of(trainer: Mapping[str, Any]) -> int:
 
 
 def check_alone(command: str) -> None:
-    """ValueError where torchrun or srun started this process beside others like it: each would run the whole sweep."""
+    """Check that neither torchrun nor srun started this process: each of their processes would run the whole sweep.
+
+    Args:
+        command: The command line, for the message.
+
+    Raises:
+        ValueError: One of them did.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
         starter = "torchrun"
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
@@ -34,23 +41,30 @@ def check_alone(command: str) -> None:
     else:
         return
     raise ValueError(
-        f"{starter} started several processes of this command, and each would run all of its runs: give it without "
-        f"{starter} (trainer=ddp starts the processes of each run by itself): {command}"
+        f"{starter} started several processes of this command, and each would run the whole sweep: start it without "
+        f"{starter} (trainer=ddp starts the processes of each run): {command}"
     )
 
 
 def of_recipe(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the ranks changes weights: BatchNorm sees the rows of its own rank. Nothing for one rank."""
+    """Return the keys of the recipe that depend on the ranks; none for one rank.
+
+    The number of ranks changes weights, because BatchNorm normalises over the rows of its own rank.
+    """
     if (world := world_of(trainer)) == 1:
         return {}
     return {"world": world} | ({"sync_batchnorm": True} if trainer.get("sync_batchnorm") else {})
 
 
 def check_devices(trainer: DictConfig) -> None:
-    """ValueError for devices that a run cannot have; `devices` is a number afterwards."""
+    """Check the devices of a run and replace `devices=auto` by a number.
+
+    Raises:
+        ValueError: The devices are impossible, or not available on this machine.
+    """
     if trainer.get("strategy") is None:
         if trainer.devices not in (1, "1"):
-            raise ValueError(f"trainer.devices={trainer.devices}: for several devices give trainer=ddp, too")
+            raise ValueError(f"trainer.devices={trainer.devices}: several devices need trainer=ddp")
         return
     if trainer.strategy != "ddp":
         raise ValueError(f"trainer.strategy={trainer.strategy}; possible: ddp")
@@ -63,18 +77,29 @@ def check_devices(trainer: DictConfig) -> None:
             more = " or auto" if key == "devices" else ""
             raise ValueError(f"trainer.{key}={trainer[key]} must be a number from 1{more}")
     if on_gpu and trainer.devices > torch.cuda.device_count():
-        raise ValueError(f"trainer.devices={trainer.devices}: here are {torch.cuda.device_count()} GPUs")
+        raise ValueError(
+            f"trainer.devices={trainer.devices}: this machine has {torch.cuda.device_count()} GPUs"
+        )
     if trainer.sync_batchnorm and not on_gpu:
-        raise ValueError("trainer.sync_batchnorm=true needs GPUs: torch has no such BatchNorm for the CPU")
+        raise ValueError(
+            "trainer.sync_batchnorm=true needs GPUs: torch has no synchronised BatchNorm on the CPU"
+        )
 
 
 IN_PROCESS = ("basic", "cohort", "joblib")
-"""Launchers of Hydra that run the jobs of a sweep in the process that was started, or in its forks."""
+"""Hydra launchers that run the jobs of a sweep in the starting process or in its forks."""
 
 
 def check_sweep(arguments: Sequence[str], trainers: Sequence[DictConfig]) -> None:
-    """ValueError where each rank would run the whole sweep: one that runs DDP in its own process, or was started by
-    torchrun or srun."""
+    """Check that the ranks of a sweep do not each run the whole sweep.
+
+    Args:
+        arguments: The command line.
+        trainers: The `trainer` sections of its runs.
+
+    Raises:
+        ValueError: The sweep runs DDP in its own process, or was started by torchrun or srun.
+    """
     if not {"-m", "--multirun"} & set(arguments):
         return
     check_alone(f"kdbench train {' '.join(arguments)}")
@@ -84,6 +109,6 @@ def check_sweep(arguments: Sequence[str], trainers: Sequence[DictConfig]) -> Non
     if chosen and chosen[-1] in IN_PROCESS:
         words = " ".join(word for word in arguments if not word.startswith("hydra/launcher="))
         raise ValueError(
-            f"a sweep with trainer=ddp and hydra/launcher={chosen[-1]}: each job needs processes of its own, as "
-            f"hydra/launcher=process, the default, gives it: kdbench train {words}"
+            f"a sweep with trainer=ddp and hydra/launcher={chosen[-1]}: each job needs its own processes; use "
+            f"hydra/launcher=process, the default: kdbench train {words}"
         )

@@ -1,4 +1,4 @@
-"""Whether all ranks of a run are still there: each gives signs of life, and looks for those of the others."""
+"""Heartbeats between the ranks of a run, so that a lost rank ends all of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from kdbench.core.errors import RunError
 from kdbench.distributed.collectives import rank, world_size
 
 SILENCE = 20.0
-"""Seconds without a sign of life after which a rank is taken for lost."""
+"""Seconds without a heartbeat after which a rank counts as lost."""
 GRACE = 10.0
-"""Seconds that a process has to end by itself once a rank is lost; it may wait for that rank for ever."""
+"""Seconds that a process has to end by itself after a rank is lost; it may be blocked in a collective."""
 
 
-def lost(children: Sequence[subprocess.Popen[bytes]]) -> str | None:
-    """Which of the ranks from 1, started here, has ended without success, and how."""
+NO_RANK_0 = "rank 0 ended without a message"
+
+
+def failed_child(children: Sequence[subprocess.Popen[bytes]]) -> str | None:
+    """Return which child process failed and how, or None. Child i is rank i + 1."""
     for number, child in enumerate(children, 1):
         if code := child.poll():
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
@@ -30,34 +33,38 @@ def lost(children: Sequence[subprocess.Popen[bytes]]) -> str | None:
     return None
 
 
-class Watch(threading.Thread):
-    """Every rank gives signs of life and looks for those of the others, in the store that torch's ranks meet in.
+class HeartbeatMonitor(threading.Thread):
+    """A thread that sends this rank's heartbeat and checks those of the others, through torch's store.
 
-    children: the ranks from 1 that this process has started.
+    Args:
+        children: The ranks that this process has started, from rank 1.
+
+    Attributes:
+        on_loss: Called before the process is ended by force because a rank was lost.
+        reason: How another rank failed, once that is known.
     """
 
     def __init__(self, children: Sequence[subprocess.Popen[bytes]] = ()) -> None:
-        super().__init__(daemon=True, name="watch")
+        super().__init__(daemon=True, name="heartbeat")
         self.children = children
         self.on_loss: Callable[[RunError], None] = lambda _: None
-        """What is to be written where a rank is lost and the main thread never comes back."""
         self.reason: str | None = None
-        self._found, self._stopped = threading.Event(), threading.Event()
+        self._failure_seen, self._stopped = threading.Event(), threading.Event()
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        meeting = dist.TCPStore(host, port, timeout=timedelta(seconds=SILENCE))  # type: ignore[attr-defined]
-        self._store = dist.PrefixStore("kdbench", meeting)  # type: ignore[attr-defined]
+        store = dist.TCPStore(host, port, timeout=timedelta(seconds=SILENCE))  # type: ignore[attr-defined]
+        self._store = dist.PrefixStore("kdbench", store)  # type: ignore[attr-defined]
         self._heard: dict[int, tuple[bytes, float]] = {}
 
     def run(self) -> None:
-        """Look once a second; where a rank is lost, let the process end, if need be by force."""
+        """Check once a second. If a rank is lost, end this process, after a grace period by force."""
         while self.reason is None and not self._stopped.wait(1):
             try:
                 self.reason = self._look()
-            except RuntimeError:  # of the store, which rank 0 keeps
-                self.reason = "rank 0 has ended without a word"
+            except RuntimeError:  # the store lives in rank 0
+                self.reason = NO_RANK_0
         if self._stopped.is_set():
             return
-        self._found.set()
+        self._failure_seen.set()
         if not self._stopped.wait(GRACE):
             self.on_loss(RunError(str(self.reason)))
             self._say(f"kdbench: {self.reason}")
@@ -65,28 +72,28 @@ class Watch(threading.Thread):
             os._exit(1)
 
     def stop(self) -> None:
-        """Look no more: the ranks part."""
+        """Stop checking, because the run has ended."""
         self._stopped.set()
         self.join()
 
-    def tell(self, what: str) -> bool:
-        """Tell the others that this rank fails; whether it is the first to do so."""
-        mine = f"rank {rank()} failed: {what}"
+    def announce(self, failure: str) -> bool:
+        """Tell the other ranks that this rank fails. Returns whether it is the first to do so."""
+        mine = f"rank {rank()} failed: {failure}"
         try:
             return self._store.compare_set("failure", "", mine).decode() == mine
         except RuntimeError:
             return False
 
-    def others(self, error: BaseException) -> str | None:
-        """How another rank failed, where `error` may come from that; waits until it is known."""
+    def cause(self, error: BaseException) -> str | None:
+        """Return how another rank failed if that may have caused `error`; waits until it is known."""
         if not isinstance(error, RuntimeError):
             return None
         of_the_group = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
-        self._found.wait(SILENCE + 5 if of_the_group else 2)
+        self._failure_seen.wait(SILENCE + 5 if of_the_group else 2)
         return self.reason
 
     def end_children(self) -> None:
-        """Leave no process behind."""
+        """Kill the ranks that this process has started."""
         for child in self.children:
             child.kill()
             child.wait()
@@ -95,8 +102,8 @@ class Watch(threading.Thread):
         self._store.set(str(rank()), str(time.monotonic()))
         if self._store.check(["failure"]):
             return self._store.get("failure").decode()
-        if how := lost(self.children):
-            return how
+        if failure := failed_child(self.children):
+            return failure
         return next(filter(None, map(self._silence, range(1, world_size()))), None) if rank() == 0 else None
 
     def _silence(self, other: int) -> str | None:
@@ -104,8 +111,8 @@ class Watch(threading.Thread):
         now = time.monotonic()
         last, since = self._heard.get(other, (b"", now))
         self._heard[other] = beat, (since := since if beat == last else now)
-        return f"rank {other} gave no sign of life for {SILENCE:g} s" if now - since > SILENCE else None
+        return f"rank {other} sent no heartbeat for {SILENCE:g} s" if now - since > SILENCE else None
 
     def _say(self, text: str) -> None:
-        if rank() == 0 or self.reason == "rank 0 has ended without a word":
+        if rank() == 0 or self.reason == NO_RANK_0:
             print(text, file=sys.stderr, flush=True)

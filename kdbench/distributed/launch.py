@@ -1,6 +1,6 @@
-"""Several processes for one run (`trainer=ddp`): how they start, meet, and end together.
+"""Start, connect and end the processes (ranks) of one run with `trainer=ddp`.
 
-Lightning's own launcher is not used: it kills rank 0 when another rank fails, before that can say so in the record.
+Lightning's own launcher is not used: when another rank fails it kills rank 0 before the failure is in the record.
 """
 
 from __future__ import annotations
@@ -33,122 +33,131 @@ from torch import Tensor
 from kdbench.core.errors import Interrupted, RunError
 from kdbench.distributed.collectives import rank, reduce_gradients, share_statistics, world_size
 from kdbench.distributed.devices import world_of
-from kdbench.distributed.heartbeat import GRACE, Watch, lost
+from kdbench.distributed.heartbeat import GRACE, HeartbeatMonitor, failed_child
 from kdbench.jobs.worker import FOLLOWS
 
-_PATIENCE = timedelta(days=7)
-"""Of the process group: ranks may wait for rank 0 as long as that waits for a folder; who is lost, the watch finds."""
+_GROUP_TIMEOUT = timedelta(days=7)
+"""Long, because ranks wait while rank 0 waits for a folder lock; the heartbeat notices lost ranks."""
 INTERRUPTED = 130
 
 
-_watch: Watch | None = None
+_monitor: HeartbeatMonitor | None = None
 
 
 @contextmanager
 def together(trainer: DictConfig) -> Iterator[None]:
-    """Within: all ranks of the run are there and in one process group; one that fails ends the others.
+    """Run the body on all ranks of a run, in one process group. A rank that fails ends the others.
 
-    Ranks beside 0 print nothing but a failure that is theirs.
+    Ranks other than 0 print nothing except their own failure.
+
+    Args:
+        trainer: The `trainer` section of the configuration.
+
+    Raises:
+        RunError: Another rank failed.
     """
-    global _watch
+    global _monitor
     if world_of(trainer) == 1 or world_size() > 1:
         yield
         return
-    _watch = watch = Watch(_meet(trainer))
-    watch.start()
+    _monitor = monitor = HeartbeatMonitor(_start_ranks(trainer))
+    monitor.start()
     if rank():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
         warnings.simplefilter("ignore")
     try:
         yield
     except Interrupted:
-        _part(watch)
+        _finish(monitor)
         if rank():
             sys.exit(INTERRUPTED)
         raise
     except BaseException as error:
-        reason = _reason(watch, error)
-        _fail(watch, error)
+        reason = _reason(monitor, error)
+        _fail(monitor, error)
         if reason is not None:
             raise RunError(reason) from error
         raise
-    _part(watch)
+    _finish(monitor)
 
 
 @contextmanager
 def explained(on_loss: Callable[[RunError], None]) -> Iterator[None]:
-    """Within: what fails because another rank did is a RunError that says how that failed. on_loss: what is to be
-    done where this process has to end without coming back."""
-    if _watch is None:
+    """Turn an error that another rank's failure caused into a RunError that names that failure.
+
+    Args:
+        on_loss: Called before this process is ended by force because a rank was lost.
+    """
+    if _monitor is None:
         yield
         return
-    _watch.on_loss = on_loss
+    _monitor.on_loss = on_loss
     try:
         yield
     except Exception as error:
-        if (reason := _reason(_watch, error)) is not None:
+        if (reason := _reason(_monitor, error)) is not None:
             raise RunError(reason) from error
         raise
 
 
-def _reason(watch: Watch, error: BaseException) -> str | None:
-    """How another rank failed, where this one does for that."""
+def _reason(monitor: HeartbeatMonitor, error: BaseException) -> str | None:
+    """Return how another rank failed if that caused this error."""
     own = isinstance(error, (RunError, ValueError)) or not isinstance(error, Exception)
-    return None if own else watch.others(error)
+    return None if own else monitor.cause(error)
 
 
-def _part(watch: Watch) -> None:
-    """All ranks have come to the end: nobody is missed from here on."""
-    watch.stop()
+def _finish(monitor: HeartbeatMonitor) -> None:
+    """Wait for all ranks at the end of the run; heartbeats stop first."""
+    monitor.stop()
     dist.barrier()
-    for child in watch.children:
+    for child in monitor.children:
         child.wait()
 
 
-def _fail(watch: Watch, error: BaseException) -> None:
-    """Say it to the others; end quietly where it has been said already."""
+def _fail(monitor: HeartbeatMonitor, error: BaseException) -> None:
+    """Announce the failure of this rank, and end without output if another rank was first."""
     expected = isinstance(error, (RunError, ValueError))
-    first = watch.tell(str(error) if expected else f"{type(error).__name__}: {error}")
-    watch.stop()
+    first = monitor.announce(str(error) if expected else f"{type(error).__name__}: {error}")
+    monitor.stop()
     if rank() and not first:
         sys.exit(1)
-    if not first:  # a child that failed has a traceback to print
+    if not first:  # let a failed child print its traceback
         with suppress(subprocess.TimeoutExpired):
-            for child in watch.children:
+            for child in monitor.children:
                 child.wait(GRACE)
-    watch.end_children()
+    monitor.end_children()
 
 
-# ---- the beginning
+# ---- start
 
 
-def _meet(trainer: DictConfig) -> list[subprocess.Popen[bytes]]:
-    """Start the further ranks, where nobody else has, and form the process group of all."""
-    environment, children, met = _environment(), [], threading.Event()
+def _start_ranks(trainer: DictConfig) -> list[subprocess.Popen[bytes]]:
+    """Start the other ranks, unless torchrun or srun has, and create the process group."""
+    environment, children, started = _environment(), [], threading.Event()
     if not environment.creates_processes_externally:
-        children = _repeat(int(trainer.devices), int(trainer.num_nodes))
-        threading.Thread(target=_mind, args=(children, met), daemon=True).start()
-    for name in ("lightning.fabric", "lightning.pytorch"):  # their notes on who is there
+        children = _spawn_ranks(int(trainer.devices), int(trainer.num_nodes))
+        threading.Thread(target=_guard_start, args=(children, started), daemon=True).start()
+    for name in ("lightning.fabric", "lightning.pytorch"):  # silences their messages about ranks
         logging.getLogger(name).setLevel(logging.ERROR)
-    strategy = FabricDDPStrategy(cluster_environment=environment, timeout=_PATIENCE)
+    strategy = FabricDDPStrategy(cluster_environment=environment, timeout=_GROUP_TIMEOUT)
     devices: dict[str, Any] = {key: trainer[key] for key in ("accelerator", "devices", "num_nodes")}
     Fabric(**devices, strategy=strategy).launch()
-    met.set()
+    started.set()
     return children
 
 
-def _mind(children: Sequence[subprocess.Popen[bytes]], met: threading.Event) -> None:
-    """End this process if one of the others does before all have met: it would wait for ever."""
-    while not met.wait(1):
-        if how := lost(children):
-            print(f"kdbench: {how} before all ranks had met", file=sys.stderr, flush=True)
+def _guard_start(children: Sequence[subprocess.Popen[bytes]], started: threading.Event) -> None:
+    """End this process if a child fails before the process group exists, which would block for ever."""
+    while not started.wait(1):
+        if failure := failed_child(children):
+            print(f"kdbench: {failure} before all ranks had started", file=sys.stderr, flush=True)
             for child in children:
                 child.kill()
             os._exit(1)
 
 
 def _environment() -> ClusterEnvironment:
-    """Who started this process: torchrun, SLURM's srun (not sbatch alone), or a command line."""
+    """Return the environment that started this process: torchrun, srun (not sbatch alone), or a command line."""
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     if SLURMEnvironment.detect() and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
@@ -156,13 +165,13 @@ def _environment() -> ClusterEnvironment:
     return LightningEnvironment()
 
 
-def _repeat(devices: int, nodes: int) -> list[subprocess.Popen[bytes]]:
-    """This very command once more for every further device, the processors divided among all."""
+def _spawn_ranks(devices: int, nodes: int) -> list[subprocess.Popen[bytes]]:
+    """Start this command again for every other device, with the CPU threads divided among the ranks."""
     command = _command()
     if nodes > 1:
         raise RunError(
-            f"trainer.num_nodes={nodes}: kdbench starts the processes of one machine; start those of several by "
-            f"torchrun or srun (docs/ddp.md)"
+            f"trainer.num_nodes={nodes}: kdbench starts the processes of one machine only; for several machines "
+            f"use torchrun or srun (docs/ddp.md)"
         )
     threads = max(1, torch.get_num_threads() // devices)
     torch.set_num_threads(threads)
@@ -183,46 +192,46 @@ def _command() -> list[str]:
     name = __main__.__spec__.name if __main__.__spec__ else ""
     if name not in ("kdbench.cli.train", "kdbench.cli.train_teacher"):
         raise RunError(
-            "trainer=ddp starts its further processes by the command of this one, which is no run: give it to "
-            "kdbench train or kdbench train-teacher, or start all processes by torchrun (docs/ddp.md)"
+            "trainer=ddp repeats the command of this process for each device, and this process is not a run: use "
+            "kdbench train or kdbench train-teacher, or start all processes with torchrun (docs/ddp.md)"
         )
     return [sys.executable, "-m", name, *sys.argv[1:]]
 
 
-# ---- what Lightning's trainer is told
+# ---- Lightning's trainer
 
 
-class OneReduction(DDPStrategy):
-    """Lightning's DDP without torch's wrapper: one mean over ranks of all gradients, after each backward.
+class SingleReduction(DDPStrategy):
+    """Lightning's DDP without torch's wrapper: one mean of all gradients over ranks after each backward pass.
 
-    The wrapper sorts parameters into other groups after its first backward. With more than two ranks that is another
-    order of summing, and a resumed run would not be the same to the bit. It also has to search each step's graph for
-    parameters that the loss leaves out; here every rank takes the same way through the graph.
+    The wrapper regroups parameters after its first backward pass. With more than two ranks this changes the order of
+    summation, and a resumed run would not be the same to the bit. The wrapper also searches each graph for unused
+    parameters, which is not necessary here: every rank has the same graph.
     """
 
     def configure_ddp(self) -> None:
-        """Begin with one network; the wrapper stays away."""
+        """Broadcast the network of rank 0 instead of wrapping it."""
         assert self.lightning_module is not None
         for tensor in (*self.lightning_module.parameters(), *self.lightning_module.buffers()):
             dist.broadcast(tensor.data, src=0)
 
     def post_backward(self, closure_loss: Tensor) -> None:
-        """Reduce what this backward left."""
+        """Average the gradients over ranks."""
         assert self.lightning_module is not None
         reduce_gradients(self.lightning_module.parameters())
 
 
 def of_trainer(trainer: DictConfig) -> dict[str, Any]:
-    """Arguments of the trainer of a run with this section."""
+    """Return the arguments of Lightning's trainer for a `trainer` section."""
     if world_of(trainer) == 1:
         return {"strategy": "auto"}
-    strategy = OneReduction(cluster_environment=_environment(), timeout=_PATIENCE)
+    strategy = SingleReduction(cluster_environment=_environment(), timeout=_GROUP_TIMEOUT)
     return {"strategy": strategy, "use_distributed_sampler": False}
 
 
 class OneNetwork(Callback):
-    """All ranks score one network: the one that is stored."""
+    """Evaluate the same network on all ranks: the one that is stored."""
 
     def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Take over rank 0's running statistics."""
+        """Copy rank 0's BatchNorm statistics to all ranks."""
         share_statistics(module)

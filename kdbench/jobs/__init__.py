@@ -1,4 +1,4 @@
-"""Commands as processes of their own, so that a kill of one is nothing to the others.
+"""Commands as isolated processes: killing one does not affect the others.
 
 `kdbench table` and `hydra/launcher=process` start their runs here.
 """

@@ -1,4 +1,4 @@
-"""A job from outside: its command, its limits, how it ended, and why."""
+"""A job as its launcher sees it: command, limits, outcome and reason."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Job:
-    """A command of this Python (`-m kdbench.cli.train ...`), its log, and what tells whether it is to be run.
+    """A command of this Python interpreter.
 
-    again: further words of later attempts.
-    claims: files that are locked while the job is at hand, so that no two launchers start it; `needed` is asked
-    once they are held: whoever had them may have done the work.
+    Attributes:
+        title: Name of the job in messages.
+        command: Arguments of the interpreter: `-m kdbench.cli.train ...`.
+        log: File that receives the output of every attempt.
+        again: Arguments that later attempts add.
+        claims: Files that stay locked until the job has ended, so that no two launchers start it.
+        needed: Whether the job still has to run. It is called once the claims are held, because their previous
+            owner may have done the work.
     """
 
     title: str
@@ -26,8 +31,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Limits:
-    """at_once: jobs side by side; threads and devices: CPU threads and CUDA devices of each; timeout: seconds of an
-    attempt; retries: further attempts of one that fails; pin: keep each on cores of its own, where they suffice."""
+    """Limits of a scheduler.
+
+    Attributes:
+        at_once: Number of jobs that run at a time.
+        threads: CPU threads of each job.
+        devices: CUDA devices of each job.
+        timeout: Seconds that an attempt may take; None for no limit.
+        retries: Further attempts of a job that fails.
+        pin: Whether to bind each job to cores of its own if there are enough.
+    """
 
     at_once: int = 1
     threads: int = 1
@@ -38,20 +51,31 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a job ended. state: done, failed, stopped (it was asked to), or elsewhere (nothing was left to do);
-    returned: the number that its task returned, if any."""
+class JobResult:
+    """The outcome of a job.
+
+    Attributes:
+        job: The job.
+        state: `done`, `failed`, `stopped` (by a signal) or `elsewhere` (another launcher did the work).
+        reason: Why it failed or stopped, in one line.
+        seconds: Duration of the last attempt.
+        attempts: Number of attempts.
+        value: The number that its task returned, if any.
+    """
 
     job: Job
     state: str
     reason: str | None = None
     seconds: float = 0.0
     attempts: int = 0
-    returned: float | None = None
+    value: float | None = None
 
 
 def reason_in(log: str) -> str:
-    """Why a command failed, in one line of its log: ours, else the end of the first traceback, else the last one."""
+    """Return why a command failed, in one line of its log.
+
+    This is the message of the first traceback, else the last message of kdbench, else the last line.
+    """
     lines = [line.rstrip() for line in log.splitlines() if line.strip()]
     own = [line for line in lines if line.startswith("kdbench: ")]
     if "Traceback (most recent call last):" in lines:

@@ -1,4 +1,4 @@
-"""A job from inside: it ends with its launcher, and tells it what its task returned."""
+"""A job from its own side: it ends with its launcher and reports the number that its task returns."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import sys
 import threading
 from pathlib import Path
 
-# what the environment tells a job of its launcher: that it ends with its stdin, and where its result goes
-FOLLOWS, RECEIPT = "KDBENCH_FOLLOWS_STDIN", "KDBENCH_RECEIPT"
+FOLLOWS, RESULT_FILE = "KDBENCH_FOLLOWS_STDIN", "KDBENCH_RESULT_FILE"
+"""Environment variables that a launcher sets: the job ends with its stdin; the file for its result."""
 
 
 def follow_launcher() -> None:
-    """End as by SIGTERM, with a checkpoint, when whoever started this job is no more; called once, by the job."""
-    if not os.environ.pop(FOLLOWS, None):  # further processes of the job must not look at this stdin
+    """Stop this process as on SIGTERM, with a checkpoint, when its launcher is gone. Call once per job."""
+    if not os.environ.pop(FOLLOWS, None):  # child processes of the job must not read this stdin
         return
-    sys.stdin = open(os.devnull)  # noqa: SIM115 - so that nothing else reads what we watch
+    sys.stdin = open(os.devnull)  # noqa: SIM115 - nothing else may read the stdin that the thread waits on
 
-    def watch() -> None:
+    def wait_for_end() -> None:
         while os.read(0, 1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=wait_for_end, daemon=True).start()
 
 
-def leave_receipt(value: float | None) -> None:
-    """Tell whoever started this job the number that its task returned; called by the job."""
-    if value is not None and (path := os.environ.get(RECEIPT)):
+def write_result(value: float | None) -> None:
+    """Report the number that the task of this job returned to its launcher."""
+    if value is not None and (path := os.environ.get(RESULT_FILE)):
         Path(path).write_text(str(value))

@@ -19,8 +19,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from kdbench.jobs.job import Ended, Limits
     from kdbench.jobs.job import Job as Process
+    from kdbench.jobs.job import JobResult, Limits
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class ProcessLauncher(Launcher):
             min(at_once, len(job_overrides)), self.threads, devices, timeout, self.retries, self.pin
         )
 
-    def _returned(self, ended: Ended, overrides: Sequence[str]) -> JobReturn:
+    def _returned(self, ended: JobResult, overrides: Sequence[str]) -> JobReturn:
         from kdbench.core.errors import RunError
 
         code = 0 if ended.state == "done" else 1
@@ -127,7 +127,7 @@ class ProcessLauncher(Launcher):
         as_the_cohorts(code)
         returned = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
         if not code:
-            returned.return_value = ended.returned
+            returned.return_value = ended.value
         elif not self.config.hydra.sweeper._target_.endswith("BasicSweeper"):  # one that wants values
             returned.status, returned.return_value = JobStatus.FAILED, RunError(ended.reason or "failed")
         return returned
@@ -140,9 +140,9 @@ def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def _say(ended: Ended) -> None:
+def _say(ended: JobResult) -> None:
     reason = f": {ended.reason} (log: {ended.job.log})" if ended.reason else ""
-    value = "" if ended.returned is None else f" with {ended.returned:.2f}"
+    value = "" if ended.value is None else f" with {ended.value:.2f}"
     _print(f"{ended.state}{value} in {ended.seconds:.0f} s: {ended.job.title}{reason}")
     if ended.state == "done" and (line := _result_in(ended.job.log)):
         _print(f"  {line}")

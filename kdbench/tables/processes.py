@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdbench.core.errors import RunError
 from kdbench.distributed.devices import gpus_of
-from kdbench.jobs.job import Ended, Job, Limits
+from kdbench.jobs.job import Job, JobResult, Limits
 from kdbench.jobs.scheduler import JobScheduler
 from kdbench.runs.cohort import cohorts
 from kdbench.runs.plan import Plan
@@ -89,10 +89,10 @@ def run_missing(
     """
     by_job = {job_for(table, batch): batch for batch in missing}
 
-    def died(one: Ended) -> None:
+    def died(one: JobResult) -> None:
         _mark_dead(table, by_job[one.job], one)
 
-    def ended(one: Ended) -> None:
+    def ended(one: JobResult) -> None:
         for outcome in _outcomes(table, by_job[one.job], one):
             say(outcome)
 
@@ -127,7 +127,7 @@ def _unfinished(table: Table, batch: Batch) -> bool:
     return any(there.get(cell.key, {}).get("state") != "done" for cell in batch)
 
 
-def _outcomes(table: Table, batch: Batch, ended: Ended) -> Iterator[Outcome]:
+def _outcomes(table: Table, batch: Batch, ended: JobResult) -> Iterator[Outcome]:
     """What became of each run of a process, by its record where it has one."""
     there = found(table)
     for cell in batch:
@@ -140,7 +140,7 @@ def _outcomes(table: Table, batch: Batch, ended: Ended) -> Iterator[Outcome]:
         yield Outcome(cell, "left" if ended.state == "stopped" else "failed", reason, ended.seconds)
 
 
-def _mark_dead(table: Table, batch: Batch, ended: Ended) -> None:
+def _mark_dead(table: Table, batch: Batch, ended: JobResult) -> None:
     """Say in the records that still call themselves running why they are not: a killed process cannot."""
     there = found(table)
     for cell in batch:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from kdbench.jobs.job import Ended
+from kdbench.jobs.job import JobResult
 from kdbench.tables.definition import Table
 from kdbench.tables.estimate import Forecast
 from kdbench.tables.grid import Cell, found, with_teachers
@@ -112,7 +112,7 @@ class Work:
             self.stopped_by = run_missing(self.table, processes, self._run_ended, self.say)
         self.outcomes += [Outcome(cell, "left", _in_a_word(error), 0.0) for cell, error in lacking.items()]
 
-    def _teacher_ended(self, ended: Ended) -> None:
+    def _teacher_ended(self, ended: JobResult) -> None:
         reason = f": {ended.reason} (log: {ended.job.log})" if ended.reason else ""
         self.say(f"    {ended.state} in {ended.seconds:.0f} s: {ended.job.title}{reason}")
         if ended.state == "failed":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kdbench.config.compose import Composer
-from kdbench.jobs.job import Ended, Job
+from kdbench.jobs.job import Job, JobResult
 from kdbench.jobs.scheduler import JobScheduler
 from kdbench.runs.plan import Plan, make_plan
 from kdbench.tables.definition import Table
@@ -80,7 +80,7 @@ _HARDWARE = (
 
 
 def train(
-    table: Table, teachers: list[Needed], say: Callable[[Ended], None], note: Callable[[str], None]
+    table: Table, teachers: list[Needed], say: Callable[[JobResult], None], note: Callable[[str], None]
 ) -> int | None:
     """Train them, those first that others start from. The signal that stopped it, or None."""
     left = teachers

@@ -1,4 +1,4 @@
-"""Two gloo processes and one: shares, decisions, scores, surveys, whole students; and a run that stops and goes on."""
+"""Two gloo processes compared with one: shares, decisions, metrics, extra forward passes, students, resuming."""
 
 import os
 from pathlib import Path
@@ -47,7 +47,7 @@ TINY += ["schedule.epochs=2", "teacher=resnet8", "student=resnet8", "loss=crd", 
 TINY += ["log_every=2", "trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={WORLD}"]
 
 
-# ---- what one process finds, and each of two
+# ---- computed by one process, and by each of two
 
 
 def decisions() -> dict[str, object]:
@@ -83,7 +83,7 @@ def images() -> ImageData:
 
 
 def network(seed: int) -> torch.nn.Module:
-    """With BatchNorm in eval mode: the ranks' statistics are not the subject here."""
+    """With BatchNorm in eval mode: otherwise the ranks' statistics would differ."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return create_model("resnet8", 4).double().eval()
@@ -110,7 +110,7 @@ def trained() -> list[Tensor]:
 
 
 def surveyed(mode: str) -> list[Tensor]:
-    """MCMI's centroids after two surveys, and the CMI on the training images."""
+    """MCMI's centroids after two extra forward passes, and the CMI on the training images."""
     data, student = images(), network(0).float()
     loss = Loss({"ce": 1.0, "mcmi": 0.1}, {"mcmi": create("mcmi", mode=mode)})
     term = loss.terms["mcmi"]
@@ -141,7 +141,7 @@ def found() -> dict[str, object]:
 
 
 class StopsOnRank1(Callback):
-    """As a signal that reaches one rank in the middle of a chunk."""
+    """Request a stop on one rank in the middle of a chunk, as a signal does."""
 
     def on_train_batch_start(self, trainer, module, *_):
         if rank() == 1 and module.position == (2, 2):
@@ -188,7 +188,7 @@ def ranks(folder) -> list[dict]:
     return [torch.load(folder / f"{number}.pt", weights_only=False) for number in range(WORLD)]
 
 
-def test_ranks_agree_on_what_rank_0_finds(ranks):
+def test_ranks_share_the_result_of_rank_0(ranks):
     for mine in ranks:
         assert mine["decisions"]["agreed"] == (0, "rank 0 says no")
         assert mine["decisions"]["any"] == [True, False]
@@ -196,7 +196,7 @@ def test_ranks_agree_on_what_rank_0_finds(ranks):
     assert [mine["decisions"]["rows"] for mine in ranks] == [[10, 11, 12, 13], [14, 15, 16]]
 
 
-def test_scores_are_those_of_one_process_without_padding(ranks):
+def test_metrics_equal_those_of_one_process_without_padding(ranks):
     """131 rows do not divide by 2."""
     expected, recall = scores(131)
     for mine in ranks:
@@ -205,28 +205,28 @@ def test_scores_are_those_of_one_process_without_padding(ranks):
         assert mine["scores"][1] == recall
 
 
-def test_a_student_with_batchnorm_in_eval_mode_is_that_of_one_process(ranks):
+def test_student_with_batchnorm_in_eval_mode_equals_that_of_one_process(ranks):
     expected = trained()
     for mine in ranks:
         torch.testing.assert_close(mine["student"], expected, rtol=1e-9, atol=1e-11)
 
 
-def test_surveys_and_spread_are_those_of_one_process(ranks):
+def test_extra_forwards_and_class_spread_equal_those_of_one_process(ranks):
     expected = [surveyed(mode) for mode in ("epoch", "ema")]
     for mine in ranks:
         torch.testing.assert_close(mine["surveys"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_run_stops_on_all_ranks_when_one_is_asked_to_and_goes_on_to_the_bit(ranks, folder):
+def test_stop_request_on_one_rank_stops_all_and_resumes_to_the_bit(ranks, folder):
     first, second = ranks
     assert first["said"] == second["said"] == "stopped at epoch 2, step 4, with a checkpoint"
     parameters = [name for name in first["whole"] if "running" not in name]
     assert all(torch.equal(first["whole"][name], second["whole"][name]) for name in parameters)
     assert all(torch.equal(first["whole"][name], first["resumed"][name]) for name in first["whole"])
-    assert first["again"] == second["again"] == {}  # finished: left alone by all
+    assert first["again"] == second["again"] == {}  # finished: no rank repeats it
 
 
-def test_one_process_writes_the_folder(folder):
+def test_only_rank_0_writes_the_run_folder(folder):
     (whole,), (broken,) = (list((folder / name).iterdir()) for name in ("whole", "broken"))
     assert whole.name == broken.name
     lines = (whole / "metrics.jsonl").read_text().splitlines()
@@ -234,11 +234,11 @@ def test_one_process_writes_the_folder(folder):
     assert (whole / "state.pt").is_file()
 
 
-def test_shares_are_even_and_leave_nothing_out():
+def test_shares_are_even_and_complete():
     assert (shares(7), own_rows(2, 5)) == ((7,), slice(2, 5))
 
 
-def test_the_number_of_ranks_is_part_of_the_identity_and_one_is_as_before():
+def test_number_of_ranks_is_part_of_the_identity_unless_it_is_one():
     def recipe(*overrides: str) -> dict:
         return recipe_of(make_plan(compose_checked("train", [*TINY, *overrides]), {}).config)
 

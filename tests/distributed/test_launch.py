@@ -1,4 +1,4 @@
-"""Real trees of two processes: how a run on several devices ends when something befalls one of them."""
+"""Runs of two real processes: how they end when one of them is killed, stopped or raises."""
 
 import json
 import os
@@ -45,14 +45,14 @@ class Slow(Objective):
     def forward(self, student, teacher, batch):
         time.sleep(self.seconds)
         if rank() == 1 and batch.step == self.breaks_at:
-            raise ZeroDivisionError("as the test wants it")
+            raise ZeroDivisionError("raised by the test")
         return student.logits.square().mean()
 """
 
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory) -> list[str]:
-    """A run of 60 steps whose steps last long enough to be met by a signal."""
+    """A run of 60 steps that are slow enough for a signal to arrive during one."""
     folder = tmp_path_factory.mktemp("packages")
     package, metadata = folder / "outsider", folder / "outsider-1.dist-info"
     for path in (package, metadata, package / "conf" / "objective"):
@@ -101,8 +101,10 @@ def until(there: Callable[[], bool], seconds: float = 300) -> None:
 
 
 def strike(process: subprocess.Popen, output: Path, blow: Callable[[int, int], None]) -> tuple[float, str]:
-    """Wait for the first checkpoint, let `blow` do what it does to ranks 0 and 1, and wait for the end of both:
-    the seconds it took, and what they said."""
+    """Wait for the first checkpoint, apply `blow` to the pids of ranks 0 and 1, and wait for both to end.
+
+    Returns the seconds until then, and stderr.
+    """
     until(lambda: any(output.glob("*/state.pt")) or process.poll() is not None)
     assert process.poll() is None, process.stderr.read()
     other = child_of(process.pid)
@@ -146,7 +148,7 @@ def kill_both(first: int, second: int) -> None:
     ],
     ids=["rank 1 killed", "rank 0 killed", "both killed", "rank 0 asked to stop", "rank 1 asked to stop"],
 )
-def test_whatever_befalls_a_rank_the_run_ends_and_goes_on(tmp_path, undisturbed, blow, code, state, reason):
+def test_run_ends_with_a_lost_rank_and_resumes_to_the_bit(tmp_path, undisturbed, blow, code, state, reason):
     slow, weights = undisturbed
     process = start(*slow, "schedule.epochs=10", f"output={tmp_path}")
     seconds, said = strike(process, tmp_path, blow)
@@ -159,8 +161,8 @@ def test_whatever_befalls_a_rank_the_run_ends_and_goes_on(tmp_path, undisturbed,
     out, said = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, said
     assert out.count("resuming") == 1
-    found = weights_in(tmp_path)
-    assert all(torch.equal(found[key], weights[key]) for key in weights)
+    resumed_weights = weights_in(tmp_path)
+    assert all(torch.equal(resumed_weights[key], weights[key]) for key in weights)
 
 
 @pytest.fixture(scope="module")
@@ -173,31 +175,31 @@ def undisturbed(slow, tmp_path_factory) -> tuple[list[str], dict[str, torch.Tens
 
 
 @pytest.mark.slow
-def test_a_rank_that_raises_ends_all_with_its_traceback(tmp_path, slow):
+def test_rank_that_raises_ends_all_ranks_and_prints_its_traceback(tmp_path, slow):
     began = time.monotonic()
     process = start(*slow, "loss.objectives.slow.breaks_at=3", f"output={tmp_path}")
     _, said = process.communicate(timeout=300)
     assert process.returncode == 1, said
     assert "Traceback" in said
-    assert said.count("ZeroDivisionError: as the test wants it") == 2  # the traceback, and rank 0's last line
-    assert "kdbench: rank 1 failed: ZeroDivisionError: as the test wants it" in said
+    assert said.count("ZeroDivisionError: raised by the test") == 2  # the traceback, and rank 0's last line
+    assert "kdbench: rank 1 failed: ZeroDivisionError: raised by the test" in said
     record = record_in(tmp_path)
     assert (record["state"], record["reason"]) == ("failed", said.splitlines()[-1].removeprefix("kdbench: "))
     assert time.monotonic() - began < 150  # most of it for the imports
 
 
 @pytest.mark.slow
-def test_a_rank_that_never_comes_is_not_waited_for(tmp_path):
+def test_run_ends_when_a_rank_dies_before_the_process_group_exists(tmp_path):
     process = start(*ALONE, f"output={tmp_path}")
     until(lambda: has_child(process.pid) or process.poll() is not None)
     os.kill(child_of(process.pid), signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert said.splitlines()[-1] == "kdbench: rank 1 was killed by signal 9 before all ranks had met"
+    assert said.splitlines()[-1] == "kdbench: rank 1 was killed by signal 9 before all ranks had started"
 
 
 @pytest.mark.slow
-def test_a_sweep_of_four_jobs_has_a_tree_of_two_processes_for_each(tmp_path):
+def test_each_job_of_a_sweep_has_two_ranks(tmp_path):
     words = [*ALONE, *DDP, "schedule.epochs=1", "hydra.launcher.jobs=2", f"output={tmp_path}"]
     command = [sys.executable, "-m", "kdbench.cli.train", "-m", *words, "seed=0,1,2,3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
@@ -209,11 +211,11 @@ def test_a_sweep_of_four_jobs_has_a_tree_of_two_processes_for_each(tmp_path):
     assert len(list(tmp_path.iterdir())) == 5  # the runs, and the sweep's own logs
 
 
-def test_a_sweep_in_one_process_is_refused_with_the_command_that_works():
+def test_sweep_in_one_process_is_refused_and_the_message_has_a_working_command():
     trainers = [compose_checked("train", [*ALONE, *DDP]).trainer]
     words = ["-m", "seed=0,1", *DDP]
     for launcher in ("basic", "cohort"):
-        with pytest.raises(ValueError, match=r"the default, gives it: kdbench train -m seed=0,1 trainer=ddp"):
+        with pytest.raises(ValueError, match=r"the default: kdbench train -m seed=0,1 trainer=ddp"):
             check_sweep([*words, f"hydra/launcher={launcher}"], trainers)
     check_sweep([*words, "hydra/launcher=process"], trainers)
     check_sweep(words, trainers)
@@ -228,7 +230,7 @@ def test_a_sweep_in_one_process_is_refused_with_the_command_that_works():
         ({"SLURM_STEP_NUM_TASKS": "4"}, "srun"),
     ],
 )
-def test_a_sweep_or_table_that_every_rank_would_run_is_refused(environment, starter, monkeypatch, capsys):
+def test_sweep_or_table_under_torchrun_or_srun_is_refused(environment, starter, monkeypatch, capsys):
     trainers = [compose_checked("train", ALONE).trainer]
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -249,7 +251,7 @@ def test_a_sweep_or_table_that_every_rank_would_run_is_refused(environment, star
         (["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"], 1),
     ],
 )
-def test_a_job_is_given_the_devices_that_its_run_asks_for(words, gpus, monkeypatch):
+def test_job_gets_the_devices_that_its_run_needs(words, gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     launcher = ProcessLauncher()
     jobs = [["loss=kd", *words], ["loss=ce", *words]]
@@ -258,7 +260,7 @@ def test_a_job_is_given_the_devices_that_its_run_asks_for(words, gpus, monkeypat
     assert ProcessLauncher(devices=1)._limits(jobs).devices == 1
 
 
-def test_several_students_side_by_side_are_refused():
+def test_cohort_of_several_students_is_refused():
     plans = [
         make_plan(compose_checked("train", [*ALONE, *DDP, f"schedule.lr={lr}"]), {}) for lr in (0.1, 0.2)
     ]

@@ -213,7 +213,7 @@ def test_a_killed_job_is_tried_again_from_its_checkpoint_and_its_end_is_in_the_r
     (job,) = children(process)
     os.kill(job, signal.SIGKILL)
     assert process.wait(timeout=300) == 0, said_by(output)
-    assert "killed by SIGKILL; attempt 2 follows" in said_by(output)
+    assert "killed by SIGKILL; starting attempt 2" in said_by(output)
     assert "1 done, 0 failed, 0 left of 1" in said_by(output)
     (record,) = (json.loads(path.read_text()) for path in output.glob("runs/*/record.json"))
     assert [(one["state"], one["reason"]) for one in record["sessions"]] == [("failed", "killed by SIGKILL")]

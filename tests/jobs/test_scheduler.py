@@ -1,4 +1,4 @@
-"""Jobs as processes: dealt out, tried again, claimed, timed out, stopped; with real kills of small commands."""
+"""Jobs as processes: assignment, retries, claims, timeouts and stopping, with real kills of small commands."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.jobs.job import Ended, Job, Limits, reason_in
+from kdbench.jobs.job import Job, JobResult, Limits, reason_in
 from kdbench.jobs.scheduler import JOURNAL, JobScheduler
 
 
@@ -18,18 +18,18 @@ def job(folder: Path, name: str, code: str, **about) -> Job:
     return Job(name, ("-c", code), folder / "logs" / f"{name}.txt", **about)
 
 
-def run(made: list[Job], **limits) -> dict[str, Ended]:
-    said: list[Ended] = []
-    scheduler = JobScheduler(Limits(**{"retries": 0, **limits}), said.append, lambda line: None)
-    assert scheduler.run(made) == said
-    return {ended.job.title: ended for ended in said}
+def run(jobs: list[Job], **limits) -> dict[str, JobResult]:
+    results: list[JobResult] = []
+    scheduler = JobScheduler(Limits(**{"retries": 0, **limits}), results.append, lambda line: None)
+    assert scheduler.run(jobs) == results
+    return {ended.job.title: ended for ended in results}
 
 
-def test_a_kill_is_nothing_to_the_others_and_its_reason_is_kept(tmp_path):
+def test_killing_one_job_leaves_the_others_alone_and_records_the_reason(tmp_path):
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     crash = "print('begun'); raise ValueError('a reason of two words')"
-    made = [job(tmp_path, name, code) for name, code in (("kill", kill), ("crash", crash), ("good", ""))]
-    ended = run(made, at_once=2)
+    jobs = [job(tmp_path, name, code) for name, code in (("kill", kill), ("crash", crash), ("good", ""))]
+    ended = run(jobs, at_once=2)
     assert {name: (one.state, one.reason) for name, one in ended.items()} == {
         "kill": ("failed", "killed by SIGKILL"),
         "crash": ("failed", "ValueError: a reason of two words"),
@@ -40,7 +40,7 @@ def test_a_kill_is_nothing_to_the_others_and_its_reason_is_kept(tmp_path):
     assert {line["title"]: line["reason"] for line in journal} == {n: one.reason for n, one in ended.items()}
 
 
-def test_a_job_that_failed_once_is_tried_again_with_the_words_for_it(tmp_path):
+def test_failed_job_is_retried_with_its_extra_arguments(tmp_path):
     code = f"import sys, pathlib; sys.argv[1:] or sys.exit('no'); pathlib.Path(r'{tmp_path}/w').write_text(sys.argv[1])"
     (ended,) = run([job(tmp_path, "one", code, again=("resume",))], retries=1).values()
     assert (ended.state, ended.attempts) == ("done", 2)
@@ -48,16 +48,16 @@ def test_a_job_that_failed_once_is_tried_again_with_the_words_for_it(tmp_path):
     (ended,) = run([job(tmp_path, "two", "import sys; sys.exit('no')")], retries=2).values()
     assert (ended.state, ended.attempts, ended.reason) == ("failed", 3, "no")
     (ended,) = run([job(tmp_path, "usage", "import sys; sys.exit(2)")], retries=2).values()
-    assert ended.attempts == 1, "a mistake on the command line stays one"
+    assert ended.attempts == 1, "a usage error is not retried"
 
 
-def test_a_job_that_takes_too_long_is_asked_to_stop(tmp_path):
+def test_job_stops_at_its_timeout(tmp_path):
     (ended,) = run([job(tmp_path, "long", "import time; time.sleep(60)")], timeout=0.3).values()
-    assert (ended.state, ended.reason) == ("failed", "not done after 0.3 s (timeout)")
+    assert (ended.state, ended.reason) == ("failed", "timeout: not finished after 0.3 s")
     assert ended.seconds < 30
 
 
-def test_threads_and_devices_are_dealt_out(tmp_path, monkeypatch):
+def test_each_job_gets_its_own_threads_and_devices(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
     say = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS']); time.sleep(0.5)"
     run([job(tmp_path, str(number), say) for number in range(3)], at_once=3, threads=2)
@@ -67,28 +67,28 @@ def test_threads_and_devices_are_dealt_out(tmp_path, monkeypatch):
     assert (tmp_path / "logs" / "two.txt").read_text().split("\n")[1] == "4,5 1"
 
 
-def test_pinned_jobs_keep_to_cores_of_their_own(tmp_path):
+def test_pinned_jobs_run_on_separate_cores(tmp_path):
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        pytest.skip("one core: there is nothing to deal out")
+        pytest.skip("needs two cores")
     say = "import os, time; time.sleep(0.3); print(sorted(os.sched_getaffinity(0)))"
     run([job(tmp_path, str(number), say) for number in range(2)], at_once=2, pin=True)
     seen = [(tmp_path / "logs" / f"{number}.txt").read_text().split("\n")[1] for number in range(2)]
     assert sorted(seen) == [f"[{cores[0]}]", f"[{cores[1]}]"]
 
 
-CREW = """
+LAUNCHER = """
 import sys
 from pathlib import Path
 from kdbench.jobs.job import Job, Limits
 from kdbench.jobs.scheduler import JobScheduler
 folder, code = Path(sys.argv[1]), sys.argv[2]
 names = sys.argv[3:]
-made = [Job(n, ("-c", code, n), folder / "logs" / f"{n}.txt", claims=(folder / f"{n}.lock",),
+jobs = [Job(n, ("-c", code, n), folder / "logs" / f"{n}.txt", claims=(folder / f"{n}.lock",),
             needed=lambda n=n: not (folder / f"{n}.done").exists()) for n in names]
 scheduler = JobScheduler(Limits(retries=0), lambda ended: print(ended.job.title, ended.state, flush=True))
-scheduler.run(made)
-print("left", len(made) - len(scheduler._ended), flush=True)
+scheduler.run(jobs)
+print("left", len(jobs) - len(scheduler._results), flush=True)
 sys.exit(128 + scheduler.stopped_by if scheduler.stopped_by else 0)
 """
 
@@ -112,7 +112,7 @@ time.sleep({seconds})
 def launch(folder: Path, seconds: float, *names: str) -> subprocess.Popen:
     code = WORK.format(folder=str(folder), seconds=seconds)
     return subprocess.Popen(
-        [sys.executable, "-c", CREW, str(folder), code, *names], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", LAUNCHER, str(folder), code, *names], stdout=subprocess.PIPE, text=True
     )
 
 
@@ -123,7 +123,7 @@ def wait_for(path: Path, seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-def test_two_launchers_share_the_jobs_and_none_is_run_twice(tmp_path):
+def test_two_launchers_share_the_jobs_and_run_none_twice(tmp_path):
     names = [f"j{number}" for number in range(6)]
     both = [launch(tmp_path, 0.3, *names) for _ in range(2)]
     said = [process.communicate(timeout=60)[0].splitlines() for process in both]
@@ -135,10 +135,10 @@ def test_two_launchers_share_the_jobs_and_none_is_run_twice(tmp_path):
     ]
     assert all(sorted(one) == names for one in states)
     assert all({one[name] for one in states} == {"done", "elsewhere"} for name in names)
-    assert all("done" in one.values() for one in states), "each had a part"
+    assert all("done" in one.values() for one in states), "each launcher ran some"
 
 
-def test_a_killed_launcher_takes_its_jobs_along_each_with_a_checkpoint(tmp_path):
+def test_jobs_of_a_killed_launcher_stop_with_a_checkpoint(tmp_path):
     process = launch(tmp_path, 60, "a")
     wait_for(tmp_path / "began")
     process.kill()
@@ -150,7 +150,7 @@ def test_a_killed_launcher_takes_its_jobs_along_each_with_a_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_all_with_checkpoints_and_nothing_more_begins(tmp_path, number, code):
+def test_signal_stops_all_jobs_with_checkpoints_and_starts_no_more(tmp_path, number, code):
     process = launch(tmp_path, 60, "a", "b")
     wait_for(tmp_path / "began")
     process.send_signal(number)
@@ -163,10 +163,10 @@ def test_a_signal_stops_all_with_checkpoints_and_nothing_more_begins(tmp_path, n
     assert (tmp_path / "began").read_text().split() == ["a"]
 
 
-def test_what_a_task_returned_comes_back(tmp_path):
-    code = "from kdbench.jobs.worker import leave_receipt; leave_receipt({})"
+def test_job_result_has_the_value_that_the_task_returned(tmp_path):
+    code = "from kdbench.jobs.worker import write_result; write_result({})"
     ended = run([job(tmp_path, "value", code.format("41.5")), job(tmp_path, "none", code.format("None"))])
-    assert (ended["value"].returned, ended["none"].returned) == (41.5, None)
+    assert (ended["value"].value, ended["none"].value) == (41.5, None)
 
 
 @pytest.mark.parametrize(
@@ -182,5 +182,5 @@ def test_what_a_task_returned_comes_back(tmp_path):
         ("", ""),
     ],
 )
-def test_the_reason_is_in_the_log(log, reason):
+def test_reason_is_read_from_the_log(log, reason):
     assert reason_in(log) == reason
