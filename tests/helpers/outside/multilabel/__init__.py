@@ -1,0 +1,1 @@
+"""A package that brings a task of its own to kdbench: several labels for each image."""
