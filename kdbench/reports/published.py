@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
-
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.utils.paths import EXPERIMENTS_DIR
-
-T = TypeVar("T")
+from kdbench.utils.typed_yaml import read_typed
 
 SHOWN = ("verified", "derived", "secondary")
 """Statuses of numbers that are shown. Numbers from memory are not."""
@@ -34,11 +28,11 @@ class Value:
         selection: How the epoch was chosen, where this differs between the values of a source.
     """
 
-    dataset: str = MISSING
-    pair: str = MISSING
-    loss: str = MISSING
-    protocol: str = MISSING
-    mean: float = MISSING
+    dataset: str
+    pair: str
+    loss: str
+    protocol: str
+    mean: float
     std: float | None = None
     trials: int | None = None
     weights: str = ""
@@ -66,7 +60,7 @@ class Grid:
         selections: How the epoch was chosen, by loss.
     """
 
-    dataset: str = MISSING
+    dataset: str
     pairs: list[str] = field(default_factory=list)
     mean: dict[str, list[float | None]] = field(default_factory=dict)
     std: dict[str, list[float | None]] = field(default_factory=dict)
@@ -117,9 +111,9 @@ class Published:
         grid: The values in the layout of a paper's table.
     """
 
-    source: str = MISSING
-    status: str = MISSING
-    selection: str = MISSING
+    source: str
+    status: str
+    selection: str
     epochs: int = 0
     note: str = ""
     table: str = ""
@@ -133,30 +127,6 @@ class Published:
         return f"Published ({self.status}{epochs}): {self.source}. {self.note}".strip()
 
 
-def read_as(kind: type[T], file: Path) -> T | None:
-    """Read a file of published numbers.
-
-    Args:
-        kind: Dataclass with the schema of the file.
-        file: A YAML file.
-
-    Returns:
-        None where the file does not exist.
-
-    Raises:
-        ValueError: The file does not fit the schema.
-    """
-    if not file.is_file():
-        return None
-    try:
-        merged: Any = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.load(file))
-        values = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{file}, {error.full_key}: {str(error).splitlines()[0]}") from error
-    assert isinstance(values, kind)
-    return values
-
-
 def published_for(table: str) -> Published | None:
     """Return what is published for a table, without numbers from memory; None where nothing is.
 
@@ -164,8 +134,7 @@ def published_for(table: str) -> Published | None:
         ValueError: published.yaml does not fit the schema.
     """
     file = EXPERIMENTS_DIR / table / "published.yaml"
-    source = read_as(Published, file)
-    if source is None or source.status not in SHOWN:
+    if not file.is_file() or (source := read_typed(Published, file)).status not in SHOWN:
         return None
     source.table = source.table or table
     if source.grid is not None:
@@ -188,10 +157,10 @@ class Networks:
         top1: Top-1 accuracy in per cent, by network.
     """
 
-    dataset: str = MISSING
-    source: str = MISSING
-    status: str = MISSING
-    epochs: int = MISSING
+    dataset: str
+    source: str
+    status: str
+    epochs: int
     top1: dict[str, float] = field(default_factory=dict)
 
 
@@ -201,7 +170,8 @@ def networks(dataset: str) -> Networks | None:
     Raises:
         ValueError: The file does not fit the schema.
     """
-    return read_as(Networks, EXPERIMENTS_DIR / "networks" / f"{dataset}.yaml")
+    file = EXPERIMENTS_DIR / "networks" / f"{dataset}.yaml"
+    return read_typed(Networks, file) if file.is_file() else None
 
 
 def published_markdown(published: Published) -> str:

@@ -36,12 +36,6 @@ def test_committed_pages_are_made_from_their_results(file):
     assert (file.parent / "README.md").read_text() == markdown(report, "table.png")
 
 
-def test_the_readme_quotes_a_committed_page():
-    page = (EXPERIMENTS_DIR / "cifar100-quick" / "README.md").read_text()
-    rows = [line for line in page.partition("Made by")[0].splitlines() if line.startswith("|")]
-    assert "\n".join(rows) in (EXPERIMENTS_DIR.parent / "README.md").read_text()
-
-
 def test_numbers_are_aligned_to_the_right_and_cells_are_one_line():
     assert table_to_markdown(text_table("", [{"a": "1 | 2\n3"}])) == "| a |\n|---|\n| 1 \\| 2 3 |"
     page = table_page(record())
