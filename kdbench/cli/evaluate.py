@@ -125,7 +125,7 @@ def _check_store(cfg: DictConfig, model: nn.Module, data: TaskData) -> None:
 def _store(cfg: DictConfig, model: nn.Module, data: TaskData, about: Mapping[str, Any]) -> Path:
     """Put the network into the teacher store, with a card that says where it came from and what it scored here."""
     kept = ("epoch", task_of(data).metric, "top5", "nll", "cmi")
-    card = {**data.about, **{key: about[key] for key in kept if key in about}, "model": cfg.model.name}
+    card = {**data.label_info, **{key: about[key] for key in kept if key in about}, "model": cfg.model.name}
     card |= {"teacher": cfg.store, "hashes": _hashes(cfg, model), **provenance()}
     card |= {"settings": settings} if (settings := getattr(model, "settings", "")) else {}
     card["imported"] = Path(cfg.checkpoint).name

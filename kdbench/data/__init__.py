@@ -1,1 +1,1 @@
-"""Data sets as uint8 tensors on the device, and the batches drawn from them."""
+"""Data sets and their batches as functions of (seed, epoch, step)."""

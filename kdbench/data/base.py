@@ -1,4 +1,4 @@
-"""What every data set offers to a run, whatever its task: batches and splits as functions of a position."""
+"""The base class of data sets: batches and splits as functions of a position."""
 
 from __future__ import annotations
 
@@ -16,28 +16,47 @@ from kdbench.data.positions import Chunk, ChunkLoader, EvalChunk
 from kdbench.distributed.collectives import own_rows, world_size
 
 
-def check_fits(data: TaskData, about: Mapping[str, Any], files: str) -> None:
-    """ValueError where what is said of a network (the files it came from) answers with other classes or tokens."""
-    for key, own in data.about.items():
-        if key in ("classes", "tokenizer") and about.get(key, own) != own:
-            other = "other classes, or in another order," if key == "classes" else "another tokenizer"
-            raise ValueError(f"{files} was trained on {other} than {data.name} has")
+def check_compatible(data: TaskData, card: Mapping[str, Any], files: str) -> None:
+    """Check that a network predicts the classes or tokens of a data set.
+
+    Args:
+        data: The data set, after `setup`.
+        card: The `label_info` of the data that the network was trained on.
+        files: Files of the network, for the message.
+
+    Raises:
+        ValueError: If the classes, their order or the tokenizer differ.
+    """
+    for key, expected in data.label_info.items():
+        if key in ("classes", "tokenizer") and card.get(key, expected) != expected:
+            difference = "other classes, or in another order," if key == "classes" else "another tokenizer"
+            raise ValueError(f"{files} was trained on {difference} than {data.name} has")
 
 
 class TaskData(LightningDataModule):
-    """One data set on one device, and its batches as a function of (seed, epoch, step).
+    """One data set on one device, with batches as functions of (seed, epoch, step).
 
-    task: the name of its task in `kdbench.tasks`.
-    eval_splits: what runs are scored on at every evaluation; final_splits: what they are
-    scored on once, at the end, with the weights of the last epoch and those of the best.
-    After `setup`: num_classes (of logits), steps_per_epoch, train_size, fingerprint (a hash of the data), protocol (in
-    words, empty for the plain data), groups (classes whose mean recall is reported, by name).
+    Attributes:
+        task: Name of its task in `kdbench.tasks`.
+        name: Name in records and messages.
+        label_space: Name shared by data sets whose labels mean the same, for teachers.
+        seed: Seed of order and views.
+        batch_size: Samples of a training step, over all ranks.
+        eval_batch_size: Samples of an evaluation step.
+        eval_splits: Splits that every evaluation scores.
+        final_splits: Splits that are scored once, at the end, with the last and the best weights.
+        num_classes: Number of logits; after `setup`.
+        train_size: Number of training samples; after `setup`.
+        steps_per_epoch: Steps of an epoch; after `setup`.
+        fingerprint: Hash of the data; after `setup`.
+        protocol: Description of changes of the training set, empty for none; after `setup`.
+        groups: Classes whose mean recall is reported, by group; after `setup`.
     """
 
     task: ClassVar[str]
     name: str
     uses_own_name: ClassVar[bool] = False
-    """Whether runs are named after `name` and not after the option of the group `dataset`, which serves any files."""
+    """Whether runs are named after `name` instead of the option of the group `dataset`, which serves any files."""
 
     label_space: str
     seed: int
@@ -56,62 +75,69 @@ class TaskData(LightningDataModule):
     """Epoch (from 1) and step (from 0) at which the next training loader starts."""
 
     steps_per_chunk: int = 1
+    """Optimiser steps of one chunk of the training loader."""
 
     diagnostics: bool = False
-    """Whether evaluations say all that is known of how sure a network is, where it answers with classes."""
+    """Whether evaluations of classifiers include `kdbench.metrics.diagnostics`."""
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where the data are."""
+        """Device of the data."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:
-        """Move everything resident to the device."""
+        """Move all tensors to a device and return the data set itself."""
 
     @property
     @abstractmethod
     def dataset_info(self) -> DatasetInfo:
-        """What an objective may know of the training data."""
+        """Facts about the training data for objectives."""
 
     @property
-    def limits(self) -> tuple[int, int]:
-        """Of texts to be written: the id of the token that ends them, and the most tokens."""
-        raise NotImplementedError(f"nothing is written for {self.name}")
+    def generation_limits(self) -> tuple[int, int]:
+        """Id of the token that ends generated texts, and their maximum length in tokens."""
+        raise NotImplementedError(f"{self.name} has no texts to generate")
 
     @property
     @abstractmethod
-    def about(self) -> dict[str, Any]:
-        """What a network trained on it answers with, as plain data: kept beside its weights, and compared."""
+    def label_info(self) -> dict[str, Any]:
+        """Classes or tokens that a network trained on the data predicts, as plain data for its checkpoint."""
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """What else a teacher's answers in training depend on, beside the data and the classes, as plain data."""
+    def cache_key(self) -> dict[str, Any]:
+        """What stored answers of a teacher depend on besides the data and the labels, as plain data."""
         raise ValueError(f"answers to {self.name} cannot be stored")
 
     @abstractmethod
     def train_batch(self, epoch: int, step: int, views: Sequence[str] = ()) -> Batch:
-        """The batch of one optimiser step, with the views of its rows that the losses ask for."""
+        """Return the batch of one optimiser step.
+
+        Args:
+            epoch: Epoch, from 1.
+            step: Step within the epoch, from 0.
+            views: Names of additional views of the rows, for objectives that need them.
+        """
 
     @abstractmethod
     def rows(self, epoch: int, start: int, stop: int) -> int:
-        """How many samples the steps [start, stop) of an epoch show."""
+        """Return the number of samples in the steps [start, stop) of an epoch."""
 
     def steps_with_rows(self, epoch: int) -> int:
-        """How many of the epoch's steps show anything."""
+        """Return the number of steps of an epoch that have samples; omitted classes can leave steps empty."""
         return self.steps_per_epoch
 
     @abstractmethod
     def eval_batch(self, split: str, start: int, stop: int) -> Batch:
-        """Samples [start, stop) of a split as they are."""
+        """Return samples [start, stop) of a split without augmentation."""
 
     @abstractmethod
     def eval_size(self, split: str) -> int:
-        """The number of samples of a split; ValueError unless there is such a split."""
+        """Return the number of samples of a split; ValueError for an unknown split."""
 
     @abstractmethod
     def probe_batch(self) -> Batch:
-        """A few training samples as they are: for finding out shapes."""
+        """Return a few training samples without augmentation, to determine shapes."""
 
     def draw(self, epoch: int, step: int) -> tuple[Tensor, tuple[int, ...]]:
         """Return the numbers that determine the batch of one step, int64 [K, B], and the rows of each rank.
@@ -131,30 +157,32 @@ class TaskData(LightningDataModule):
         raise NotImplementedError(f"{self.name} draws no samples by class")
 
     def train_dataloader(self) -> ChunkLoader:
-        """Chunks from `position` to the end of its epoch."""
+        """Return a loader of chunks from `position` to the end of its epoch."""
         return ChunkLoader(self._train_chunks)
 
     def val_dataloader(self) -> list[ChunkLoader]:
-        """One loader of EvalChunks for each of `eval_splits`."""
+        """Return one loader of EvalChunks for each of `eval_splits`."""
         return [ChunkLoader(lambda split=split: self.eval_chunks(split)) for split in self.eval_splits]  # type: ignore[misc]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Chunks are positions, and the data are where they should be."""
+        """Return the chunk itself: it is a position, and the data are on the device already."""
         return batch
 
     def _train_chunks(self) -> Iterator[Chunk]:
         epoch, start = self.position
         while start < self.steps_per_epoch:
-            # a resumed epoch has its seams where they would have been without the interruption
+            # chunks of a resumed epoch end at the same steps as without the interruption
             stop = min((start // self.steps_per_chunk + 1) * self.steps_per_chunk, self.steps_per_epoch)
             yield Chunk(epoch, start, stop)
             start = stop
 
     def eval_chunks(self, split: str) -> Iterator[EvalChunk]:
-        """A split, under DDP this rank's share of it, in pieces of eval_batch_size samples."""
+        """Yield chunks of `eval_batch_size` samples of a split, under DDP of this rank's share."""
         size = self.eval_size(split)
         if size < world_size():
-            raise ValueError(f"the split {split} has {size} samples: too few for {world_size()} ranks")
-        own = own_rows(0, size)
-        for start in range(own.start, own.stop, self.eval_batch_size):
-            yield EvalChunk(split, start, min(start + self.eval_batch_size, own.stop))
+            raise ValueError(
+                f"split {split} of {self.name} has {size} samples, too few for {world_size()} ranks"
+            )
+        share = own_rows(0, size)
+        for start in range(share.start, share.stop, self.eval_batch_size):
+            yield EvalChunk(split, start, min(start + self.eval_batch_size, share.stop))

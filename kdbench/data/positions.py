@@ -1,4 +1,4 @@
-"""What Lightning iterates over: pieces of work named by their position, not the data itself."""
+"""Positions in an epoch or a split, which Lightning iterates over instead of data."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive optimiser steps [start, stop) of one epoch (from 1): what one `training_step` does."""
+    """Consecutive optimiser steps [start, stop) of an epoch (from 1), which one `training_step` processes."""
 
     epoch: int
     start: int
@@ -16,7 +16,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class EvalChunk:
-    """Rows [start, stop) of one evaluation split: what one `validation_step` does."""
+    """Rows [start, stop) of a split, which one `validation_step` processes."""
 
     split: str
     start: int
@@ -24,10 +24,13 @@ class EvalChunk:
 
 
 class ChunkLoader:
-    """A loader without worker, sampler or collation; each iteration asks anew what there is to yield.
+    """A loader without workers, sampler and collation.
 
-    Not a DataLoader, for Lightning warns of one without workers and puts a sampler into it under DDP. It has
-    no length either, for Lightning would hold the first epoch's, which a resumed run starts in the middle of.
+    It is no DataLoader, because Lightning warns about one without workers and adds a sampler under DDP. It has no
+    length, because Lightning would keep that of the first epoch, which a resumed run starts in the middle.
+
+    Args:
+        chunks: Called at the start of each iteration; returns the chunks to yield.
     """
 
     def __init__(self, chunks: Callable[[], Iterable[Any]]) -> None:

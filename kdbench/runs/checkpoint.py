@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdbench.config.build import build
 from kdbench.core.types import Outputs
-from kdbench.data.base import TaskData, check_fits
+from kdbench.data.base import TaskData, check_compatible
 from kdbench.losses.composite import Loss
 from kdbench.models.checkpoints import load_weights
 from kdbench.models.features import answer
@@ -67,7 +67,7 @@ def load_student(network: nn.Module, file: Path, data: TaskData) -> tuple[nn.Mod
     data: set up; where it has class names (a tokenizer) and the file says others, that is a ValueError, too.
     """
     about = load_weights(network, file, own_head=False)
-    check_fits(data, about, str(file))
+    check_compatible(data, about, str(file))
     if "predictor" not in about:
         return network, about
     return Headed(network, _head(network, file, data)), about

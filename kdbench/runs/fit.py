@@ -131,7 +131,7 @@ def _conclude(member: Member, module: StudentModule) -> None:
         if isinstance(scores, Mapping):
             summary |= {f"{name}/{key}": value for key, value in scores.items()}
     data = member.plan.data
-    names = data.about.get("classes", ())
+    names = data.label_info.get("classes", ())
     recall = {
         name: share
         for name, share in zip(names, results.get("recall", ()), strict=False)

@@ -171,7 +171,7 @@ def _student(member: Member, teacher: LiveTeacher | None) -> Student:
     about = {
         "model": plan.network["name"],
         "data": data.name,
-        **data.about,
+        **data.label_info,
         "protocol": data.protocol,
     }
     if plan.loss.input is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from kdbench.config.build import build
-from kdbench.data.base import check_fits
+from kdbench.data.base import check_compatible
 from kdbench.models.checkpoints import load_weights
 from kdbench.runs.plan import Plan
 from kdbench.teachers.live import LiveTeacher
@@ -69,7 +69,7 @@ def load_teacher(plan: Plan, files: dict[str, Path]) -> LiveTeacher | None:
 
 
 def _check_classes(plan: Plan, about: Mapping[str, Any], files: Iterable[Path]) -> None:
-    check_fits(plan.data, about, " and ".join(map(str, files)))
+    check_compatible(plan.data, about, " and ".join(map(str, files)))
 
 
 def network(plan: Plan, init: Path | None) -> nn.Module:

@@ -33,7 +33,7 @@ class ImageClassification(Task["ImageData"]):
 
     def why_not(self, capability: Capability, data: ImageData | None = None) -> str | None:
         """Images that are read from files when they are needed can be neither counted nor drawn by class."""
-        if data is not None and not data.counts_views and capability in _OF_STREAMED_DATA:
+        if data is not None and not data.has_finite_views and capability in _OF_STREAMED_DATA:
             return self._fill_in(_OF_STREAMED_DATA[capability], data)
         return super().why_not(capability, data)
 

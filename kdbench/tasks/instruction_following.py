@@ -25,7 +25,7 @@ class InstructionFollowing(LanguageModelling):
         from kdbench.metrics.generation import ResponseScores
 
         assert isinstance(data, InstructionData)
-        end, longest = data.limits
+        end, longest = data.generation_limits
         return ResponseScores(
             data.texts[split],
             data.decode,

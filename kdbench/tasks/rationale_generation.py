@@ -64,6 +64,6 @@ class RationaleGeneration(Task["RationaleData"]):
             data.round_trip,
             max_answer=data.max_answer,
             max_rationale=data.max_rationale,
-            explained=data.generated if split in data.final_splits else frozenset(),
+            explained=data.explained_rows if split in data.final_splits else frozenset(),
             is_arithmetic=data.name == "svamp",
         )

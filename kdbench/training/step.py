@@ -149,7 +149,7 @@ class Steps:
         policy, data = student.loss.policy, self.data
         assert policy is not None
         teacher = self.teacher.model if self.teacher else None
-        return policy.rewritten(batch, student.model, teacher, *data.limits, self.seed)
+        return policy.rewritten(batch, student.model, teacher, *data.generation_limits, self.seed)
 
 
 def _stacked(values: dict[str, Tensor], names: Sequence[str]) -> Tensor:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from kdbench.data.text.rationale_files import Row, read_split
+from kdbench.data.text.rationale_files import RationaleExample, read_split
 
 END = "<|endoftext|>"
 
 
 @cache
-def rows(split: str) -> list[Row]:
+def rows(split: str) -> list[RationaleExample]:
     """SVAMP's, which are shipped."""
     return read_split("svamp", split, None) or []
 
@@ -87,9 +87,9 @@ def save_t5(folder: Path, tied: bool = True) -> Path:
     """A tiny T5, as version 1.1 where it is not tied, and a tokenizer with T5's marks."""
     from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-    from kdbench.data.text.tokenizers import EOS, PAD, UNKNOWN, trained_tokenizer
+    from kdbench.data.text.tokenizers import EOS, PAD, UNKNOWN, train_tokenizer
 
-    tokenizer = trained_tokenizer([text for row in rows("train") for text in (row.input, row.rationale)], 400)
+    tokenizer = train_tokenizer([text for row in rows("train") for text in (row.input, row.rationale)], 400)
     marks = {"pad_token": PAD, "eos_token": EOS, "unk_token": UNKNOWN}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks).save_pretrained(folder)
     torch.manual_seed(0)

@@ -46,7 +46,7 @@ def test_rows_are_the_tokens_of_the_response_and_its_end(data):
         ids, labels = tokens.ids[row][tokens.mask[row]].tolist(), tokens.labels[row].tolist()
         said = [label for label in labels if label != IGNORED]
         first = labels.index(said[0])
-        assert ids[0] == ids[first] == data.mark  # before the prompt and between the two
+        assert ids[0] == ids[first] == data.end_id  # before the prompt and between the two
         assert ids[first + 1 :] == said[:-1], "each position says the token after it"
         assert prompt.startswith(decoded(data, ids[1:first])[:20])
         assert decoded(data, said)[:15] == response[:15]

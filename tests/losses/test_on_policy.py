@@ -74,10 +74,14 @@ def likeliest(network, given, end, longest) -> list[int]:
 def test_what_is_written_is_what_the_network_would_say_one_sequence_at_a_time(data, networks):
     batch, (student, teacher) = data.train_batch(1, 0), networks
     greedy = Policy("teacher", temperature=0.0)
-    found = greedy.rewritten(batch, student, teacher, *data.limits, seed=0)
+    found = greedy.rewritten(batch, student, teacher, *data.generation_limits, seed=0)
     assert prompts(found) == prompts(batch)
-    assert responses(found) == [likeliest(teacher, given, *data.limits) for given in prompts(batch)]
-    assert responses(found) != responses(greedy.rewritten(batch, teacher, student, *data.limits, seed=0))
+    assert responses(found) == [
+        likeliest(teacher, given, *data.generation_limits) for given in prompts(batch)
+    ]
+    assert responses(found) != responses(
+        greedy.rewritten(batch, teacher, student, *data.generation_limits, seed=0)
+    )
     tokens = found.texts["text"]
     assert torch.equal(found.target, tokens.labels[tokens.valid])
     assert found.index.unique_consecutive().tolist() == batch.index.unique_consecutive().tolist()
@@ -145,18 +149,26 @@ def test_a_beam_is_that_of_each_text_by_itself(networks, beams):
 def test_draws_are_a_function_of_their_place_and_follow_the_network(data, networks):
     batch, (student, teacher) = data.train_batch(1, 0), networks
     policy = Policy("student")
-    one, again = (policy.rewritten(batch, student, teacher, *data.limits, seed=3) for _ in range(2))
+    one, again = (
+        policy.rewritten(batch, student, teacher, *data.generation_limits, seed=3) for _ in range(2)
+    )
     assert responses(one) == responses(again)
-    assert responses(one) != responses(policy.rewritten(batch, student, teacher, *data.limits, seed=4))
-    cold = Policy("student", temperature=1e-6).rewritten(batch, student, teacher, *data.limits, seed=3)
-    assert responses(cold) == [likeliest(student, given, *data.limits) for given in prompts(batch)]
+    assert responses(one) != responses(
+        policy.rewritten(batch, student, teacher, *data.generation_limits, seed=4)
+    )
+    cold = Policy("student", temperature=1e-6).rewritten(
+        batch, student, teacher, *data.generation_limits, seed=3
+    )
+    assert responses(cold) == [likeliest(student, given, *data.generation_limits) for given in prompts(batch)]
 
 
 def test_the_teacher_replaces_what_it_finds_unlikely(data, networks):
     batch, (student, teacher) = data.train_batch(1, 0), networks
 
     def by(writer, **settings):
-        return responses(Policy(writer, **settings).rewritten(batch, student, teacher, *data.limits, seed=1))
+        return responses(
+            Policy(writer, **settings).rewritten(batch, student, teacher, *data.generation_limits, seed=1)
+        )
 
     everything = data.num_classes
     assert by("both", temperature=0.0, top_k=everything) == by("student", temperature=0.0)

@@ -86,7 +86,7 @@ class StreamedImages(ImageData):
         ValueError: For invalid options.
     """
 
-    counts_views = False
+    has_finite_views = False
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class StreamedImages(ImageData):
         self._load_files, self._size, self._shorter = load, (size, size), shorter
         self.crop = size / shorter
         self._prefetcher = _Prefetcher(self._read, readers)
-        self._more = {}
+        self._extra_views = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Find the files and split off the validation part, without reading images; errors as in `ImageData`."""
@@ -117,7 +117,7 @@ class StreamedImages(ImageData):
         self._files_of = {"train": train, "test": test}
         self.fingerprint = _fingerprint(train, test)
         self._test_labels = test.labels
-        self._cut(train.labels, train.classes, authors_order=False)
+        self._split(train.labels, train.classes, authors_order=False)
         self._train = self._test = torch.empty(0)
         self._ready = True
 
@@ -165,7 +165,7 @@ class StreamedImages(ImageData):
         source = "test" if split == "test" else "train"
         return _Request((source, split, start, stop), index.tolist(), None), index
 
-    def _plain(self, index: Tensor) -> Tensor:
+    def _unaugmented(self, index: Tensor) -> Tensor:
         images = self._read(_Request(("train",), index.tolist(), None))
         return normalise(images.to(self.device), self._mean, self._std)
 

@@ -1,4 +1,4 @@
-"""Class-balanced draws of training images, for what wants to see every class at once."""
+"""Class-balanced batches of training images, for objectives that need all classes at once."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from kdbench.utils.seeding import derive, draw_integers
 
 
 class ViewSource(Protocol):
-    """Training images of which any view can be made: `ImageData`."""
+    """Training images with arbitrary views, such as `ImageData`."""
 
     padding: int
 
     @property
     def dataset_info(self) -> DatasetInfo:
-        """The labels of the training set."""
+        """Labels of the training set."""
 
     @property
     def device(self) -> torch.device:
-        """The device of the images."""
+        """Device of the images."""
 
     def train_inputs(self, index: Tensor, view: View) -> Tensor:
-        """Return these views of training images `index` [B]: float32 [B, 3, H, W]."""
+        """Return views of training images `index` [B]: float32 [B, 3, H, W]."""
 
 
 class ClassBalanced:
-    """Batches with the same number of training images of every class that has any.
+    """Batches with equally many training images of every class, except classes without images.
 
-    A batch is a function of (seed, epoch, step) alone. Images are drawn with replacement, each in a view of its own.
+    A batch is a function of (seed, epoch, step) alone. Images are drawn with replacement, each with its own view.
     """
 
     def __init__(self, data: ViewSource) -> None:
@@ -48,14 +48,21 @@ class ClassBalanced:
         self._starts = (counts.cumsum(0) - counts)[self._classes]
 
     def batch(self, per_class: int, seed: int, epoch: int, step: int) -> Batch:
-        """`per_class` augmented images of each class, class after class; under DDP this rank's share of them."""
+        """Return a batch, sorted by class; under DDP this rank's share.
+
+        Args:
+            per_class: Number of images of each class.
+            seed: Seed of the draws.
+            epoch: Epoch, from 1.
+            step: Step within the epoch, from 0.
+        """
         data, slot = self._data, torch.arange(per_class)
         key = derive(seed, "class-balanced", epoch, step)
-        drawn = draw_integers(key, self._classes[:, None], slot[None, :], below=self._counts[:, None])
-        index = self._by_class[self._starts[:, None] + drawn].flatten()
+        choice = draw_integers(key, self._classes[:, None], slot[None, :], below=self._counts[:, None])
+        index = self._by_class[self._starts[:, None] + choice].flatten()
         view = draw_view(key, epoch, index, slot.repeat(len(self._classes)), data.padding)
         target = self._classes.repeat_interleave(per_class)
-        own = own_rows(0, len(index))
-        index, target = index[own].to(data.device), target[own].to(data.device)
-        view = type(view)(*(part[own].to(data.device) for part in (view.dy, view.dx, view.flip)))
+        share = own_rows(0, len(index))
+        index, target = index[share].to(data.device), target[share].to(data.device)
+        view = type(view)(*(part[share].to(data.device) for part in (view.dy, view.dx, view.flip)))
         return Batch(data.train_inputs(index, view), target, index, view, epoch, step)

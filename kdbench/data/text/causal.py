@@ -1,4 +1,4 @@
-"""What data sets for causal language models share: prompts that are given, and responses whose tokens are rows."""
+"""Base class of data sets for causal language models: prompts, and responses whose tokens are the rows."""
 
 from __future__ import annotations
 
@@ -7,25 +7,37 @@ from typing import Any
 
 from kdbench.core.types import IGNORED
 from kdbench.data.text.ragged import Ragged
-from kdbench.data.text.text_data import Side, TextData
+from kdbench.data.text.text_data import TextData, TokenView
 from kdbench.data.text.tokenizers import (
     EOS,
     PAD,
-    pretrained_tokenizer,
+    load_tokenizer,
     token_id,
     tokenizer_hash,
-    trained_tokenizer,
-    words_hash,
+    train_tokenizer,
+    vocabulary_hash,
 )
 from kdbench.models.language.causal_lm import CONTEXT
 from kdbench.utils.hashing import digest
+from kdbench.utils.validation import check_at_least
 
 
 class CausalData(TextData):
-    """Texts for a causal language model to continue.
+    """Prompts and responses for a causal language model.
 
-    tokenizer: that of a pretrained network (hub or folder); None: one of `vocabulary` tokens is trained on the training
-    texts. max_prompt, max_response: tokens.
+    Args:
+        name: Name in records and messages.
+        seed: Seed of the order.
+        batch_size: Texts of a training step.
+        tokenizer: Hub name or folder of a pretrained network's tokenizer; None trains one on the training texts.
+        vocabulary: Number of tokens of a trained tokenizer.
+        max_prompt: Maximum length of prompts, in tokens.
+        max_response: Maximum length of responses, in tokens.
+        eval_batch_size: Texts of an evaluation step.
+        epoch_steps: Steps of an epoch; None for one pass.
+
+    Raises:
+        ValueError: For invalid options.
     """
 
     task = "lm"
@@ -44,52 +56,53 @@ class CausalData(TextData):
         epoch_steps: int | None,
     ) -> None:
         super().__init__(name, seed, batch_size, eval_batch_size, epoch_steps)
-        for key, value, least in (
-            *(("max_prompt", max_prompt, 2), ("max_response", max_response, 2)),
-            ("vocabulary", vocabulary, 300),
-        ):
-            if value < least:
-                raise ValueError(f"dataset.{key} must be at least {least}, got {value}")
+        check_at_least("dataset", 2, max_prompt=max_prompt, max_response=max_response)
+        check_at_least("dataset", 300, vocabulary=vocabulary)
         self.label_space = self.name
         self._source, self._vocabulary = tokenizer, vocabulary
         self._max_prompt, self.max_response = max_prompt, max_response
         if tokenizer is None:
             self.check_context(CONTEXT)
 
-    def choose_words(self, train: Sequence[str]) -> None:
-        """Find the tokenizer, or train it on these texts."""
+    def set_tokenizer(self, texts: Sequence[str]) -> None:
+        """Load the pretrained tokenizer, or train one on these texts."""
         if self._source is not None:
-            self.tokenizer, self.end = pretrained_tokenizer(self._source)
-            self.words = words_hash(self.tokenizer, self.end)
+            self.tokenizer, self.end_token = load_tokenizer(self._source)
+            self.vocabulary_hash = vocabulary_hash(self.tokenizer, self.end_token)
         else:
-            self.tokenizer, self.end = trained_tokenizer(train, self._vocabulary), EOS
-            self.words = tokenizer_hash(self.tokenizer)
+            self.tokenizer, self.end_token = train_tokenizer(texts, self._vocabulary), EOS
+            self.vocabulary_hash = tokenizer_hash(self.tokenizer)
         self.num_classes = self.tokenizer.get_vocab_size()
-        self.mark = token_id(self.tokenizer, self.end)
-        padding = self.tokenizer.token_to_id(PAD)
-        self.pad_id = self.mark if padding is None else padding
+        self.end_id = token_id(self.tokenizer, self.end_token)
+        pad_id = self.tokenizer.token_to_id(PAD)
+        self.pad_id = self.end_id if pad_id is None else pad_id
 
-    def side_of(self, given: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Side:
-        """Sequences of what is given and its response, and the token after each position that is of the response."""
+    def join(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> TokenView:
+        """Concatenate prompts and responses; the labels are the next tokens of the response, else `IGNORED`.
+
+        Args:
+            prompts: Token ids of each prompt.
+            responses: Token ids of each response, including its end.
+        """
         inputs, labels = [], []
-        for prompt, response in zip(given, responses, strict=True):
+        for prompt, response in zip(prompts, responses, strict=True):
             inputs.append([*prompt, *response[:-1]])
             labels.append([IGNORED] * (len(prompt) - 1) + list(response))
-        return Side(Ragged.of(inputs), Ragged.of(labels))
+        return TokenView(Ragged.of(inputs), Ragged.of(labels))
 
     def fingerprint_of(self, content: Any) -> str:
-        """Of the texts and of what the tokenizer makes of them."""
-        return digest([content, self.words])
+        """Return the fingerprint of texts and tokenizer."""
+        return digest([content, self.vocabulary_hash])
 
     @property
-    def about(self) -> dict[str, Any]:
-        """The size of the vocabulary, and whose words they are."""
-        return {**super().about, "tokenizer": self.words}
+    def label_info(self) -> dict[str, Any]:
+        """Vocabulary size, label space and hash of the vocabulary."""
+        return {**super().label_info, "tokenizer": self.vocabulary_hash}
 
     @property
-    def limits(self) -> tuple[int, int]:
-        """The mark, and the most tokens of a response."""
-        return self.mark, self.max_response
+    def generation_limits(self) -> tuple[int, int]:
+        """Id of the end token, and the maximum length of a response in tokens."""
+        return self.end_id, self.max_response
 
     def check_tokenizer(self, source: str | None) -> None:
         """Check that a pretrained network reads the tokens of the data.
@@ -101,16 +114,16 @@ class CausalData(TextData):
             ValueError: The network's tokenizer splits text otherwise.
         """
         is_other = source is not None and source != self._source
-        if is_other and words_hash(*pretrained_tokenizer(str(source))) != self.words:
+        if is_other and vocabulary_hash(*load_tokenizer(str(source))) != self.vocabulary_hash:
             raise ValueError(
-                f"dataset.tokenizer={self._source} gives other tokens than {source}: a network reads those that it "
-                f"was trained with, and teacher and student must read the same"
+                f"dataset.tokenizer={self._source} gives other tokens than {source}; pass dataset.tokenizer={source}, "
+                f"because a network needs the tokens that it was trained with, and teacher and student the same ones"
             )
 
     def check_context(self, context: int) -> None:
         """Raise ValueError unless the longest prompt and response fit into so many tokens."""
         if self._max_prompt + self.max_response > context:
             raise ValueError(
-                f"dataset.max_prompt + dataset.max_response is {self._max_prompt + self.max_response}; "
-                f"a network sees {context}"
+                f"dataset.max_prompt + dataset.max_response is {self._max_prompt + self.max_response}, but the network "
+                f"has a context of {context} tokens; reduce one of them"
             )

@@ -1,4 +1,4 @@
-"""Instructions and their answers, from files of one JSON object a line, as MiniLLM and what follows it have them."""
+"""Instructions and responses from JSON-lines files in the format of MiniLLM and its successors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 from kdbench.data.images.image_io import DataError
 from kdbench.data.text.causal import CausalData
-from kdbench.data.text.text_data import Side
-from kdbench.data.text.tokenizers import kept, texts_hash, tokenizer_hash
+from kdbench.data.text.text_data import TokenView
+from kdbench.data.text.tokenizers import cached_tokens, texts_hash, tokenizer_hash
+from kdbench.utils.validation import check_at_least, check_non_negative
 
-# the wording is Alpaca's (Taori et al. 2023), which Dolly, Self-Instruct and the others are put in
+# Alpaca's prompt (Taori et al. 2023), which Dolly, Self-Instruct and others use
 _TASK = "Below is an instruction that describes a task"
 _ASK = "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n"
 _INPUT = "### Input:\n{input}\n\n"
@@ -23,25 +24,45 @@ WITH_INPUT = f"{_TASK}, paired with an input that provides further context. {_AS
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a network is given, and the answers that are right; the first one is learned from."""
+class Instruction:
+    """A prompt and its reference answers.
+
+    Attributes:
+        prompt: Text that the network continues.
+        answers: Correct answers; the first one is the training target.
+    """
 
     prompt: str
     answers: tuple[str, ...]
 
 
 class InstructionData(CausalData):
-    """Instructions to learn from, and sets of instructions to be scored on, by ROUGE-L of what is written to them.
+    """Instructions with responses, and test sets scored by ROUGE-L of generated responses.
 
-    A sequence is the prompt, the answer and the tokenizer's end of a text, tokenised as one and cut at max_prompt +
-    max_response tokens, a prompt at max_prompt; rows are the tokens of the answer and its end.
+    A sequence is the prompt, the answer and the end token, tokenised together. Prompts are cut at `max_prompt`
+    tokens, sequences at `max_prompt + max_response`. The rows are the tokens of the answer and its end. A line of a
+    file has `instruction` and optionally `input`, or a complete `prompt`; `output` is an answer or a list of answers.
 
-    name: of the data set, and of the test set of that name; path: the folder of the files, None for $KDBENCH_DATA/name.
-    train: a file of it, whose first `validation` rows are held out for choosing the best epoch (0: none are); test: the
-    file of the first test set; further: files of other test sets, by name. A row has `instruction` and may have
-    `input`, or it has the whole `prompt`; `output` is an answer, or a list of them.
-    draws: how often each test prompt is answered, at `temperature` (0: the likeliest words, once), at most max_response
-    tokens; the held-out rows are answered once. tokenizer, vocabulary: see `CausalData`.
+    Args:
+        name: Name of the data set and of its first test set.
+        seed: Seed of the order.
+        batch_size: Texts of a training step.
+        train: File of the training rows.
+        test: File of the first test set.
+        path: Folder of the files; None for $KDBENCH_DATA/NAME.
+        further: Files of additional test sets, by name.
+        validation: Number of rows, the first ones of `train`, for selection of the best epoch; 0 for none.
+        draws: Number of responses to each test prompt; validation prompts get one.
+        temperature: Sampling temperature; 0 is greedy decoding, with one response.
+        tokenizer: See `CausalData`.
+        vocabulary: See `CausalData`.
+        max_prompt: Maximum length of prompts, in tokens.
+        max_response: Maximum length of responses, in tokens.
+        eval_batch_size: Texts of an evaluation step.
+        epoch_steps: Steps of an epoch; None for one pass.
+
+    Raises:
+        ValueError: For invalid options.
     """
 
     task = "instructions"
@@ -78,16 +99,13 @@ class InstructionData(CausalData):
             eval_batch_size=eval_batch_size,
             epoch_steps=epoch_steps,
         )
-        for key, value, least in (("validation", validation, 0), ("draws", draws, 1)):
-            if value < least:
-                raise ValueError(f"dataset.{key} must be at least {least}, got {value}")
-        if temperature < 0:
-            raise ValueError(f"dataset.temperature must not be negative, got {temperature}")
+        check_non_negative("dataset", validation=validation, temperature=temperature)
+        check_at_least("dataset", 1, draws=draws)
         files = dict(further or {})
         for other in files:
             if other in ("test", name) or other.startswith(("train", "validation")) or "/" in other:
                 raise ValueError(
-                    f"dataset.further.{other}: that is what a split is called; give another name"
+                    f"dataset.further.{other}: the name is reserved for a split; choose another name"
                 )
         self._path, self._train, self._validation = path, train, validation
         self._tests = {"test": test, **files}
@@ -96,55 +114,63 @@ class InstructionData(CausalData):
         self.final_splits = tuple(name for name in self._tests if name not in self.eval_splits)
 
     def load(self) -> None:
-        """Read the files, hold out the validation part, find the tokenizer or train it, and tokenise."""
+        """Read the files, split off the validation part, load or train the tokenizer, and tokenise."""
         folder = Path(self._path) if self._path else Path(os.environ.get("KDBENCH_DATA", "")) / self.name
-        rows = read_asked(folder / self._train)
+        rows = read_instructions(folder / self._train)
         if len(rows) <= self._validation:
             raise ValueError(
-                f"dataset.validation={self._validation} of {len(rows)} rows in {folder / self._train} leaves none"
+                f"dataset.validation={self._validation} leaves none of the {len(rows)} rows in "
+                f"{folder / self._train} for training"
             )
         self.texts = {"train": rows[self._validation :], "validation": rows[: self._validation]}
-        self.texts |= {split: read_asked(folder / file) for split, file in self._tests.items()}
-        self.choose_words([text for row in self.texts["train"] for text in (row.prompt, *row.answers[:1])])
-        content = {
-            split: [list(asdict(row).values()) for row in found] for split, found in self.texts.items()
-        }
+        self.texts |= {split: read_instructions(folder / file) for split, file in self._tests.items()}
+        self.set_tokenizer([text for row in self.texts["train"] for text in (row.prompt, *row.answers[:1])])
+        content = {split: [list(asdict(row).values()) for row in rows] for split, rows in self.texts.items()}
         self.fingerprint = self.fingerprint_of(content)
         splits = ("train", *self.eval_splits, *self.final_splits)
-        self.sides = {split: {"text": self._side(self.texts[split])} for split in dict.fromkeys(splits)}
+        self.token_views = {
+            split: {"text": self._tokenise(self.texts[split])} for split in dict.fromkeys(splits)
+        }
 
-    def _side(self, rows: Sequence[Asked]) -> Side:
-        longest = self._max_prompt + self.max_response
-        prompts, wholes = [row.prompt for row in rows], [row.prompt + row.answers[0] for row in rows]
+    def _tokenise(self, rows: Sequence[Instruction]) -> TokenView:
+        max_tokens = self._max_prompt + self.max_response
+        prompts = [row.prompt for row in rows]
+        sequences = [row.prompt + row.answers[0] for row in rows]
 
         def make() -> list[list[int]]:
-            pairs = zip(self._tokens_of(prompts), self._tokens_of(wholes), strict=True)
-            rows = []
-            for prompt, whole in pairs:
-                given = prompt[: self._max_prompt]
-                rows += [given, [*whole[len(prompt) :], self.mark][: longest - len(given)]]
-            return rows
+            pairs = zip(self._encode(prompts), self._encode(sequences), strict=True)
+            tokens = []
+            for prompt, sequence in pairs:
+                short = prompt[: self._max_prompt]
+                tokens += [short, [*sequence[len(prompt) :], self.end_id][: max_tokens - len(short)]]
+            return tokens
 
-        what = [tokenizer_hash(self.tokenizer), self.mark, self._max_prompt, longest]
-        rows_of_both = kept([*what, texts_hash(prompts), texts_hash(wholes)], make).rows()
-        return self.side_of(rows_of_both[::2], rows_of_both[1::2])
+        key = [tokenizer_hash(self.tokenizer), self.end_id, self._max_prompt, max_tokens]
+        tokens = cached_tokens([*key, texts_hash(prompts), texts_hash(sequences)], make).rows()
+        return self.join(tokens[::2], tokens[1::2])
 
-    def _tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
-        return [one.ids for one in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [
+            encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        ]
 
 
-def read_asked(file: Path) -> list[Asked]:
-    """The rows of a file in their order; DataError where it is missing or broken, with the line."""
+def read_instructions(file: Path) -> list[Instruction]:
+    """Read the rows of a file in their order.
+
+    Raises:
+        DataError: If the file is missing, empty or invalid; the message names the line.
+    """
     if not file.is_file():
         raise DataError(
-            f"no {file}: give dataset.path=FOLDER and the names of its files (dataset.train, dataset.test, "
-            f"dataset.further.NAME), each with a JSON object a line: instruction, input (may be empty), output"
+            f"{file} does not exist; pass dataset.path=FOLDER and the names of its files (dataset.train, dataset.test, "
+            f"dataset.further.NAME), with one JSON object per line: instruction, input (can be empty), output"
         )
     rows = []
     for number, line in enumerate(file.read_text().split("\n"), 1):
         if line.strip():
             try:
-                rows.append(_asked(json.loads(line)))
+                rows.append(_instruction(json.loads(line)))
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f"{file}, line {number}: no instruction and output ({error!r})") from error
     if not rows:
@@ -152,7 +178,7 @@ def read_asked(file: Path) -> list[Asked]:
     return rows
 
 
-def _asked(record: Mapping[str, Any]) -> Asked:
+def _instruction(record: Mapping[str, Any]) -> Instruction:
     output = record["output"]
     answers = tuple(map(str, output if isinstance(output, list) else [output]))
     if not answers:
@@ -160,6 +186,6 @@ def _asked(record: Mapping[str, Any]) -> Asked:
     if "instruction" not in record:
         if not record["prompt"]:
             raise ValueError("prompt is empty")
-        return Asked(str(record["prompt"]), answers)
-    form = WITH_INPUT if record.get("input") else ALONE
-    return Asked(form.format(instruction=record["instruction"], input=record.get("input")), answers)
+        return Instruction(str(record["prompt"]), answers)
+    template = WITH_INPUT if record.get("input") else ALONE
+    return Instruction(template.format(instruction=record["instruction"], input=record.get("input")), answers)

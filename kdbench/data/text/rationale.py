@@ -1,4 +1,4 @@
-"""Rationale distillation: questions, labels and a language model's rationales, for a student that does both tasks."""
+"""Rationale distillation: questions with labels and a language model's rationales, for multi-task students."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from kdbench.data.images.image_io import DataError
-from kdbench.data.text.rationale_files import ROWS, Row, read_split
-from kdbench.data.text.text_data import Side, TextData
+from kdbench.data.text.rationale_files import ROWS, RationaleExample, read_split
+from kdbench.data.text.text_data import TextData, TokenView
 from kdbench.data.text.tokenizers import (
     PAD,
-    encoded,
-    pretrained_tokenizer,
+    encode,
+    load_tokenizer,
     token_id,
     tokenizer_hash,
-    trained_tokenizer,
+    train_tokenizer,
 )
 from kdbench.models.language.pretrained import missing_package
 from kdbench.utils.seeding import generator
+from kdbench.utils.validation import check_at_least, check_choice, check_fraction, check_non_negative
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -34,20 +35,36 @@ Noise = Literal["exchange", "drop"]
 
 
 class RationaleData(TextData):
-    """One of the sets of Distilling step-by-step (Hsieh et al. 2023, arXiv:2305.02301).
+    """A data set of Distilling step-by-step (Hsieh et al. 2023, arXiv:2305.02301).
 
-    Views of a row: `predict` (prefix `predict: `, says the label), `explain` (prefix `explain: `, says the rationale)
-    and `raw` (no prefix, says the label).
+    Views of a row: `predict` (prefix `predict: `, target: the label), `explain` (prefix `explain: `, target: the
+    rationale) and `raw` (no prefix, target: the label).
 
-    path: see `read_split`. train_split: which of the files is trained on. validation: the share of it that is held out
-    for selection, as the official loader cuts it (`datasets`' train_test_split, seed 0), where there is no valid split;
-    0 for none. fraction: of what is left, drawn by subset_seed. label_source: `llm`, training labels are the language
-    model's. rationale_noise: the share of training rationales that are exchanged with each other, or half of whose
-    words are dropped, drawn by noise_seed.
-    tokenizer: of a pretrained network (hub or folder); None: one of `vocabulary` tokens is trained on the training
-    texts.
-    max_input, max_target: tokens, the end included; max_answer: the most that is written at evaluation.
-    quality_samples: how many test rationales are written and compared with the language model's at the end.
+    Args:
+        name: Data set, a key of `rationale_files.ROWS`.
+        seed: Seed of the order.
+        batch_size: Texts of a training step.
+        path: Folder of the files; see `rationale_files.read_split`.
+        train_split: Split for training, `train` or `valid`.
+        validation: Fraction of it for selection if there is no valid split, split off as in the official loader
+            (`train_test_split` of `datasets`, seed 0); 0 for none.
+        fraction: Fraction of the remaining rows for training, in (0, 1].
+        subset_seed: Seed of that fraction.
+        label_source: Training labels: `gold`, or `llm` for those of the language model.
+        rationale_noise: Fraction of the training rationales with noise.
+        noise: Kind of noise; see `add_noise`.
+        noise_seed: Seed of the noise.
+        tokenizer: Hub name or folder of a pretrained network's tokenizer; None trains one on the training texts.
+        vocabulary: Number of tokens of a trained tokenizer.
+        max_input: Maximum length of inputs, in tokens, including the end.
+        max_target: Maximum length of targets, in tokens, including the end.
+        max_answer: Maximum length of generated labels, in tokens.
+        quality_samples: Number of test rows whose rationales are generated and scored at the end.
+        eval_batch_size: Texts of an evaluation step.
+        epoch_steps: Steps of an epoch; None for one pass.
+
+    Raises:
+        ValueError: For invalid options.
     """
 
     task = "rationale"
@@ -77,17 +94,15 @@ class RationaleData(TextData):
         epoch_steps: int | None = None,
     ) -> None:
         super().__init__(name, seed, batch_size, eval_batch_size, epoch_steps)
-        _check_shares(validation, fraction, rationale_noise)
-        if train_split not in ("train", "valid"):
-            raise ValueError(f"dataset.train_split={train_split}; possible: train, valid")
-        if name not in ROWS:
-            raise ValueError(f"dataset.name={name}; possible: {', '.join(ROWS)}")
-        for key, value, least in (
-            *(("max_input", max_input, 2), ("max_target", max_target, 2), ("max_answer", max_answer, 1)),
-            *(("vocabulary", vocabulary, 300), ("quality_samples", quality_samples, 0)),
-        ):
-            if value < least:
-                raise ValueError(f"dataset.{key} must be at least {least}, got {value}")
+        check_fraction("dataset", closed="left", validation=validation)
+        check_fraction("dataset", closed="right", fraction=fraction)
+        check_fraction("dataset", rationale_noise=rationale_noise)
+        check_choice("dataset", ("train", "valid"), train_split=train_split)
+        check_choice("dataset", ROWS, name=name)
+        check_at_least("dataset", 2, max_input=max_input, max_target=max_target)
+        check_at_least("dataset", 1, max_answer=max_answer)
+        check_at_least("dataset", 300, vocabulary=vocabulary)
+        check_non_negative("dataset", quality_samples=quality_samples)
         self.label_space = name
         self.max_answer, self.quality_samples = max_answer, quality_samples
         self._path, self._train_split, self._validation = path, train_split, validation
@@ -98,27 +113,31 @@ class RationaleData(TextData):
         has_valid = "valid" in ROWS[name] and train_split == "train"
         self.eval_splits = ("validation",) if validation or has_valid else ("test",)
         self.final_splits = ("test",) if validation or has_valid else ()
-        self.protocol = self._in_words()
+        self.protocol = self._describe()
 
     def load(self) -> None:
-        """Read, cut and tokenise; the number of blank rationales is printed. ValueError where what scores rationales is
-        not installed: better before a run than at its end."""
+        """Read, split and tokenise; print the number of blank rationales.
+
+        Raises:
+            DataError: If a split is missing or damaged.
+            ValueError: If packages are missing that score rationales, which the end of a run needs.
+        """
         if missing := [name for name in ("rouge_score", "sacrebleu") if find_spec(name) is None]:
             raise ValueError(str(missing_package(missing[0].replace("_", "-"))))
-        read = {split: read_split(self.name, split, self._path) for split in (self._train_split, "test")}
-        if missing := [split for split, rows in read.items() if rows is None]:
-            raise DataError(self._missing(missing[0]))
-        train, test = read[self._train_split] or [], read["test"] or []
-        held_out = read_split(self.name, "valid", self._path) if self._train_split == "train" else None
-        self.fingerprint = _fingerprint([train, held_out or [], test])
-        if held_out is None and self._validation:
-            train, held_out = _official_cut(train, self._validation)
-        self.texts = {"train": self._as_told(train), "validation": held_out or [], "test": test}
-        self.tokenizer = self._tokenizer(train)
+        rows_of = {split: read_split(self.name, split, self._path) for split in (self._train_split, "test")}
+        if missing := [split for split, rows in rows_of.items() if rows is None]:
+            raise DataError(self._missing_message(missing[0]))
+        train, test = rows_of[self._train_split] or [], rows_of["test"] or []
+        validation = read_split(self.name, "valid", self._path) if self._train_split == "train" else None
+        self.fingerprint = _fingerprint([train, validation or [], test])
+        if validation is None and self._validation:
+            train, validation = _official_split(train, self._validation)
+        self.texts = {"train": self._training_rows(train), "validation": validation or [], "test": test}
+        self.tokenizer = self._make_tokenizer(train)
         self.fingerprint += tokenizer_hash(self.tokenizer)
         self.num_classes, self.pad_id = self.tokenizer.get_vocab_size(), token_id(self.tokenizer, PAD)
         splits = dict.fromkeys(("train", *self.eval_splits, *self.final_splits))
-        self.sides = {split: self._encoded(self.texts[split]) for split in splits}
+        self.token_views = {split: self._tokenise(self.texts[split]) for split in splits}
         blank = sum(row.is_blank for row in self.texts["train"])
         if blank:
             print(
@@ -130,109 +149,116 @@ class RationaleData(TextData):
         """Raise ValueError unless a network pretrained from this source reads the tokens of the data."""
         if source != self._source:
             raise ValueError(
-                f"dataset.tokenizer={self._source}, but student.options.pretrained={source}: a network reads the "
-                f"tokens that it was trained with"
+                f"dataset.tokenizer={self._source}, but student.options.pretrained={source}; set both to the same, "
+                f"because a network needs the tokens that it was trained with"
             )
 
     def round_trip(self, text: str) -> str:
-        """Return a text as the tokenizer gives it back: what a perfect student generates."""
+        """Encode and decode a text, which is what a perfect student generates."""
         return self.decode(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     @cached_property
-    def generated(self) -> frozenset[int]:
-        """The test rows whose rationales are written and compared at the end."""
+    def explained_rows(self) -> frozenset[int]:
+        """Test rows whose rationales are generated and scored at the end."""
         order = torch.randperm(len(self.texts["test"]), generator=generator(0, "quality", self.name))
         return frozenset(order[: self.quality_samples].tolist())
 
     @property
     def max_rationale(self) -> int:
-        """The most that is written as a rationale."""
+        """Maximum length of generated rationales, in tokens."""
         return self._max_target - 1
 
-    def _tokenizer(self, train: Sequence[Row]) -> Tokenizer:
+    def _make_tokenizer(self, train: Sequence[RationaleExample]) -> Tokenizer:
         if self._source is not None:
-            return pretrained_tokenizer(self._source)[0]
+            return load_tokenizer(self._source)[0]
         prefixes = ["predict: ", "explain: "] * 100
         texts = [text for row in train for text in (row.input, row.label, row.rationale)]
-        return trained_tokenizer([*prefixes, *texts], self._vocabulary)
+        return train_tokenizer([*prefixes, *texts], self._vocabulary)
 
-    def _encoded(self, rows: Sequence[Row]) -> dict[str, Side]:
-        def side(inputs: Sequence[str], says: Sequence[str]) -> Side:
-            return Side(
-                encoded(self.tokenizer, inputs, self._max_input),
-                encoded(self.tokenizer, says, self._max_target),
+    def _tokenise(self, rows: Sequence[RationaleExample]) -> dict[str, TokenView]:
+        def view(inputs: Sequence[str], targets: Sequence[str]) -> TokenView:
+            return TokenView(
+                encode(self.tokenizer, inputs, self._max_input),
+                encode(self.tokenizer, targets, self._max_target),
             )
 
         labels = [row.label for row in rows]
         return {
-            "predict": side([f"predict: {row.input}" for row in rows], labels),
-            "explain": side([f"explain: {row.input}" for row in rows], [row.rationale for row in rows]),
-            "raw": side([row.input for row in rows], labels),
+            "predict": view([f"predict: {row.input}" for row in rows], labels),
+            "explain": view([f"explain: {row.input}" for row in rows], [row.rationale for row in rows]),
+            "raw": view([row.input for row in rows], labels),
         }
 
-    def _as_told(self, rows: Sequence[Row]) -> list[Row]:
-        """The training rows as the student is told them."""
+    def _training_rows(self, rows: Sequence[RationaleExample]) -> list[RationaleExample]:
+        """Apply the options for fraction, labels and noise to the training rows."""
         order = torch.randperm(len(rows), generator=generator(self._subset_seed, "fraction"))
-        kept = sorted(order[: max(1, round(self._fraction * len(rows)))].tolist())
-        told = [rows[number] for number in kept]
+        selected = sorted(order[: max(1, round(self._fraction * len(rows)))].tolist())
+        examples = [rows[number] for number in selected]
         if self._label_source == "llm":
-            told = [replace(row, label=row.llm_label) for row in told]
-        return disturbed(told, self._rationale_noise, self._noise, self._noise_seed)
+            examples = [replace(row, label=row.llm_label) for row in examples]
+        return add_noise(examples, self._rationale_noise, self._noise, self._noise_seed)
 
-    def _in_words(self) -> str:
-        said = [f"{self._train_split} split"] if self._train_split != "train" else []
-        said += [f"{100 * self._fraction:g} % of the training set"] if self._fraction < 1 else []
-        said += ["labels of the language model"] if self._label_source == "llm" else []
+    def _describe(self) -> str:
+        parts = [f"{self._train_split} split"] if self._train_split != "train" else []
+        parts += [f"{100 * self._fraction:g} % of the training set"] if self._fraction < 1 else []
+        parts += ["labels of the language model"] if self._label_source == "llm" else []
         if self._rationale_noise:
             what = "exchanged" if self._noise == "exchange" else "with half of the words"
-            said += [f"{100 * self._rationale_noise:g} % of rationales {what}"]
-        return ", ".join(said)
+            parts += [f"{100 * self._rationale_noise:g} % of rationales {what}"]
+        return ", ".join(parts)
 
-    def _missing(self, split: str) -> str:
-        hint = "; dataset.train_split=valid trains on its valid split" if "valid" in ROWS[self.name] else ""
+    def _missing_message(self, split: str) -> str:
+        hint = (
+            "; use dataset.train_split=valid to train on its valid split"
+            if "valid" in ROWS[self.name]
+            else ""
+        )
         return f"{self.name} has no {split} split in {self._path or '$KDBENCH_DATA/dss'}{hint}"
 
 
-def disturbed(rows: Sequence[Row], share: float, noise: Noise, seed: int) -> list[Row]:
-    """The rows with `share` of their rationales exchanged among themselves (none keeps its own), or with half of
-    their words dropped: which, and how, is drawn by `seed`."""
+def add_noise(
+    rows: Sequence[RationaleExample], share: float, noise: Noise, seed: int
+) -> list[RationaleExample]:
+    """Add noise to the rationales of some rows.
+
+    Args:
+        rows: Training rows.
+        share: Fraction of the rows that get noise.
+        noise: `exchange` permutes their rationales, so that none keeps its own; `drop` removes half of their words.
+        seed: Seed of the draws.
+
+    Returns:
+        All rows in their order.
+    """
     draw = generator(seed, "rationale noise", noise)
     chosen = torch.randperm(len(rows), generator=draw)[: round(share * len(rows))].tolist()
-    changed = list(rows)
-    for here, there in zip(chosen, [*chosen[1:], *chosen[:1]], strict=True):
+    noisy = list(rows)
+    for row, source in zip(chosen, [*chosen[1:], *chosen[:1]], strict=True):
         if noise == "exchange":
-            text = rows[there].rationale
+            text = rows[source].rationale
         else:
-            words = rows[here].rationale.split()
+            words = rows[row].rationale.split()
             keep = torch.randperm(len(words), generator=draw)[: (len(words) + 1) // 2].sort().values.tolist()
-            text = " ".join(words[place] for place in keep)
-        changed[here] = replace(rows[here], rationale=text)
-    return changed
+            text = " ".join(words[position] for position in keep)
+        noisy[row] = replace(rows[row], rationale=text)
+    return noisy
 
 
-def _official_cut(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
-    """Training and held-out rows as the official loader cuts them."""
+def _official_split(
+    rows: Sequence[RationaleExample], share: float
+) -> tuple[list[RationaleExample], list[RationaleExample]]:
+    """Return training and validation rows as the official loader splits them."""
     from datasets import Dataset
 
-    cut = Dataset.from_dict({"row": list(range(len(rows)))}).train_test_split(share, seed=0)
-    kept, held_out = ([rows[number] for number in cut[part]["row"]] for part in ("train", "test"))
-    return kept, held_out
+    parts = Dataset.from_dict({"row": list(range(len(rows)))}).train_test_split(share, seed=0)
+    train, validation = ([rows[number] for number in parts[part]["row"]] for part in ("train", "test"))
+    return train, validation
 
 
-def _fingerprint(splits: Sequence[Sequence[Row]]) -> str:
+def _fingerprint(splits: Sequence[Sequence[RationaleExample]]) -> str:
     digest = hashlib.sha256()
     for rows in splits:
         digest.update(f"{len(rows)}\0".encode())
         for row in rows:
             digest.update("\0".join((row.input, row.label, row.rationale, row.llm_label)).encode())
     return digest.hexdigest()
-
-
-def _check_shares(validation: float, fraction: float, noise: float) -> None:
-    for key, value, possible in (
-        ("validation", validation, 0 <= validation < 1),
-        ("fraction", fraction, 0 < fraction <= 1),
-        ("rationale_noise", noise, 0 <= noise <= 1),
-    ):
-        if not possible:
-            raise ValueError(f"dataset.{key} is a share of the rows, got {value}")

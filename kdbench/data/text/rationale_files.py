@@ -1,4 +1,4 @@
-"""The rationale data sets on disk: parquet files, or the folder layout of Distilling step-by-step."""
+"""Files of the rationale data sets: parquet, or the folder layout of Distilling step-by-step."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ ROWS: dict[str, dict[str, int]] = {
     "esnli": {"train": 549367, "valid": 9842, "test": 9824},
     "anli1": {"train": 16946, "valid": 1000, "test": 1000},
 }
-"""How many rows each split of the four sets has."""
+"""Number of rows of each split of the four data sets."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One question with the gold label, and the language model's rationale and label (blank where it had none)."""
+class RationaleExample:
+    """A question with its gold label and a language model's answer.
+
+    Attributes:
+        input: The question.
+        label: The gold label.
+        rationale: The language model's rationale; blank if it gave none.
+        llm_label: The language model's label; blank if it gave none.
+    """
 
     input: str
     label: str
@@ -36,23 +43,32 @@ class Row:
 
     @property
     def is_blank(self) -> bool:
-        """Whether the model's text has no rationale or no label."""
+        """Whether the language model gave no rationale or no label."""
         return not (self.rationale.strip() and self.llm_label.strip())
 
 
-def read_split(name: str, split: str, path: str | None) -> list[Row] | None:
-    """The rows of a split in their order; None where its files are not there.
+def read_split(name: str, split: str, path: str | None) -> list[RationaleExample] | None:
+    """Read a split.
 
-    path: a folder, with parquet files `SPLIT-*.parquet` or with `NAME_SPLIT.json` and `llm/SPLIT_CoT_*.json` (also one
-    below it called `name`). DataError for broken files, and where rows are missing.
+    Args:
+        name: Data set, a key of `ROWS`.
+        split: Split of the data set.
+        path: Folder, or its parent, with parquet files `SPLIT-*.parquet`, or with `NAME_SPLIT.json` and
+            `llm/SPLIT_CoT_*.json`; None for $KDBENCH_DATA/dss/NAME, then the files in the package.
+
+    Returns:
+        The rows in their order; None if the split has no files.
+
+    Raises:
+        DataError: If files are damaged, or rows are missing.
     """
     folder = _folder(name, path)
     files = sorted(folder.glob(f"{split}-*.parquet"))
     table = folder / f"{name}_{split}.json"
     if files:
-        rows = [_row(record) for record in _records(files)]
+        rows = [_example(record) for record in _records(files)]
     elif table.is_file():
-        rows = _official(folder, name, split, table)
+        rows = _read_official(folder, name, split, table)
     else:
         return None
     expected = ROWS[name].get(split)
@@ -63,16 +79,16 @@ def read_split(name: str, split: str, path: str | None) -> list[Row] | None:
 
 def _folder(name: str, path: str | None) -> Path:
     data = os.environ.get("KDBENCH_DATA")
-    places = [Path(path) / name, Path(path)] if path else [Path(data) / "dss" / name] if data else []
-    places += [SHIPPED] if name == "svamp" and path is None else []
-    for place in places:
-        if any(place.glob("*.parquet")) or (place / f"{name}_test.json").is_file():
-            return place
-    looked = " and ".join(map(str, places)) or "$KDBENCH_DATA/dss (KDBENCH_DATA is not set)"
+    folders = [Path(path) / name, Path(path)] if path else [Path(data) / "dss" / name] if data else []
+    folders += [SHIPPED] if name == "svamp" and path is None else []
+    for folder in folders:
+        if any(folder.glob("*.parquet")) or (folder / f"{name}_test.json").is_file():
+            return folder
+    searched = " and ".join(map(str, folders)) or "$KDBENCH_DATA/dss (KDBENCH_DATA is not set)"
     raise DataError(
-        f"no data set {name}: looked for {looked}. Give dataset.path=FOLDER, which holds train-*.parquet and "
+        f"data set {name} not found in {searched}. Pass dataset.path=FOLDER with train-*.parquet and "
         f"test-*.parquet (columns input, label, rationale, llm_label), or {name}_train.json, {name}_test.json and "
-        f"llm/train_CoT_0.json ... as github.com/google-research/distilling-step-by-step has them"
+        f"llm/train_CoT_0.json ... as in github.com/google-research/distilling-step-by-step"
     )
 
 
@@ -83,15 +99,16 @@ def _records(files: Sequence[Path]) -> list[dict[str, Any]]:
     except DataError:
         return list(rows.to_pylist())
     return [
-        row | {"input": _premise(more)} for row, more in zip(rows.to_pylist(), pair.to_pylist(), strict=True)
+        row | {"input": _join_premise(record)}
+        for row, record in zip(rows.to_pylist(), pair.to_pylist(), strict=True)
     ]
 
 
-def _row(record: dict[str, Any]) -> Row:
-    return Row(*(str(record[key] or "") for key in ("input", "label", "rationale", "llm_label")))
+def _example(record: dict[str, Any]) -> RationaleExample:
+    return RationaleExample(*(str(record[key] or "") for key in ("input", "label", "rationale", "llm_label")))
 
 
-def _official(folder: Path, name: str, split: str, table: Path) -> list[Row]:
+def _read_official(folder: Path, name: str, split: str, table: Path) -> list[RationaleExample]:
     records = [json.loads(line) for line in table.read_text().splitlines() if line.strip()]
     chunks = sorted(
         (folder / "llm").glob(f"{split}_CoT_*.json"), key=lambda file: int(file.stem.rsplit("_", 1)[1])
@@ -100,22 +117,24 @@ def _official(folder: Path, name: str, split: str, table: Path) -> list[Row]:
     if len(texts) != len(records):
         raise DataError(
             f"{folder}, {split}: {len(records)} rows, but {len(texts)} completions in {len(chunks)} files of llm/; "
-            f"nothing but their order joins them"
+            f"both must be equal, because rows and completions match by their order"
         )
-    parts = map(RULES[name], texts)
-    return [Row(*_asked(record), *found) for record, found in zip(records, parts, strict=True)]
+    answers = map(RULES[name], texts)
+    return [
+        RationaleExample(*_question(record), *answer) for record, answer in zip(records, answers, strict=True)
+    ]
 
 
-def _asked(record: dict[str, Any]) -> tuple[str, str]:
-    """(input, label) of a row of the official files, as their loader makes them."""
+def _question(record: dict[str, Any]) -> tuple[str, str]:
+    """Return (input, label) of a row as the official loader builds them."""
     if "choices" in record:
         choices = (f"({letter}) {text}" for letter, text in zip("abcde", record["choices"], strict=True))
         return "\n".join([record["question"], "Answer Choices:", *choices]), record["answer"]
     if "premise" in record:
         label = record["label"]
-        return _premise(record), NLI[label] if isinstance(label, int) else label
+        return _join_premise(record), NLI[label] if isinstance(label, int) else label
     return record["input"], record["label"]
 
 
-def _premise(record: dict[str, Any]) -> str:
+def _join_premise(record: dict[str, Any]) -> str:
     return f"{record['premise']}</s>{record['hypothesis']}"

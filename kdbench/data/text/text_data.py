@@ -1,4 +1,4 @@
-"""Tokenised texts as batches that are functions of (seed, epoch, step); what every task of text shares."""
+"""Base class of tokenised text data sets, with batches as functions of (seed, epoch, step)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from kdbench.data.base import TaskData
 from kdbench.data.text.ragged import Ragged
 from kdbench.data.text.tokenizers import tokenizer_hash
 from kdbench.utils.seeding import generator
+from kdbench.utils.validation import check_at_least
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One view of all samples of a split: what the network is given, and what it should say (see `Tokens.labels`)."""
+class TokenView:
+    """One view of all samples of a split.
+
+    Attributes:
+        inputs: Token ids of the inputs.
+        labels: Token ids of the targets; see `Tokens.labels`.
+    """
 
     inputs: Ragged
     labels: Ragged
@@ -33,13 +39,26 @@ class Side:
 class TextData(TaskData):
     """Texts of one data set.
 
-    `load` fills `tokenizer`, `sides` (by split: `train`, and those that are scored; then by view), `pad_id`,
-    `num_classes` (the size of the vocabulary) and `fingerprint`, once. An epoch is a pass over the training samples,
-    each in an order of its own; or, where `epoch_steps` is given, so many steps of such passes one after the other (a
-    schedule in steps). The last batch of a pass may be smaller.
+    An epoch is a pass over the training samples in its own order, or `epoch_steps` steps of consecutive passes. The
+    last batch of a pass can be smaller.
+
+    Attributes:
+        token_views: Tokens by split (`train` and the scored ones), then by view; set by `load`.
+        pad_id: Id of the padding; set by `load`.
+        tokenizer: Tokenizer of all texts; set by `load`.
+
+    Args:
+        name: Name in records and messages.
+        seed: Seed of the order.
+        batch_size: Texts of a training step.
+        eval_batch_size: Texts of an evaluation step.
+        epoch_steps: Steps of an epoch; None for one pass.
+
+    Raises:
+        ValueError: For invalid options.
     """
 
-    sides: Mapping[str, Mapping[str, Side]]
+    token_views: Mapping[str, Mapping[str, TokenView]]
     pad_id: int
     tokenizer: Tokenizer
     _pass: tuple[int, Tensor] | None = None
@@ -48,11 +67,9 @@ class TextData(TaskData):
         self, name: str, seed: int, batch_size: int, eval_batch_size: int, epoch_steps: int | None = None
     ) -> None:
         super().__init__()
-        for key, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
-                raise ValueError(f"{key} must be at least 1, got {value}")
-        if epoch_steps is not None and epoch_steps < 1:
-            raise ValueError(f"epoch_steps must be at least 1, or null for a pass, got {epoch_steps}")
+        check_at_least("dataset", 1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        if epoch_steps is not None:
+            check_at_least("dataset", 1, epoch_steps=epoch_steps)
         self.name, self.seed = name, seed
         self.batch_size, self.eval_batch_size, self._epoch_steps = batch_size, eval_batch_size, epoch_steps
         self.groups = {}
@@ -61,10 +78,15 @@ class TextData(TaskData):
 
     @abstractmethod
     def load(self) -> None:
-        """Read and tokenise."""
+        """Read and tokenise; set `token_views`, `tokenizer`, `pad_id`, `num_classes` and `fingerprint`."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and tokenise the data, once. DataError: missing or broken; ValueError: an impossible cut."""
+        """Read and tokenise the data, once.
+
+        Raises:
+            DataError: If data are missing or damaged.
+            ValueError: If a split is impossible.
+        """
         if self._ready:
             return
         self.load()
@@ -75,23 +97,24 @@ class TextData(TaskData):
 
     @property
     def device(self) -> torch.device:
-        """Where the tokens are."""
+        """Device of the tokens."""
         return self._device
 
     def to(self, device: torch.device | str) -> Self:
-        """Move all tokens to the device."""
+        """Move all tokens to a device and return the data set itself."""
         self._device, self._pass = torch.device(device), None
-        self.sides = {
+        self.token_views = {
             split: {
-                view: Side(side.inputs.to(device), side.labels.to(device)) for view, side in views.items()
+                view: TokenView(side.inputs.to(device), side.labels.to(device))
+                for view, side in views.items()
             }
-            for split, views in self.sides.items()
+            for split, views in self.token_views.items()
         }
         return self
 
     @property
-    def about(self) -> dict[str, Any]:
-        """The size of the vocabulary, and whose words they are."""
+    def label_info(self) -> dict[str, Any]:
+        """Vocabulary size, label space and hash of the tokenizer."""
         return {
             "num_classes": self.num_classes,
             "label_space": self.label_space,
@@ -99,18 +122,18 @@ class TextData(TaskData):
         }
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """The training texts as tokens."""
-        side = next(iter(self.sides["train"].values()))
+    def cache_key(self) -> dict[str, Any]:
+        """Hash of the training tokens."""
+        tokens = next(iter(self.token_views["train"].values()))
         digest = hashlib.sha256()
-        for part in (side.inputs, side.labels):
+        for part in (tokens.inputs, tokens.labels):
             for numbers in (part.values, part.offsets):
                 digest.update(numbers.cpu().numpy())
         return {"texts": digest.hexdigest()}
 
     @property
     def dataset_info(self) -> DatasetInfo:
-        """The vocabulary and the number of samples; they have no classes."""
+        """Vocabulary size and number of samples, which have no classes."""
         return DatasetInfo(
             self.num_classes,
             torch.zeros(self.train_size, dtype=torch.int64),
@@ -118,41 +141,43 @@ class TextData(TaskData):
         )
 
     def train_batch(self, epoch: int, step: int, views: Sequence[str] = ()) -> Batch:
-        """The batch of one optimiser step, with these views of its texts."""
+        """Return the batch of one optimiser step with some views of its texts, by default the first one."""
         if epoch < 1 or not 0 <= step < self.steps_per_epoch:
             last = self.steps_per_epoch - 1
             raise ValueError(f"epochs count from 1 and steps from 0 to {last}, got {epoch} and {step}")
-        number, start, stop = self._place(epoch, step)
+        number, start, stop = self._locate(epoch, step)
         return self._batch("train", self._order(number)[start:stop], views, epoch, step)
 
     def rows(self, epoch: int, start: int, stop: int) -> int:
-        """How many texts the steps [start, stop) of an epoch show."""
-        places = (self._place(epoch, step) for step in range(start, stop))
-        return sum(end - begin for _, begin, end in places)
+        """Return the number of texts in the steps [start, stop) of an epoch."""
+        positions = (self._locate(epoch, step) for step in range(start, stop))
+        return sum(last - first for _, first, last in positions)
 
     def eval_size(self, split: str) -> int:
-        """The number of texts of a split."""
-        if split not in self.sides:
-            raise ValueError(f"there is no split {split!r}; possible are {', '.join(self.sides)}")
-        return len(next(iter(self.sides[split].values())).inputs)
+        """Return the number of texts of a split; ValueError for an unknown split."""
+        if split not in self.token_views:
+            raise ValueError(
+                f"{self.name} has no split {split!r}; possible are {', '.join(self.token_views)}"
+            )
+        return len(next(iter(self.token_views[split].values())).inputs)
 
     def eval_batch(self, split: str, start: int, stop: int) -> Batch:
-        """Texts [start, stop) of a split, in all views that it has."""
+        """Return texts [start, stop) of a split in all its views."""
         index = torch.arange(start, min(stop, self.eval_size(split)), device=self.device)
-        return self._batch(split, index, tuple(self.sides[split]))
+        return self._batch(split, index, tuple(self.token_views[split]))
 
     def probe_batch(self) -> Batch:
-        """The first two training texts, in all views."""
+        """Return the first two training texts in all views, to determine shapes."""
         return self.eval_batch("train", 0, 2)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of these tokens, without special ones."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
-    def _place(self, epoch: int, step: int) -> tuple[int, int, int]:
-        """Of a step the pass (from 1) and the samples [start, stop) of its order."""
-        done = (epoch - 1) * self.steps_per_epoch + step
-        number, within = divmod(done, self._pass_steps)
+    def _locate(self, epoch: int, step: int) -> tuple[int, int, int]:
+        """Return the pass of a step (from 1) and its samples [start, stop) in the order of that pass."""
+        total_steps = (epoch - 1) * self.steps_per_epoch + step
+        number, within = divmod(total_steps, self._pass_steps)
         start = within * self.batch_size
         return number + 1, start, min(start + self.batch_size, self.train_size)
 
@@ -163,13 +188,13 @@ class TextData(TaskData):
         return self._pass[1]
 
     def _batch(self, split: str, index: Tensor, views: Sequence[str], epoch: int = 1, step: int = 0) -> Batch:
-        sides = self.sides[split]
-        texts = {view: self._tokens(sides[view], index) for view in views or tuple(sides)[:1]}
+        token_views = self.token_views[split]
+        texts = {view: self._pad(token_views[view], index) for view in views or tuple(token_views)[:1]}
         first = next(iter(texts.values()))
         sample = index[:, None].expand_as(first.labels)[first.valid]
         return Batch(first.ids, first.labels[first.valid], sample, epoch=epoch, step=step, texts=texts)
 
-    def _tokens(self, side: Side, index: Tensor) -> Tokens:
-        ids, mask = side.inputs.padded(index, self.pad_id)
-        labels, _ = side.labels.padded(index, IGNORED)
+    def _pad(self, tokens: TokenView, index: Tensor) -> Tokens:
+        ids, mask = tokens.inputs.pad(index, self.pad_id)
+        labels, _ = tokens.labels.pad(index, IGNORED)
         return Tokens(ids, mask, labels)

@@ -1,4 +1,4 @@
-"""Tokenizers: those of pretrained networks, and small ones trained on a data set; and texts as tokens, kept on disk."""
+"""Tokenizers, pretrained or trained on a data set, and tokenised texts cached on disk."""
 
 from __future__ import annotations
 
@@ -23,12 +23,21 @@ if TYPE_CHECKING:
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 SPECIAL = (PAD, EOS, UNKNOWN)
-"""With the ids 0, 1, 2, as T5 has them."""
+"""Special tokens with the ids 0, 1, 2, as in T5."""
 
 
-def trained_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
-    """Byte-pair encoding of so many tokens, learned from these texts, each digit a token of its own. It is kept in
-    kdbench's home, by texts and size; a text that was never seen has tokens too, down to `<unk>`."""
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
+    """Train a byte-pair encoding, or load it from kdbench's home if it was trained before.
+
+    Each digit is its own token; characters that the texts do not have become `<unk>`.
+
+    Args:
+        texts: Training texts.
+        vocabulary: Number of tokens.
+
+    Raises:
+        ValueError: If the package tokenizers is not installed.
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
@@ -44,7 +53,7 @@ def _train(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
-    spaces = normalizers.Replace(Regex(r"\s+"), " ")  # a T5's tokenizer knows no line feed either
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")  # as in T5's tokenizer, which has no line feed
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), spaces])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(), pre_tokenizers.Digits(individual_digits=True)]
@@ -53,81 +62,102 @@ def _train(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False, min_frequency=2
     )
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one order of counting, everywhere
+    previous = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the order of counting must not depend on threads
     try:
         tokenizer.train_from_iterator(texts, trainer)
     finally:
         os.environ.pop("TOKENIZERS_PARALLELISM")
-        if before is not None:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
+        if previous is not None:
+            os.environ["TOKENIZERS_PARALLELISM"] = previous
     return tokenizer
 
 
 @cache
-def pretrained_tokenizer(source: str) -> tuple[Tokenizer, str]:
-    """The tokenizer of a network on the hub, or in a local folder, and its end of a text; ValueError where it cannot be
-    had, or has no such end."""
+def load_tokenizer(source: str) -> tuple[Tokenizer, str]:
+    """Load the tokenizer of a pretrained network.
+
+    Args:
+        source: Local folder, or name on the hub.
+
+    Returns:
+        The tokenizer and its end-of-text token.
+
+    Raises:
+        ValueError: If it cannot be loaded or has no end-of-text token.
+    """
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise ValueError(str(missing_package("transformers"))) from error
     try:
-        whole = AutoTokenizer.from_pretrained(source)
-        backend: Tokenizer = whole.backend_tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        backend: Tokenizer = tokenizer.backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(load_failure(source, error)) from error
-    if whole.eos_token is None:
-        raise ValueError(f"the tokenizer of {source} has no end of a text (eos_token)")
+    if tokenizer.eos_token is None:
+        raise ValueError(f"{source}: the tokenizer has no end-of-text token (eos_token); use another one")
     backend.no_truncation()
     backend.no_padding()
-    return backend, str(whole.eos_token)
+    return backend, str(tokenizer.eos_token)
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """Of all that it does."""
+    """Hash a tokenizer's whole configuration."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
 
 
-def words_hash(tokenizer: Tokenizer, end: str) -> str:
-    """Of the words that a pretrained tokenizer makes of a text, and of its end of one, however they are kept."""
-    said = json.loads(tokenizer.to_str())
-    parts = {name: said.get(name) for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+def vocabulary_hash(tokenizer: Tokenizer, end: str) -> str:
+    """Hash what determines a pretrained tokenizer's tokens and its end-of-text token."""
+    config = json.loads(tokenizer.to_str())
+    parts = {name: config.get(name) for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
     return digest([parts, end, tokenizer.token_to_id(end)])
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """Of a token that every tokenizer here has; ValueError for one of another family."""
-    found = tokenizer.token_to_id(token)
-    if found is None:
-        raise ValueError(f"the tokenizer has no {token}: it is one of another family of networks")
-    return found
+    """Return the id of a token; ValueError if the tokenizer has no such token."""
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        raise ValueError(f"the tokenizer has no token {token}; use one of this family of networks")
+    return number
 
 
-def encoded(tokenizer: Tokenizer, texts: Sequence[str], longest: int, end: str = EOS) -> Ragged:
-    """The texts as ids with an end each, cut at `longest` tokens, the end included. Kept in kdbench's home."""
-    mark = token_id(tokenizer, end)
+def encode(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, end: str = EOS) -> Ragged:
+    """Tokenise texts, or load the tokens from kdbench's home if they were tokenised before.
+
+    Args:
+        tokenizer: Tokenizer.
+        texts: Texts.
+        max_tokens: Length at which a text is cut, in tokens, including the end.
+        end: Token that ends each text.
+    """
+    end_id = token_id(tokenizer, end)
 
     def make() -> list[list[int]]:
-        found = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [[*one.ids[: longest - 1], mark] for one in found]
+        encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [[*encoding.ids[: max_tokens - 1], end_id] for encoding in encodings]
 
-    return kept([tokenizer_hash(tokenizer), mark, texts_hash(texts), len(texts), longest], make)
+    return cached_tokens([tokenizer_hash(tokenizer), end_id, texts_hash(texts), len(texts), max_tokens], make)
 
 
 def texts_hash(texts: Sequence[str]) -> str:
-    """Of what they say."""
+    """Hash a sequence of texts."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def kept(what: Sequence[Any], make: Callable[[], Sequence[Sequence[int]]]) -> Ragged:
-    """Sequences of ids as they were made once for `what`, in kdbench's home."""
-    file = home() / "tokens" / f"{digest(list(what))}.pt"
+def cached_tokens(key: Sequence[Any], make: Callable[[], Sequence[Sequence[int]]]) -> Ragged:
+    """Load sequences of token ids from kdbench's home, or make and store them.
+
+    Args:
+        key: Everything that the sequences depend on.
+        make: Returns the sequences.
+    """
+    file = home() / "tokens" / f"{digest(list(key))}.pt"
     if file.is_file():
         stored: dict[str, Any] = torch.load(file, weights_only=True)
         return Ragged(stored["values"], stored["offsets"])
-    made = Ragged.of(make())
+    tokens = Ragged.of(make())
     buffer = io.BytesIO()
-    torch.save({"values": made.values, "offsets": made.offsets}, buffer)
+    torch.save({"values": tokens.values, "offsets": tokens.offsets}, buffer)
     write_atomically(file, buffer.getvalue())
-    return made
+    return tokens

@@ -96,9 +96,9 @@ class LogitCaches(AnswerCache):
         """A view that several runs draw is stored once."""
         if all_views:
             return ViewFilling(teacher, data, storage)
-        drawn = torch.zeros(data.all_views, dtype=torch.bool)
+        drawn = torch.zeros(data.num_views, dtype=torch.bool)
         for seed, most in epochs.items():
-            drawn[data.planned_views(seed, most)] = True
+            drawn[data.views_of_run(seed, most)] = True
         return ViewFilling(teacher, data, storage, drawn.nonzero().flatten())
 
     def open(self, folder: Path) -> Cache:

@@ -35,7 +35,7 @@ def subject(teacher: LiveTeacher, data: TaskData) -> dict[str, Any]:
         "precision": teacher.precision,
         "data": data.fingerprint,
         "classes": data.num_classes,
-        **data.asked,
+        **data.cache_key,
     }
 
 
@@ -156,7 +156,7 @@ def find(teacher: LiveTeacher, data: ImageData, seed: int, epochs: int, storage:
         if storage not in ("*", cache.storage):
             continue
         if keys is None:
-            keys = data.planned_views(seed, epochs)
+            keys = data.views_of_run(seed, epochs)
         if cache.covers(keys):
             return cache
     return None

@@ -31,7 +31,7 @@ class ViewFilling(CacheWriter):
     @property
     def units(self) -> int:
         """How many views."""
-        return self.data.all_views if self.keys is None else len(self.keys)
+        return self.data.num_views if self.keys is None else len(self.keys)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -62,7 +62,7 @@ class ViewFilling(CacheWriter):
     @property
     def words(self) -> str:
         """How many of all views."""
-        return f"{self.teacher.name} on {self.data.name}, {self.rows:,} of {self.data.all_views:,} views"
+        return f"{self.teacher.name} on {self.data.name}, {self.rows:,} of {self.data.num_views:,} views"
 
     def found(self) -> Cache | None:
         """Whichever cache has these views in this storage."""

@@ -167,7 +167,7 @@ def find(teacher: LiveTeacher, data: TextData, k: int, storage: str = "*") -> Li
 
 def _offsets(data: TextData) -> Tensor:
     """Where the rows of each training text begin, int64 [texts + 1]."""
-    labels = next(iter(data.sides["train"].values())).labels
+    labels = next(iter(data.token_views["train"].values())).labels
     valid = torch.cat([labels.values.new_zeros(1), (labels.values != IGNORED).cumsum(0)])
     return valid[labels.offsets]
 

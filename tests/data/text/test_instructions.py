@@ -12,7 +12,7 @@ from kdbench.cli.table import main as table
 from kdbench.config.compose import compose_checked, spelled_out
 from kdbench.core.types import IGNORED
 from kdbench.data.images.image_io import DataError
-from kdbench.data.text.instructions import InstructionData, read_asked
+from kdbench.data.text.instructions import InstructionData, read_instructions
 from kdbench.reports.aggregate import gather
 from kdbench.reports.read import Run, by_test_set
 from kdbench.reports.report import report_on
@@ -61,7 +61,7 @@ def data_of(folder, gpt2, **more) -> InstructionData:
 def test_rows_are_the_answers_tokens_behind_the_prompt(folder, gpt2):
     data = data_of(folder, gpt2)
     tokens = data.eval_batch("test", 0, 2).texts["text"]
-    asked = read_asked(folder / "valid.jsonl")
+    asked = read_instructions(folder / "valid.jsonl")
     for row, known in enumerate(asked[:2]):
         ids, labels = tokens.ids[row].tolist(), tokens.labels[row].tolist()
         first = next(place for place, label in enumerate(labels) if label != IGNORED)
@@ -69,7 +69,7 @@ def test_rows_are_the_answers_tokens_behind_the_prompt(folder, gpt2):
         prompt = data.tokenizer.encode(known.prompt, add_special_tokens=False).ids
         assert ids[: first + 1] == prompt[:120]
         said = [label for label in labels if label != IGNORED]
-        assert said == [*whole[len(prompt) :], data.mark][: 136 - min(120, len(prompt))]
+        assert said == [*whole[len(prompt) :], data.end_id][: 136 - min(120, len(prompt))]
         assert ids[first + 1 : first + len(said)] == said[:-1]
 
 
@@ -114,12 +114,12 @@ def test_a_broken_line_is_named(tmp_path, line, said):
     file = tmp_path / "raw.jsonl"
     file.write_text('{"instruction": "a", "output": "b"}\n' + line + "\n")
     with pytest.raises(DataError, match=rf"line 2: .*{said}"):
-        read_asked(file)
+        read_instructions(file)
 
 
 def test_missing_files_are_said_with_what_to_give(tmp_path):
     with pytest.raises(DataError, match=r"no .*raw.jsonl: give dataset.path=FOLDER"):
-        read_asked(tmp_path / "raw.jsonl")
+        read_instructions(tmp_path / "raw.jsonl")
 
 
 class Says(torch.nn.Module):
@@ -129,7 +129,7 @@ class Says(torch.nn.Module):
 def scores_of(data, monkeypatch, answers: list[list[str]]) -> dict[str, float]:
     """The scores of a network that writes these texts, draw by draw."""
     said = iter(answers)
-    end = data.mark
+    end = data.end_id
 
     def written(networks, given, mark, chances, temperature):
         assert chances.shape == (len(given), 16, 1)

@@ -6,8 +6,8 @@ import torch
 from kdbench.core.types import Batch
 from kdbench.data.images.image_io import DataError
 from kdbench.data.text.ragged import Ragged
-from kdbench.data.text.rationale import RationaleData, disturbed
-from kdbench.data.text.rationale_files import Row
+from kdbench.data.text.rationale import RationaleData, add_noise
+from kdbench.data.text.rationale_files import RationaleExample
 from kdbench.metrics.rationale import calibration, quality
 from kdbench.models.checkpoints import load_weights, save_weights
 from kdbench.models.features import feature_names
@@ -41,7 +41,7 @@ def network(data):
 
 def test_ragged_rows_are_padded_to_the_longest():
     ragged = Ragged.of([[1, 2, 3], [], [4]])
-    ids, mask = ragged.padded(torch.tensor([2, 0, 1]), 9)
+    ids, mask = ragged.pad(torch.tensor([2, 0, 1]), 9)
     assert ids.tolist() == [[4, 9, 9], [1, 2, 3], [9, 9, 9]]
     assert mask.sum(dim=1).tolist() == [1, 3, 0]
 
@@ -87,16 +87,16 @@ def test_fractions_labels_and_noise_touch_the_training_set_alone(data):
 
 
 def test_noise_is_drawn_by_its_seed():
-    rows = [Row(str(n), "l", f"a{n} b{n} c{n} d{n}", "l") for n in range(20)]
-    exchanged = disturbed(rows, 0.3, "exchange", 0)
+    rows = [RationaleExample(str(n), "l", f"a{n} b{n} c{n} d{n}", "l") for n in range(20)]
+    exchanged = add_noise(rows, 0.3, "exchange", 0)
     moved = [n for n in range(20) if exchanged[n] != rows[n]]
     assert len(moved) == 6
     assert {row.rationale for row in exchanged} == {row.rationale for row in rows}
-    assert disturbed(rows, 0.3, "exchange", 0) == exchanged
-    assert disturbed(rows, 0.3, "exchange", 1) != exchanged
-    dropped = disturbed(rows, 1.0, "drop", 0)
+    assert add_noise(rows, 0.3, "exchange", 0) == exchanged
+    assert add_noise(rows, 0.3, "exchange", 1) != exchanged
+    dropped = add_noise(rows, 1.0, "drop", 0)
     assert all(len(row.rationale.split()) == 2 for row in dropped)
-    assert disturbed(rows, 0.0, "drop", 0) == rows
+    assert add_noise(rows, 0.0, "drop", 0) == rows
 
 
 def test_mistakes_are_said():

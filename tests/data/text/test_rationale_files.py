@@ -4,7 +4,7 @@ import pytest
 
 from kdbench.data.images.image_io import DataError
 from kdbench.data.text import rationale_files as sources
-from kdbench.data.text.rationale_files import Row, read_split
+from kdbench.data.text.rationale_files import RationaleExample, read_split
 
 
 def test_svamp_is_shipped(monkeypatch):
@@ -30,7 +30,7 @@ def test_the_official_layout(tmp_path, monkeypatch):
     monkeypatch.setitem(sources.ROWS, "cqa", {"test": 12})
     rows = read_split("cqa", "test", official(tmp_path, completions=12))
     text = "Where?\nAnswer Choices:\n(a) v\n(b) w\n(c) x\n(d) y\n(e) z"
-    assert rows == [Row(text, "x", f"Reason {chunk}.", "x") for chunk in range(12)]
+    assert rows == [RationaleExample(text, "x", f"Reason {chunk}.", "x") for chunk in range(12)]
     (tmp_path / "cqa" / "llm" / "test_CoT_3.json").unlink()
     with pytest.raises(DataError, match="12 rows, but 11 completions in 11 files"):
         read_split("cqa", "test", str(tmp_path))

@@ -63,14 +63,14 @@ def test_greedy_generation_equals_that_of_transformers(family, request):
     network = task_of(data).build_model(data, "causal", {"pretrained": str(folder)})
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     prompts = prompts_of(data.eval_batch("test", 0, 3).texts["text"])
-    generated = generate([network], prompts, data.mark, torch.zeros(3, 12, 1), temperature=0.0)
+    generated = generate([network], prompts, data.end_id, torch.zeros(3, 12, 1), temperature=0.0)
     for prompt, tokens in zip(prompts, generated, strict=True):
         ids = torch.tensor([prompt])
         settings = {
             "max_new_tokens": 12,
             "do_sample": False,
-            "pad_token_id": data.mark,
-            "eos_token_id": data.mark,
+            "pad_token_id": data.end_id,
+            "eos_token_id": data.end_id,
         }
         settings["suppress_tokens"] = list(range(data.num_classes, reference.config.vocab_size)) or None
         expected = reference.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0, len(prompt) :]
@@ -79,10 +79,10 @@ def test_greedy_generation_equals_that_of_transformers(family, request):
 
 def test_end_token_is_the_tokenizers_and_also_pads(gpt2):
     data = data_of(gpt2)
-    assert data.tokenizer.id_to_token(data.mark) == END
-    assert data.pad_id == data.mark
+    assert data.tokenizer.id_to_token(data.end_id) == END
+    assert data.pad_id == data.end_id
     tokens = data.eval_batch("test", 0, 4).texts["text"]
-    assert all(row[0] == data.mark for row in tokens.ids.tolist())
+    assert all(row[0] == data.end_id for row in tokens.ids.tolist())
     assert data.num_classes == data.tokenizer.get_vocab_size()
 
 
@@ -250,7 +250,7 @@ def test_another_end_token_is_another_vocabulary(gpt2, tmp_path):
     (other / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "!"}))
     first, second = data_of(gpt2), data_of(other)
     assert first.fingerprint != second.fingerprint
-    assert second.eval_batch("test", 0, 1).target[-1] == second.mark != first.mark
+    assert second.eval_batch("test", 0, 1).target[-1] == second.end_id != first.end_id
     with pytest.raises(ValueError, match="gives other tokens"):
         task_of(first).build_model(first, "gpt2", {"pretrained": str(other)})
 

@@ -119,14 +119,14 @@ def test_exactly_the_views_of_the_planned_runs_are_stored(common):
                 drawn |= set(data.view_keys(batch.index, batch.view).tolist())
     assert cache.rows == len(drawn)
     assert cache.covers(torch.tensor(sorted(drawn)))
-    absent = next(key for key in range(data.all_views) if key not in drawn)
+    absent = next(key for key in range(data.num_views) if key not in drawn)
     assert not cache.covers(torch.tensor([absent]))
 
 
 def test_all_views_serve_every_seed(common):
     cache = filled(common, "--all")
     teacher, data = sides(common, "seed=12345")
-    assert cache.rows == data.all_views == 48 * 18
+    assert cache.rows == data.num_views == 48 * 18
     assert find(teacher, data, seed=12345, epochs=2).name == cache.name
 
 

@@ -183,7 +183,7 @@ def test_a_filling_goes_on_where_it_was_stopped():
     (whole.folder / "cache.json").unlink()
     _, data = sides()
     half = 32 * (data.train_size // 64)
-    labels = data.sides["train"]["text"].labels
+    labels = data.token_views["train"]["text"].labels
     rows = int((labels.values[: labels.offsets[half]] >= 0).sum())
     for name, content in files.items():
         path = whole.folder / name
