@@ -76,10 +76,10 @@ def test_the_validation_part_is_held_out_by_its_own_seed(data):
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"name": "esnli"}, "possible: cqa, svamp"),
+        ({"name": "esnli"}, "name must be cqa or svamp"),
         ({"vocabulary": 10}, "vocabulary"),
         ({"validation": 1.0}, "validation"),
-        ({"max_prompt": 400, "max_response": 400}, "a network sees 512"),
+        ({"max_prompt": 400, "max_response": 400}, "a context of 512 tokens"),
     ],
 )
 def test_refuses(wrong, named):
@@ -88,7 +88,7 @@ def test_refuses(wrong, named):
 
 
 def test_missing_texts_say_where_was_looked(tmp_path):
-    with pytest.raises(DataError, match="no data set cqa: looked for"):
+    with pytest.raises(DataError, match="data set cqa not found in"):
         LanguageData(name="cqa", seed=0, batch_size=8, path=str(tmp_path)).setup()
 
 
@@ -197,7 +197,7 @@ def teacher(common) -> None:
         task_of(made).build_model(made, "lm_tiny"),
         made.label_space,
         "lm_tiny",
-        {"model": "lm_tiny", **made.about},
+        {"model": "lm_tiny", **made.label_info},
     )
 
 

@@ -203,7 +203,7 @@ def teacher(tmp_path, monkeypatch):
         causal_lm("lm_tiny", made.num_classes),
         made.label_space,
         "lm_tiny",
-        {"model": "lm_tiny", **made.about},
+        {"model": "lm_tiny", **made.label_info},
     )
 
 

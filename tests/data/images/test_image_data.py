@@ -33,7 +33,7 @@ def test_attributes_after_setup():
     assert make_data().eval_splits == ("test",)
 
 
-def test_facts_cover_every_index_also_with_a_validation_part():
+def test_dataset_info_covers_every_index_with_a_validation_part():
     data = make_data(validation=8)
     largest = max(int(data.train_batch(1, step).index.max()) for step in range(data.steps_per_epoch))
     dataset_info = data.dataset_info
@@ -46,7 +46,7 @@ def test_facts_cover_every_index_also_with_a_validation_part():
     assert largest >= data.train_size
 
 
-def test_nothing_is_loaded_before_setup_and_only_once_in_it():
+def test_data_are_loaded_once_in_setup():
     data = fake(seed=0, batch_size=4)
     splits, calls = load_fake(), []
     data._load = lambda: calls.append(1) or splits
@@ -56,16 +56,16 @@ def test_nothing_is_loaded_before_setup_and_only_once_in_it():
     assert calls == [1]
 
 
-def test_an_epoch_shows_every_training_image_once_and_no_other():
+def test_epoch_shows_every_training_image_once():
     data = make_data(validation=8)
     batches = [data.train_batch(2, step) for step in range(data.steps_per_epoch)]
-    held_out = data.eval_batch("validation", 0, 8).index
+    validation = data.eval_batch("validation", 0, 8).index
     assert [len(batch.index) for batch in batches] == [10] * 5 + [6]
     shown = torch.cat([batch.index for batch in batches])
-    assert torch.cat([shown, held_out]).sort().values.tolist() == list(range(64))
+    assert torch.cat([shown, validation]).sort().values.tolist() == list(range(64))
 
 
-def test_a_batch_is_its_images_in_its_views():
+def test_batch_has_the_views_of_its_images():
     data, images = make_data(), load_fake(size=8).train
     batch = data.train_batch(1, 3)
     assert (batch.epoch, batch.step) == (1, 3)
@@ -78,17 +78,17 @@ def test_a_batch_is_its_images_in_its_views():
         assert torch.equal(as_bytes(batch.inputs[row]), expected)
 
 
-def test_batches_are_a_function_of_seed_epoch_and_step():
-    straight, jumping, other = make_data(), make_data(), make_data(seed=4)
-    straight.train_batch(1, 0)
-    one, same = straight.train_batch(2, 5), jumping.train_batch(2, 5)
+def test_batches_depend_on_seed_epoch_and_step_alone():
+    sequential, random_access, other = make_data(), make_data(), make_data(seed=4)
+    sequential.train_batch(1, 0)
+    one, same = sequential.train_batch(2, 5), random_access.train_batch(2, 5)
     assert torch.equal(one.inputs, same.inputs)
     assert torch.equal(one.index, same.index)
-    assert not torch.equal(one.index, straight.train_batch(3, 5).index)
+    assert not torch.equal(one.index, sequential.train_batch(3, 5).index)
     assert not torch.equal(one.index, other.train_batch(2, 5).index)
 
 
-def test_the_view_of_an_image_does_not_depend_on_the_batch_it_falls_into():
+def test_views_do_not_depend_on_the_batch_size():
     def views(batch_size):
         data = make_data(batch_size=batch_size)
         batches = [data.train_batch(1, step) for step in range(data.steps_per_epoch)]
@@ -97,7 +97,7 @@ def test_the_view_of_an_image_does_not_depend_on_the_batch_it_falls_into():
     assert torch.equal(views(7), views(64))
 
 
-def test_the_validation_part_does_not_depend_on_the_training_seed():
+def test_validation_part_does_not_depend_on_the_training_seed():
     parts = [
         make_data(validation=8, **keys).eval_batch("validation", 0, 8).index for keys in ({}, {"seed": 9})
     ]
@@ -107,33 +107,33 @@ def test_the_validation_part_does_not_depend_on_the_training_seed():
     )
 
 
-def test_evaluation_shows_images_as_they_are():
+def test_evaluation_batches_are_not_augmented():
     data, splits = make_data(validation=8), load_fake(size=8)
     test = data.eval_batch("test", 30, 40)
     assert test.view is None
     assert torch.equal(as_bytes(test.inputs), splits.test.images[30:])
     assert test.target.tolist() == splits.test.labels[30:].tolist()
     assert test.index.tolist() == [30, 31]
-    held_out = data.eval_batch("validation", 2, 5)
-    assert torch.equal(as_bytes(held_out.inputs), splits.train.images[held_out.index])
-    assert torch.equal(held_out.target, splits.train.labels[held_out.index])
+    validation = data.eval_batch("validation", 2, 5)
+    assert torch.equal(as_bytes(validation.inputs), splits.train.images[validation.index])
+    assert torch.equal(validation.target, splits.train.labels[validation.index])
     assert torch.equal(as_bytes(make_data().probe(3)), splits.train.images[:3])
 
 
-def test_what_is_trained_on_can_be_shown_as_it_is():
+def test_training_images_can_be_evaluated():
     data, splits = make_data(validation=8), load_fake(size=8)
     assert data.splits == ("validation", "test", "train")
     assert data.eval_size("train") == 56
     train = torch.cat([data.eval_batch("train", start, start + 20).index for start in (0, 20, 40)])
-    held_out = data.eval_batch("validation", 0, 8).index
-    assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(64))
+    validation = data.eval_batch("validation", 0, 8).index
+    assert sorted([*train.tolist(), *validation.tolist()]) == list(range(64))
     some = data.eval_batch("train", 40, 100)
     assert torch.equal(as_bytes(some.inputs), splits.train.images[some.index])
     assert torch.equal(some.target, splits.train.labels[some.index])
 
 
-def test_an_unknown_split_or_step_is_refused():
-    with pytest.raises(ValueError, match="there is no split 'validation'; possible are test"):
+def test_unknown_splits_and_steps_are_refused():
+    with pytest.raises(ValueError, match="fake has no split 'validation'; possible are test"):
         make_data().eval_size("validation")
     with pytest.raises(ValueError, match="no split 'tset'; possible are validation, test, train"):
         make_data(validation=8).eval_batch("tset", 0, 4)
@@ -143,7 +143,7 @@ def test_an_unknown_split_or_step_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("options", "message"),
     [
         ({"batch_size": 0}, "dataset: batch_size must be finite and at least 1, got 0"),
         ({"eval_batch_size": 0}, "dataset: eval_batch_size must be finite and at least 1, got 0"),
@@ -153,17 +153,17 @@ def test_an_unknown_split_or_step_is_refused():
         ({"std": [0.5, 0.5, 0.0]}, "mean and std must have 3 numbers"),
     ],
 )
-def test_wrong_arguments_are_refused_at_once(wrong, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        fake(**{"seed": 0, "batch_size": 4, **wrong})
+        fake(**{"seed": 0, "batch_size": 4, **options})
 
 
-def test_an_impossible_validation_part_is_refused():
+def test_too_large_validation_part_is_refused():
     with pytest.raises(ValueError, match="got 64"):
         make_data(validation=64)
 
 
-def test_the_fingerprint_changes_with_a_pixel_a_label_and_nothing_else():
+def test_fingerprint_depends_on_pixels_and_labels_alone():
     splits = load_fake(size=8)
     assert (
         fingerprint(splits) == fingerprint(load_fake(size=8)) == make_data(validation=8, seed=5).fingerprint
@@ -176,7 +176,7 @@ def test_the_fingerprint_changes_with_a_pixel_a_label_and_nothing_else():
     assert len({fingerprint(part) for part in (splits, one_pixel, one_label)}) == 3
 
 
-def test_images_need_not_be_square():
+def test_rectangular_images_work():
     part = ImageSet(torch.randint(0, 256, (4, 3, 6, 9)).to(torch.uint8), torch.arange(4) % 2, ("a", "b"))
     data = fake(seed=0, batch_size=4, padding=1)
     data._load = lambda: Splits(part, part)
@@ -184,7 +184,7 @@ def test_images_need_not_be_square():
     assert data.train_batch(1, 0).inputs.shape == (4, 3, 6, 9)
 
 
-def test_chunks_cover_the_epoch_from_the_position_on():
+def test_chunks_cover_the_epoch_from_the_position():
     data = make_data()
     data.steps_per_chunk = 3
     loader = data.train_dataloader()
@@ -220,8 +220,8 @@ class Recorder(lightning.LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")
-def test_lightning_passes_the_chunks_on_without_a_warning(monkeypatch):
-    """Also on a machine with many cores, where it warns of loaders without workers, and also when resumed."""
+def test_lightning_passes_chunks_without_warnings(monkeypatch):
+    """On machines with many cores Lightning warns about loaders without workers, also in resumed runs."""
     connector = "lightning.pytorch.trainer.connectors.data_connector.suggested_max_num_workers"
     monkeypatch.setattr(connector, lambda devices: 16)
     data, module = make_data(validation=8, batch_size=14), Recorder()
@@ -237,7 +237,7 @@ def test_lightning_passes_the_chunks_on_without_a_warning(monkeypatch):
     assert module.seen == [Chunk(1, 3, 4), *evaluation, Chunk(2, 0, 2), Chunk(2, 2, 4), *evaluation]
 
 
-def test_moving_keeps_the_batches():
+def test_moving_to_a_device_keeps_the_batches():
     data = make_data(validation=8)
     before = data.train_batch(1, 2)
     assert data.to("cpu") is data
@@ -246,7 +246,7 @@ def test_moving_keeps_the_batches():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_shows_the_same_batches():
+def test_gpu_batches_equal_cpu_batches():
     data = make_data()
     on_cpu = data.train_batch(1, 2)
     on_gpu = data.to("cuda").train_batch(1, 2)

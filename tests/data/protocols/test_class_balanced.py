@@ -8,12 +8,12 @@ from kdbench.data.sources.synthetic import fake
 
 @pytest.fixture(scope="module")
 def data():
-    made = fake(seed=3, batch_size=10, size=8, padding=2, validation=8)
-    made.setup()
-    return made
+    data = fake(seed=3, batch_size=10, size=8, padding=2, validation=8)
+    data.setup()
+    return data
 
 
-def test_every_class_has_its_share_of_the_images_that_are_trained_on(data):
+def test_every_class_has_equally_many_training_images(data):
     batch = ClassBalanced(data).batch(5, seed=0, epoch=1, step=2)
     assert torch.bincount(batch.target).tolist() == [5] * 4
     assert torch.equal(data.dataset_info.labels[batch.index], batch.target)
@@ -21,14 +21,14 @@ def test_every_class_has_its_share_of_the_images_that_are_trained_on(data):
     assert torch.equal(batch.inputs, data.train_inputs(batch.index, batch.view))
 
 
-def test_a_draw_is_a_function_of_seed_epoch_and_step(data):
+def test_batch_depends_on_seed_epoch_and_step_alone(data):
     first, again = (ClassBalanced(data).batch(5, seed=0, epoch=1, step=2) for _ in range(2))
-    others = [ClassBalanced(data).batch(5, *place) for place in ((1, 1, 2), (0, 2, 2), (0, 1, 3))]
+    others = [ClassBalanced(data).batch(5, *position) for position in ((1, 1, 2), (0, 2, 2), (0, 1, 3))]
     assert torch.equal(first.inputs, again.inputs)
     assert not any(torch.equal(first.inputs, other.inputs) for other in others)
 
 
-def test_an_image_that_is_drawn_twice_has_two_views(data):
+def test_repeated_images_get_different_views(data):
     batch = ClassBalanced(data).batch(200, seed=0, epoch=1, step=0)
     image = batch.index == batch.index[0]
     views = {
@@ -39,17 +39,17 @@ def test_an_image_that_is_drawn_twice_has_two_views(data):
     assert len(views) > 3
 
 
-def test_all_images_of_a_class_are_as_likely(data):
+def test_images_of_a_class_are_drawn_uniformly(data):
     index = torch.cat([ClassBalanced(data).batch(100, 0, 1, step).index for step in range(30)])
     for label in range(4):
-        mine = data.dataset_info.trained[data.dataset_info.labels[data.dataset_info.trained] == label]
-        counts = torch.stack([(index == image).sum() for image in mine])
+        images = data.dataset_info.trained[data.dataset_info.labels[data.dataset_info.trained] == label]
+        counts = torch.stack([(index == image).sum() for image in images])
         assert counts.sum() == 3000
         assert chisquare(counts.numpy()).pvalue > 1e-4
 
 
-def test_classes_without_images_are_left_out(data):
-    class Without:
+def test_classes_without_images_are_skipped(data):
+    class WithoutClass1:
         padding, device, train_inputs = data.padding, data.device, data.train_inputs
         dataset_info = type(data.dataset_info)(
             4,
@@ -57,5 +57,5 @@ def test_classes_without_images_are_left_out(data):
             data.dataset_info.trained[data.dataset_info.labels[data.dataset_info.trained] != 1],
         )
 
-    batch = ClassBalanced(Without).batch(3, 0, 1, 0)
+    batch = ClassBalanced(WithoutClass1).batch(3, 0, 1, 0)
     assert batch.target.tolist() == [0] * 3 + [2] * 3 + [3] * 3

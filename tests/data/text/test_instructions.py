@@ -1,4 +1,4 @@
-"""Instructions and answers: files, rows, what is written and how it is judged, and a table on several test sets."""
+"""Instructions and responses: files, rows, generation, scores, and a table with several test sets."""
 
 import json
 import statistics
@@ -35,8 +35,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def words(gpt2, folder) -> list[str]:
-    """Of a short run on these files."""
+def settings(gpt2, folder) -> list[str]:
+    """Overrides of a short run on these files."""
     return [
         *("dataset=dolly", f"dataset.path={folder}", "dataset.validation=8", "dataset.draws=2"),
         *("dataset.max_prompt=120", "dataset.max_response=16", f"student.options.pretrained={gpt2}"),
@@ -44,36 +44,38 @@ def words(gpt2, folder) -> list[str]:
     ]
 
 
-def data_of(folder, gpt2, **more) -> InstructionData:
-    known = {"name": "dolly", "seed": 0, "batch_size": 4, "train": "raw.jsonl", "test": "valid.jsonl"}
-    known |= {
+def data_of(folder, gpt2, **options) -> InstructionData:
+    defaults = {"name": "dolly", "seed": 0, "batch_size": 4, "train": "raw.jsonl", "test": "valid.jsonl"}
+    defaults |= {
         "path": str(folder),
         "validation": 8,
         "tokenizer": str(gpt2),
         "max_prompt": 120,
         "max_response": 16,
     }
-    made = InstructionData(**{**known, **more})
-    made.setup()
-    return made
+    data = InstructionData(**{**defaults, **options})
+    data.setup()
+    return data
 
 
-def test_rows_are_the_answers_tokens_behind_the_prompt(folder, gpt2):
+def test_rows_are_the_tokens_of_the_answer_and_its_end(folder, gpt2):
     data = data_of(folder, gpt2)
     tokens = data.eval_batch("test", 0, 2).texts["text"]
-    asked = read_instructions(folder / "valid.jsonl")
-    for row, known in enumerate(asked[:2]):
+    instructions = read_instructions(folder / "valid.jsonl")
+    for row, instruction in enumerate(instructions[:2]):
         ids, labels = tokens.ids[row].tolist(), tokens.labels[row].tolist()
-        first = next(place for place, label in enumerate(labels) if label != IGNORED)
-        whole = data.tokenizer.encode(known.prompt + known.answers[0], add_special_tokens=False).ids
-        prompt = data.tokenizer.encode(known.prompt, add_special_tokens=False).ids
+        first = next(position for position, label in enumerate(labels) if label != IGNORED)
+        sequence = data.tokenizer.encode(
+            instruction.prompt + instruction.answers[0], add_special_tokens=False
+        ).ids
+        prompt = data.tokenizer.encode(instruction.prompt, add_special_tokens=False).ids
         assert ids[: first + 1] == prompt[:120]
-        said = [label for label in labels if label != IGNORED]
-        assert said == [*whole[len(prompt) :], data.end_id][: 136 - min(120, len(prompt))]
-        assert ids[first + 1 : first + len(said)] == said[:-1]
+        answer = [label for label in labels if label != IGNORED]
+        assert answer == [*sequence[len(prompt) :], data.end_id][: 136 - min(120, len(prompt))]
+        assert ids[first + 1 : first + len(answer)] == answer[:-1]
 
 
-def test_the_prompt_is_alpacas_and_the_first_rows_are_held_out(folder, gpt2):
+def test_prompt_is_alpacas_and_the_first_rows_are_for_validation(folder, gpt2):
     data = data_of(folder, gpt2)
     first = rows("train")[0]
     assert data.texts["validation"][0].answers == (first.rationale,)
@@ -88,21 +90,21 @@ def test_the_prompt_is_alpacas_and_the_first_rows_are_held_out(folder, gpt2):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "named"),
+    ("options", "message"),
     [
-        ({"validation": 60}, "of 60 rows in .*raw.jsonl leaves none"),
-        ({"draws": 0}, "draws must be at least 1"),
-        ({"temperature": -1.0}, "temperature must not be negative"),
+        ({"validation": 60}, "leaves none of the 60 rows in .*raw.jsonl"),
+        ({"draws": 0}, "dataset: draws must be finite and at least 1"),
+        ({"temperature": -1.0}, "dataset: temperature must be finite and not negative"),
         ({"further": {"dolly": "valid.jsonl"}}, "dataset.further.dolly"),
     ],
 )
-def test_refuses(folder, gpt2, wrong, named):
-    with pytest.raises(ValueError, match=named):
-        data_of(folder, gpt2, **wrong)
+def test_invalid_options_are_refused(folder, gpt2, options, message):
+    with pytest.raises(ValueError, match=message):
+        data_of(folder, gpt2, **options)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("{", "JSONDecodeError"),
         ('{"instruction": "a"}', "output"),
@@ -110,69 +112,69 @@ def test_refuses(folder, gpt2, wrong, named):
         ('{"prompt": "", "output": "a"}', "empty"),
     ],
 )
-def test_a_broken_line_is_named(tmp_path, line, said):
+def test_message_names_an_invalid_line(tmp_path, line, message):
     file = tmp_path / "raw.jsonl"
     file.write_text('{"instruction": "a", "output": "b"}\n' + line + "\n")
-    with pytest.raises(DataError, match=rf"line 2: .*{said}"):
+    with pytest.raises(DataError, match=rf"line 2: .*{message}"):
         read_instructions(file)
 
 
-def test_missing_files_are_said_with_what_to_give(tmp_path):
-    with pytest.raises(DataError, match=r"no .*raw.jsonl: give dataset.path=FOLDER"):
+def test_missing_file_message_lists_the_options(tmp_path):
+    with pytest.raises(DataError, match=r"raw.jsonl does not exist; pass dataset.path=FOLDER"):
         read_instructions(tmp_path / "raw.jsonl")
 
 
-class Says(torch.nn.Module):
-    """Stands for a network: the meter is told what it wrote."""
+class Network(torch.nn.Module):
+    """A placeholder; `generate` is replaced."""
 
 
 def scores_of(data, monkeypatch, answers: list[list[str]]) -> dict[str, float]:
-    """The scores of a network that writes these texts, draw by draw."""
-    said = iter(answers)
+    """Return the scores of a network that generates these texts, draw by draw."""
+    draws = iter(answers)
     end = data.end_id
 
-    def written(networks, given, mark, chances, temperature):
-        assert chances.shape == (len(given), 16, 1)
-        return [[*data.tokenizer.encode(text).ids, end] for text in next(said)]
+    def generate(networks, prompts, end_id, uniforms, temperature):
+        assert uniforms.shape == (len(prompts), 16, 1)
+        return [[*data.tokenizer.encode(text).ids, end] for text in next(draws)]
 
-    monkeypatch.setattr("kdbench.metrics.generation.generate", written)
+    monkeypatch.setattr("kdbench.metrics.generation.generate", generate)
     metric = task_of(data).build_metric(data, "test")
     batch = data.eval_batch("test", 0, len(answers[0]))
-    metric.update(Says(), batch, torch.zeros(len(batch.target), data.num_classes))
+    metric.update(Network(), batch, torch.zeros(len(batch.target), data.num_classes))
     return metric.compute()
 
 
-def test_rouge_is_the_best_over_right_answers_and_the_mean_over_draws(folder, gpt2, monkeypatch, tmp_path):
-    made = [
+def test_rouge_is_the_best_over_references_and_the_mean_over_draws(folder, gpt2, monkeypatch, tmp_path):
+    lines = [
         {"prompt": "Say it.\n", "output": ["the cats sat on a mat", "no"]},
         {"prompt": "And?\n", "output": "Yes!"},
     ]
     (tmp_path / "raw.jsonl").write_text((folder / "raw.jsonl").read_text())
-    (tmp_path / "valid.jsonl").write_text("".join(json.dumps(one) + "\n" for one in made))
+    (tmp_path / "valid.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     data = data_of(tmp_path, gpt2, draws=2)
-    found = scores_of(data, monkeypatch, [["No.", " yes"], ["the cat sat", "never"]])
-    # 'the cat sat' of six words: precision 1, recall 1/2 (stemmed), F 2/3
-    assert found["rouge_l"] == pytest.approx(100 * statistics.fmean([1, 1, 2 / 3, 0]), abs=1e-3)
-    assert found["exact_match"] == 50.0
-    assert {"nll", "token_accuracy"} <= found.keys()
+    scores = scores_of(data, monkeypatch, [["No.", " yes"], ["the cat sat", "never"]])
+    # 'the cat sat' against six words: precision 1, recall 1/2 (stemmed), F 2/3
+    assert scores["rouge_l"] == pytest.approx(100 * statistics.fmean([1, 1, 2 / 3, 0]), abs=1e-3)
+    assert scores["exact_match"] == 50.0
+    assert {"nll", "token_accuracy"} <= scores.keys()
 
 
-def test_two_networks_are_asked_with_the_same_chance(folder, gpt2):
+def test_networks_share_the_random_numbers(folder, gpt2):
     data = data_of(folder, gpt2, draws=3)
     network = task_of(data).build_model(data, "gpt2", {"pretrained": str(gpt2)})
     batch = data.eval_batch("test", 0, 4)
     logits = torch.zeros(len(batch.target), data.num_classes)
-    found = []
+    results = []
     for _ in range(2):
         metric = task_of(data).build_metric(data, "test")
         metric.update(network, batch, logits)
-        found.append((metric.compute(), [sample["written"] for sample in metric.samples]))
-    assert found[0] == found[1]
-    assert len(set(found[0][1])) > 1
+        results.append((metric.compute(), [sample["written"] for sample in metric.samples]))
+    assert results[0] == results[1]
+    assert len(set(results[0][1])) > 1
 
 
-def test_what_is_written_to_a_row_depends_on_no_other(folder, gpt2):
-    found = []
+def test_generation_does_not_depend_on_the_batch(folder, gpt2):
+    results = []
     for size in (4, 3):
         data = data_of(folder, gpt2, draws=2)
         network = task_of(data).build_model(data, "gpt2", {"pretrained": str(gpt2)})
@@ -180,39 +182,39 @@ def test_what_is_written_to_a_row_depends_on_no_other(folder, gpt2):
         for start in range(0, 6, size):
             batch = data.eval_batch("test", start, min(6, start + size))
             metric.update(network, batch, torch.zeros(len(batch.target), data.num_classes))
-        found.append((metric.compute(), [sample["written"] for sample in metric.samples]))
-    assert found[0] == found[1]
+        results.append((metric.compute(), [sample["written"] for sample in metric.samples]))
+    assert results[0] == results[1]
 
 
-def test_where_the_files_lie_says_nothing_of_the_recipe(words, tmp_path):
+def test_recipe_hash_ignores_paths_of_files(settings, tmp_path):
     other = [
-        *words,
+        *settings,
         "dataset.train=/elsewhere/raw.jsonl",
         "dataset.further.vicuna=/elsewhere/v.jsonl",
         "loss=ce",
     ]
-    assert recipe_hash(plan(*other)) == recipe_hash(plan(*words, "loss=ce"))
+    assert recipe_hash(plan(*other)) == recipe_hash(plan(*settings, "loss=ce"))
     assert recipe_hash(plan(*other, "+dataset.further.more=x")) != recipe_hash(plan(*other))
 
 
-def test_a_cache_of_likeliest_words_of_such_data_is_filled(words, gpt2, capsys):
-    mine = [one for one in words if not one.startswith(("dataset=", "student"))]
-    mine += [
+def test_top_k_cache_of_custom_files_is_filled(settings, gpt2, capsys):
+    custom = [one for one in settings if not one.startswith(("dataset=", "student"))]
+    custom += [
         "dataset=instructions",
         "dataset.name=mine",
         "dataset.train=raw.jsonl",
         "dataset.test=valid.jsonl",
     ]
-    mine += [
+    custom += [
         "student=lm_tiny",
         "teacher=gpt2",
         f"teacher.options.pretrained={gpt2}",
         "teacher.top_k=4",
         "loss=fkl",
     ]
-    assert cache(["fill", *mine]) == 2
+    assert cache(["fill", *custom]) == 2
     assert "kdbench train-teacher dataset=instructions dataset.name=mine" in capsys.readouterr().err
-    path = next(one for one in words if one.startswith("dataset.path"))
+    path = next(one for one in settings if one.startswith("dataset.path"))
     given = [
         "dataset=instructions",
         "dataset.name=mine",
@@ -224,7 +226,7 @@ def test_a_cache_of_likeliest_words_of_such_data_is_filled(words, gpt2, capsys):
     given += ["model=gpt2", f"model.options.pretrained={gpt2}", "checkpoint=hub", "store=gpt2"]
     assert evaluate(given) == 0
     assert "ROUGE-L" in capsys.readouterr().out
-    assert cache(["fill", *mine]) == 0
+    assert cache(["fill", *custom]) == 0
 
 
 def plan(*given: str):
@@ -233,15 +235,15 @@ def plan(*given: str):
 
 
 @pytest.fixture(scope="module")
-def done(words, tmp_path_factory):
-    """A run on labels alone, and its record."""
+def done(settings, tmp_path_factory):
+    """Folder and record of a run on labels only."""
     output = tmp_path_factory.mktemp("runs")
-    run(plan(*words, "loss=ce", "teacher=none", f"output={output}"))
+    run(plan(*settings, "loss=ce", "teacher=none", f"output={output}"))
     ((folder, record),) = list(records(output))
     return folder, record
 
 
-def test_a_run_is_scored_on_all_test_sets_and_chosen_on_the_held_out_rows(done):
+def test_run_is_scored_on_all_test_sets_and_selected_on_validation(done):
     folder, record = done
     assert record["task"] == "instructions"
     for scores in (record["results"]["last"], record["results"]["best_validation"]):
@@ -254,7 +256,7 @@ def test_a_run_is_scored_on_all_test_sets_and_chosen_on_the_held_out_rows(done):
     assert len({(one["split"], one["row"]) for one in samples}) == len(samples)
 
 
-def test_each_test_set_is_a_row_of_tables_and_reports(done):
+def test_each_test_set_is_a_row_of_reports(done):
     folder, record = done
     series, _ = gather([Run(record, "")])
     assert [one.dataset for one in series] == ["dolly", *SETS]
@@ -271,17 +273,17 @@ def test_each_test_set_is_a_row_of_tables_and_reports(done):
 
 
 @pytest.mark.slow
-def test_the_published_table_runs_on_such_weights_and_data(words, gpt2, folder, monkeypatch, tmp_path):
+def test_published_table_runs_on_tiny_weights_and_data(settings, gpt2, folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDBENCH_HOME", str(tmp_path / "home"))
-    small = [one for one in words if not one.startswith(("dataset=", "trainer", "threads", "progress"))]
+    small = [one for one in settings if not one.startswith(("dataset=", "trainer", "threads", "progress"))]
     small += [f"teacher.options.pretrained={gpt2}", "trainer=cpu", "precision=fp32", "loss.stage.epochs=1"]
-    teaching = f"teacher_overrides=precision=fp32,trainer=cpu,schedule.epochs=1,{','.join(small[:5])}"
-    assert table(["abkd-gpt2", "losses=fkl,abkd_lm", "seeds=0", "jobs=1", "threads=1", teaching, *small]) == 0
+    teacher = f"teacher_overrides=precision=fp32,trainer=cpu,schedule.epochs=1,{','.join(small[:5])}"
+    assert table(["abkd-gpt2", "losses=fkl,abkd_lm", "seeds=0", "jobs=1", "threads=1", teacher, *small]) == 0
     page = (tmp_path / "runs/tables/abkd-gpt2/README.md").read_text()
     lines = [line for line in page.splitlines() if line.startswith("| gpt2_xl -> gpt2 |")]
     assert len(lines) == 10
     assert any("vicuna" in line and "abkd_lm" in line and "16.06" in line for line in lines)
-    _, *kept = (tmp_path / "runs/tables/abkd-gpt2/results.jsonl").read_text().splitlines()
-    assert len(kept) == 2
-    assert not any(str(place) in line for line in kept for place in (tmp_path, gpt2, folder))
+    _, *results = (tmp_path / "runs/tables/abkd-gpt2/results.jsonl").read_text().splitlines()
+    assert len(results) == 2
+    assert not any(str(path) in line for line in results for path in (tmp_path, gpt2, folder))

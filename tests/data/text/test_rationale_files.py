@@ -3,11 +3,11 @@ import json
 import pytest
 
 from kdbench.data.images.image_io import DataError
-from kdbench.data.text import rationale_files as sources
+from kdbench.data.text import rationale_files
 from kdbench.data.text.rationale_files import RationaleExample, read_split
 
 
-def test_svamp_is_shipped(monkeypatch):
+def test_svamp_is_part_of_the_package(monkeypatch):
     monkeypatch.delenv("KDBENCH_DATA", raising=False)
     train, test = (read_split("svamp", split, None) for split in ("train", "test"))
     assert (len(train), len(test)) == (800, 200)
@@ -16,19 +16,19 @@ def test_svamp_is_shipped(monkeypatch):
     assert read_split("svamp", "valid", None) is None
 
 
-def official(folder, name="cqa", completions=2):
+def write_official(folder, name="cqa", completions=2):
     (folder / name / "llm").mkdir(parents=True)
     record = {"question": "Where?", "choices": list("vwxyz"), "answer": "x", "id": 0}
     (folder / name / f"{name}_test.json").write_text(f"{json.dumps(record)}\n" * 12)
-    for chunk in range(completions):  # two digits: numbers are ordered as numbers
+    for chunk in range(completions):  # two digits, to test numeric order
         texts = [f"Reason {chunk}. So the answer is (c) x.\n\nQ: y"] * (12 // completions)
         (folder / name / "llm" / f"test_CoT_{chunk}.json").write_text(json.dumps(texts))
     return str(folder)
 
 
-def test_the_official_layout(tmp_path, monkeypatch):
-    monkeypatch.setitem(sources.ROWS, "cqa", {"test": 12})
-    rows = read_split("cqa", "test", official(tmp_path, completions=12))
+def test_official_layout_is_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(rationale_files.ROWS, "cqa", {"test": 12})
+    rows = read_split("cqa", "test", write_official(tmp_path, completions=12))
     text = "Where?\nAnswer Choices:\n(a) v\n(b) w\n(c) x\n(d) y\n(e) z"
     assert rows == [RationaleExample(text, "x", f"Reason {chunk}.", "x") for chunk in range(12)]
     (tmp_path / "cqa" / "llm" / "test_CoT_3.json").unlink()
@@ -36,17 +36,17 @@ def test_the_official_layout(tmp_path, monkeypatch):
         read_split("cqa", "test", str(tmp_path))
 
 
-def test_missing_rows_and_missing_files_are_said(tmp_path, monkeypatch):
+def test_missing_rows_and_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="cqa has 1221 rows, found 12"):
-        read_split("cqa", "test", official(tmp_path))
+        read_split("cqa", "test", write_official(tmp_path))
     monkeypatch.delenv("KDBENCH_DATA", raising=False)
-    with pytest.raises(DataError, match=r"no data set cqa: looked for .*KDBENCH_DATA"):
+    with pytest.raises(DataError, match=r"data set cqa not found in .*KDBENCH_DATA"):
         read_split("cqa", "test", None)
 
 
-def test_nli_inputs_are_joined_by_the_end_of_a_text(big_data):
+def test_nli_inputs_are_joined_by_the_end_token(big_data):
     if not (big_data / "dss" / "esnli").is_dir():
         pytest.skip("no esnli")
     rows = read_split("esnli", "test", str(big_data / "dss"))
     assert rows[0].input.count("</s>") == 1
-    assert {row.label for row in rows} == set(sources.NLI)
+    assert {row.label for row in rows} == set(rationale_files.NLI)

@@ -24,14 +24,14 @@ from kdbench.data.text.rationale_parsing import BLANK, RULES
         ("anli1", "As said.", ("", "")),
     ],
 )
-def test_the_rules_of_the_official_loader(name, completion, expected):
+def test_parsing_follows_the_official_loader(name, completion, expected):
     assert RULES[name](completion) == expected
 
 
 @pytest.mark.parametrize(
     ("name", "split"), [("cqa", "train"), ("svamp", "train"), ("svamp", "test"), ("esnli", "test")]
 )
-def test_the_rules_give_what_the_files_have(big_data, name, split):
+def test_parsing_reproduces_the_published_files(big_data, name, split):
     import pyarrow.parquet as pq
 
     file = big_data / "dss" / name / f"{split}-00000-of-00001.parquet"

@@ -103,7 +103,7 @@ def test_networks_that_do_not_fit_the_data_are_refused(gpt2, tmp_path):
         name="svamp", seed=0, batch_size=4, tokenizer=str(gpt2), max_prompt=200, max_response=99
     )
     long.setup()
-    with pytest.raises(ValueError, match="a network sees 256"):
+    with pytest.raises(ValueError, match="a context of 256 tokens"):
         task_of(long).build_model(long, "causal", {"pretrained": str(gpt2)})
     with pytest.raises(ValueError, match=r"has 500 tokens.*has 501"):
         causal_lm("causal", 501, {"pretrained": str(gpt2)})

@@ -46,7 +46,7 @@ def home(tmp_path, monkeypatch):
     network = task_of(made).build_model(made, "lm_tiny")
     with torch.no_grad():
         network.transformer.wte.weight.mul_(3)
-    put(network, made.label_space, "lm_tiny", {"model": "lm_tiny", **made.about})
+    put(network, made.label_space, "lm_tiny", {"model": "lm_tiny", **made.label_info})
 
 
 def plan(*words: str) -> Plan:
