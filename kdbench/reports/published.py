@@ -1,9 +1,14 @@
-"""Published numbers: experiments/TABLE/published.yaml and experiments/networks/DATASET.yaml."""
+"""Published numbers, as data.
+
+experiments/TABLE/published.yaml belongs to a table, experiments/literature/NAME/published.yaml has no grid that kdbench
+can run, and experiments/networks/DATASET.yaml holds networks trained on labels alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kdbench.utils.paths import EXPERIMENTS_DIR
 from kdbench.utils.typed_yaml import read_typed
@@ -127,14 +132,27 @@ class Published:
         return f"Published ({self.status}{epochs}): {self.source}. {self.note}".strip()
 
 
+def published_names() -> list[str]:
+    """Return the names of all published numbers: tables, and folders of experiments/literature."""
+    return sorted(_published_files())
+
+
+def _published_files() -> dict[str, Path]:
+    patterns = ("*/published.yaml", "literature/*/published.yaml")
+    return {file.parent.name: file for pattern in patterns for file in EXPERIMENTS_DIR.glob(pattern)}
+
+
 def published_for(table: str) -> Published | None:
-    """Return what is published for a table, without numbers from memory; None where nothing is.
+    """Return what is published under a name, without numbers from memory; None where nothing is.
+
+    Args:
+        table: Name of a table, or of a folder in experiments/literature.
 
     Raises:
         ValueError: published.yaml does not fit the schema.
     """
-    file = EXPERIMENTS_DIR / table / "published.yaml"
-    if not file.is_file() or (source := read_typed(Published, file)).status not in SHOWN:
+    file = _published_files().get(table)
+    if file is None or (source := read_typed(Published, file)).status not in SHOWN:
         return None
     source.table = source.table or table
     if source.grid is not None:

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from kdbench.reports.aggregate import Series
 from kdbench.reports.compare import PublishedMatch, compare
-from kdbench.reports.published import Published, Value, published_for
+from kdbench.reports.published import Published, Value, published_for, published_names
 from kdbench.reports.recipe_diff import recipe_difference, variant_epochs
-from kdbench.utils.paths import EXPERIMENTS_DIR
 
 
 def published_sources(tables: Sequence[str]) -> list[Published]:
@@ -17,8 +16,7 @@ def published_sources(tables: Sequence[str]) -> list[Published]:
 
     The sources of `tables` come first, then sources that give deviations, then the others.
     """
-    others = sorted(file.parent.name for file in EXPERIMENTS_DIR.glob("*/published.yaml"))
-    read = {name: published_for(name) for name in dict.fromkeys([*tables, *others])}
+    read = {name: published_for(name) for name in dict.fromkeys([*tables, *published_names()])}
     sources = {name: source for name, source in read.items() if source is not None}
 
     def comes_last(name: str) -> bool:
