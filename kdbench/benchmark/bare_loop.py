@@ -1,4 +1,4 @@
-"""kdbench in turns with the same operations in a bare loop: what Lightning, and all that is ours, cost beside them."""
+"""A training step of kdbench compared with a bare loop of the same operations: the overhead of everything else."""
 
 from __future__ import annotations
 
@@ -18,20 +18,27 @@ from kdbench.utils.hardware import has_bf16_units
 
 
 class Bare:
-    """One batch again and again: teacher (or a constant in its place), student, KD, SGD, and nothing else."""
+    """The bare loop: teacher (or constant logits), student, KD and SGD, on one batch over and over.
 
-    def __init__(self, made: Setup, bf16: bool, cached: bool, watch: Stopwatch) -> None:
-        teacher, student = (create_model(name, made.data.num_classes) for name in made.pair.split(":"))
+    Args:
+        setup: Images and networks.
+        bf16: Whether to run the networks in bfloat16.
+        cached: Whether constant logits replace the teacher.
+        watch: The stopwatch.
+    """
+
+    def __init__(self, setup: Setup, bf16: bool, cached: bool, watch: Stopwatch) -> None:
+        teacher, student = (create_model(name, setup.data.num_classes) for name in setup.pair.split(":"))
         self.bf16, self.cached, self._watch = bf16, cached, watch
         self.teacher = teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.student = student.train().to(memory_format=torch.channels_last)
         self.sgd = torch.optim.SGD(student.parameters(), 0.05, 0.9, weight_decay=5e-4, fused=True)
-        batch = made.data.train_batch(1, 0)
+        batch = setup.data.train_batch(1, 0)
         self.images, self.labels = batch.inputs, batch.target
-        self.constant = torch.randn(len(batch.target), made.data.num_classes)
+        self.constant = torch.randn(len(batch.target), setup.data.num_classes)
 
     def turn(self, steps: int) -> Turn:
-        """So many steps, behind one that is not counted."""
+        """Time some steps, after one warm-up step."""
         self._step()
         self._watch.start()
         for _ in range(steps):
@@ -54,20 +61,20 @@ class Bare:
         return logits.float()
 
 
-def measure(made: Setup, limit: Limit) -> list[dict[str, Any]]:
-    """Of one pair, live and from a warm cache: kdbench's time of a step over the bare loop's, by clock."""
+def measure(setup: Setup, limit: Limit) -> list[dict[str, Any]]:
+    """Return the time of kdbench's step divided by the bare loop's, by clock, with a live teacher and a warm cache."""
     precision, watch, rows = "bf16" if has_bf16_units() else "fp32", Stopwatch(), []
     for kind in ("live", "warm"):
         setting = SETTINGS[f"{kind}-{precision}"]
-        plans = made.plans(setting, f"log_every={limit.chunk}")
+        plans = setup.plans(setting, f"log_every={limit.chunk}")
         if setting.cached:
             seal_zeros(plans[0])
-        race = InterleavedTimer(
-            watch, limit, Bare(made, precision == "bf16", setting.cached, watch).turn
+        timer = InterleavedTimer(
+            watch, limit, Bare(setup, precision == "bf16", setting.cached, watch).turn
         ).run(plans)
         sides = [
             {clock: statistics.median(getattr(turn, f"{clock}_ms") for turn in turns) for clock in CLOCKS}
-            for turns in (race.ours, race.theirs)
+            for turns in (timer.ours, timer.theirs)
         ]
         over = {clock: sides[0][clock] / sides[1][clock] for clock in CLOCKS}
         rows.append({"setting": setting.about, "ours": sides[0], "bare": sides[1], "over": over})

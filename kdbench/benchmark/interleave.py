@@ -1,4 +1,4 @@
-"""Turns of kdbench's own training and of the reference loop, one after the other in one process."""
+"""Time a run of kdbench in turns with the reference loop, in one process."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ from kdbench.training.module import StudentModule
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How long a race goes on: until so many seconds have passed and so many turns are counted.
+    """The duration of a measurement: at least so many rounds and so many seconds.
 
-    steps: optimiser steps of one turn that are counted. One more goes before them, which finds the other side's maps in
-    the caches and its own memory given back, as no step of a run alone does.
+    Attributes:
+        rounds: Turns of each side.
+        seconds: Seconds in all.
+        steps: Timed optimiser steps of a turn. One warm-up step precedes them, because the other side's turn has
+            evicted caches and taken memory.
     """
 
     rounds: int = 5
@@ -36,19 +39,28 @@ class Limit:
 
     @property
     def chunk(self) -> int:
-        """The steps of a turn, with the one that is not counted."""
+        """The steps of a turn, including the warm-up step."""
         return self.steps + 1
 
 
 WARM_UP = 1
-"""Rounds that are not counted: the first calls choose kernels and take memory."""
+"""Rounds that are discarded: the first calls choose kernels and allocate memory."""
 
 
 class InterleavedTimer(Callback):
-    """Looks on while kdbench trains, times each chunk, and lets the reference take its turn before it.
+    """A Lightning callback that times each chunk of a run and gives the reference loop a turn before it.
 
-    What is timed is a run of kdbench as it is: `StudentModule.training_step`, called by Lightning. The parts are told
-    apart by hooks. `prepare` may change the module before training starts.
+    The timed code is that of any run: `StudentModule.training_step`, called by Lightning. Hooks tell its parts apart.
+
+    Args:
+        watch: The stopwatch.
+        limit: Duration of the measurement.
+        reference: Runs a turn of the reference loop; None for no reference.
+        prepare: Called with the module before training starts.
+
+    Attributes:
+        ours: The turns of kdbench.
+        theirs: The turns of the reference.
     """
 
     def __init__(
@@ -65,7 +77,11 @@ class InterleavedTimer(Callback):
         self._hooks = ExitStack()
 
     def run(self, plans: Sequence[Plan]) -> InterleavedTimer:
-        """Train the cohort until the limit is reached; returns itself."""
+        """Train the cohort until the limit is reached. Returns self.
+
+        Raises:
+            ValueError: The run ends before the limit is reached.
+        """
         try:
             run_cohort(plans, [self])
         except Interrupted:
@@ -77,38 +93,38 @@ class InterleavedTimer(Callback):
         return self
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Hang the stopwatch into the module."""
+        """Attach the stopwatch to the module."""
         assert isinstance(module, StudentModule)
         self.prepare(module)
-        _hang(self._hooks, self.watch.mark, module, trainer)
+        _attach_hooks(self._hooks, self.watch.mark, module, trainer)
         _time_batches(self._hooks, self.watch.mark, self._begin_step, module)
         self._deadline = time.monotonic() + self.limit.seconds
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Chunk, batch_idx: int
     ) -> None:
-        """The reference's turn, then ours begins."""
+        """Run the reference's turn, then start that of kdbench."""
         if self.finished:
-            return  # this chunk takes no step
+            return  # the module stops before its next step
         if self.reference is not None:
             self.theirs.append(self.reference(self.limit.steps))
-        self._begun = 0
+        self._steps_started = 0
         self._counted = max(1, batch.stop - batch.start - 1)
-        self._uncounted = batch.stop - batch.start - self._counted
+        self._warm_up_steps = batch.stop - batch.start - self._counted
         self.watch.start()
 
     def _begin_step(self) -> None:
-        """A turn is counted from where its uncounted step has ended."""
-        if self._begun == self._uncounted:
+        """Restart the stopwatch when the warm-up steps of a turn are over."""
+        if self._steps_started == self._warm_up_steps:
             self.watch.start()
-        self._begun += 1
+        self._steps_started += 1
 
     def on_before_backward(self, *_: Any) -> None:
-        """What came before is neither forward nor backward."""
+        """Charge the time before the backward pass to `rest`."""
         self.watch.mark("rest")
 
     def on_after_backward(self, *_: Any) -> None:
-        """Gradients are there."""
+        """Charge the backward pass."""
         self.watch.mark("backward")
 
     def on_train_batch_end(
@@ -119,27 +135,27 @@ class InterleavedTimer(Callback):
         batch: Chunk,
         batch_idx: int,
     ) -> None:
-        """Our turn ends; ask for a stop where that is enough."""
+        """End the turn of kdbench, and request a stop once the limit is reached."""
         assert isinstance(module, StudentModule)
         turn = self.watch.stop(self._counted)
         if batch.stop * module.data.batch_size <= module.data.train_size:
-            self.ours.append(turn)  # else the last batch of the epoch was smaller
+            self.ours.append(turn)  # otherwise the last batch of the epoch was smaller
         if len(self.ours) >= self.limit.rounds + WARM_UP and time.monotonic() >= self._deadline:
             self.finished = module.stop_requested = True
 
     def on_exception(self, *_: Any) -> None:
-        """Leave the module as it was."""
+        """Remove the hooks."""
         self._hooks.close()
 
     def on_train_end(self, *_: Any) -> None:
-        """Leave the module as it was."""
+        """Remove the hooks."""
         self._hooks.close()
 
 
-def _hang(
+def _attach_hooks(
     hooks: ExitStack, mark: Callable[[str], None], module: StudentModule, trainer: lightning.Trainer
 ) -> None:
-    """Let every part of a step mark its end, and what comes before it as the rest."""
+    """Let every part of a step charge its time to itself, and the time before it to `rest`."""
 
     def around(target: nn.Module, part: str) -> None:
         for handle in (
@@ -150,7 +166,7 @@ def _hang(
 
     if module.teacher is not None:
         around(module.teacher, "teacher")
-    _time_stored_answers(hooks, mark)
+    _time_cached_teacher(hooks, mark)
     for student in module.runs:
         around(student.model, "student")
         around(student.loss, "loss")
@@ -162,7 +178,7 @@ def _hang(
             hooks.callback(step.remove)
 
 
-def _time_stored_answers(hooks: ExitStack, mark: Callable[[str], None]) -> None:
+def _time_cached_teacher(hooks: ExitStack, mark: Callable[[str], None]) -> None:
     answer = CachedTeacher.__call__
 
     def timed(teacher: CachedTeacher, batch: Batch, features: tuple[str, ...] = ()) -> Outputs:
@@ -171,22 +187,22 @@ def _time_stored_answers(hooks: ExitStack, mark: Callable[[str], None]) -> None:
         mark("teacher")
         return outputs
 
-    setattr(CachedTeacher, "__call__", timed)  # noqa: B010 - of the class, for Python calls no instance's own
+    setattr(CachedTeacher, "__call__", timed)  # noqa: B010 - on the class, because Python looks up __call__ there
     hooks.callback(setattr, CachedTeacher, "__call__", answer)
 
 
 def _time_batches(
     hooks: ExitStack, mark: Callable[[str], None], begin: Callable[[], None], module: StudentModule
 ) -> None:
-    """Batches are asked for where a step begins."""
-    made = module.data.train_batch
+    """Time the batches; a step starts with its batch."""
+    make_batch = module.data.train_batch
 
     def train_batch(*arguments: Any) -> Any:
         begin()
         mark("rest")
-        batch = made(*arguments)
+        batch = make_batch(*arguments)
         mark("data")
         return batch
 
-    setattr(module.data, "train_batch", train_batch)  # noqa: B010 - a method, for as long as the race goes
+    setattr(module.data, "train_batch", train_batch)  # noqa: B010 - on the instance, until the measurement ends
     hooks.callback(delattr, module.data, "train_batch")

@@ -1,4 +1,4 @@
-"""What Lightning costs: the time outside `training_step`, and of its own calls within, per optimiser step."""
+"""The cost of Lightning per optimiser step: the time between `training_step`s and of Lightning's calls inside them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,25 @@ from kdbench.runs.run import run_cohort
 from kdbench.training.module import StudentModule
 
 CHUNK = 50
-"""The default of log_every: optimiser steps of one training_step."""
+"""Optimiser steps of one `training_step`: the default of log_every."""
 
 STEP_MS = 40.0
-"""The step that the share is given of."""
+"""Duration of the step of which the cost is reported as a share."""
 
 _CALLS = 200
 
 
 class Gaps(Callback):
-    """Measures how long Lightning takes from the end of one `training_step` to the begin of the next."""
+    """Measures the time from the end of one `training_step` to the start of the next.
+
+    Args:
+        chunks: Number of gaps to measure.
+
+    Attributes:
+        gaps: Seconds of each gap.
+        backward: Microseconds that `manual_backward` adds to torch's backward.
+        optimizers: Microseconds of a call of `optimizers`.
+    """
 
     def __init__(self, chunks: int) -> None:
         self.gaps: list[float] = []
@@ -36,7 +45,7 @@ class Gaps(Callback):
         self.backward = self.optimizers = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Put a clock around `training_step`, and time what is called within it alone."""
+        """Wrap `training_step` in a clock, and time Lightning's calls inside it separately."""
         assert isinstance(module, StudentModule)
         value = torch.nn.Parameter(torch.zeros(1))
         through = _microseconds(lambda: module.manual_backward(value.sum()))
@@ -44,23 +53,23 @@ class Gaps(Callback):
         self.optimizers = _microseconds(lambda: module.optimizers(use_pl_optimizer=False))
         step, ended = module.training_step, time.perf_counter()
 
-        @wraps(step)  # Lightning looks at the signature
+        @wraps(step)  # Lightning reads the signature
         def timed(chunk: Chunk, number: int) -> None:
             nonlocal ended
-            if chunk.start:  # not the seam between two epochs, where the checkpoint is written
+            if chunk.start:  # not between two epochs, where the checkpoint is written
                 self.gaps.append(time.perf_counter() - ended)
             if len(self.gaps) >= self.chunks:
                 module.stop_requested = True
             step(chunk, number)
             ended = time.perf_counter()
 
-        setattr(module, "training_step", timed)  # noqa: B010 - a method, of this instance alone
+        setattr(module, "training_step", timed)  # noqa: B010 - on this instance only
 
 
-def measure(made: Setup, chunks: int = 20) -> dict[str, Any]:
-    """Microseconds of an optimiser step, and per cent of one of STEP_MS; a small network, for only gaps are timed."""
+def measure(setup: Setup, chunks: int = 20) -> dict[str, Any]:
+    """Return the cost in microseconds per optimiser step, and in per cent of a step of STEP_MS."""
     gaps = Gaps(chunks)
-    plan = made.plan("loss=ce", f"log_every={CHUNK}")
+    plan = setup.plan("loss=ce", f"log_every={CHUNK}")
     try:
         run_cohort([plan], [gaps])
     except Interrupted:

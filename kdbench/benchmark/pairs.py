@@ -19,26 +19,31 @@ Raw = dict[str, Any]
 CLOCKS = ("cpu", "wall")
 
 
-def measure(made: Setup, settings: Mapping[str, Setting], limit: Limit) -> Iterator[Raw]:
-    """What was measured of each setting, as plain data; the same reference goes on from one to the next.
+def measure(setup: Setup, settings: Mapping[str, Setting], limit: Limit) -> Iterator[Raw]:
+    """Measure each setting of a pair in turns with the reference loop.
 
-    ValueError where the data have too few full batches for a turn.
+    Yields:
+        One row of plain data for each setting. The same reference loop continues from one to the next.
+
+    Raises:
+        ValueError: The data have too few full batches for a turn.
     """
-    if limit.chunk > (batches := max(2, made.data.train_size // made.data.batch_size)):
+    if limit.chunk > (batches := max(2, setup.data.train_size // setup.data.batch_size)):
         raise ValueError(
-            f"steps={limit.steps}: {made.data.name} has {batches} full batches, and a turn needs one more"
+            f"steps={limit.steps}: {setup.data.name} has {batches} full batches and a turn needs {limit.chunk}; "
+            f"use fewer steps"
         )
     watch = Stopwatch()
-    reference = Reference(made, watch)
+    reference = Reference(setup, watch)
     for name, setting in settings.items():
         precision = "bf16" if setting.precision == "bf16" else "fp32"
         peaks = [conv_peak(precision)]
-        plans = made.plans(setting, f"log_every={limit.chunk}")
+        plans = setup.plans(setting, f"log_every={limit.chunk}")
         if setting.cached:
             seal_zeros(plans[0])
-        answering = _Answering(setting.cached)
-        race = InterleavedTimer(watch, limit, reference.turn, answering)
-        race.run(plans)
+        teacher = _LiveTeacherTimer(setting.cached)
+        timer = InterleavedTimer(watch, limit, reference.turn, teacher)
+        timer.run(plans)
         peaks.append(conv_peak(precision))
         row: Raw = {
             "setting": name,
@@ -47,28 +52,28 @@ def measure(made: Setup, settings: Mapping[str, Setting], limit: Limit) -> Itera
             "emulated": setting.precision != "fp32" and not has_bf16_units(),
             "students": len(setting.losses),
             "cached": setting.cached,
-            "ours": as_data(race.ours),
-            "reference": as_data(race.theirs),
+            "ours": as_data(timer.ours),
+            "reference": as_data(timer.theirs),
             "peak": {clock: max(each) for clock, each in zip(CLOCKS, zip(*peaks, strict=True), strict=True)},
         }
         if setting.cached:
             row["fill"] = {
-                "images": made.data.train_size,
-                "views_per_image": view_count(made.data.padding),
+                "images": setup.data.train_size,
+                "views_per_image": view_count(setup.data.padding),
                 "epochs": plans[0].schedule.epochs,
-                "teacher": answering.ms,
+                "teacher": teacher.ms,
             }
         yield row
 
 
 def work(pair: str, classes: int, batch: int) -> dict[str, float]:
-    """GFLOP of a step's two sides."""
+    """Return the GFLOP of a step's teacher and student."""
     teacher, student = (model_cost(name, classes) for name in pair.split(":"))
     return {"teacher_gflop": teacher.forward_gflops * batch, "student_gflop": student.training_gflops * batch}
 
 
 def as_data(turns: Sequence[Turn]) -> Raw:
-    """Milliseconds of a step: every turn, and the medians of the parts."""
+    """Return milliseconds per step: every turn, and the median of each part."""
     return {
         "cpu_ms": [round(turn.cpu_ms, 3) for turn in turns],
         "wall_ms": [round(turn.wall_ms, 3) for turn in turns],
@@ -76,15 +81,15 @@ def as_data(turns: Sequence[Turn]) -> Raw:
     }
 
 
-class _Answering:
-    """Takes the time of the live teacher where a cache answers in its place: what filling the cache costs."""
+class _LiveTeacherTimer:
+    """Measures the live teacher before a run on a warm cache: what filling that cache costs."""
 
     _CALLS = 3
 
     def __init__(self, cached: bool) -> None:
         self._cached = cached
         self.ms: dict[str, float] = {}
-        """Of the live teacher: milliseconds of a batch, by clock."""
+        """Milliseconds of a batch, by clock."""
 
     def __call__(self, module: StudentModule) -> None:
         if not self._cached:

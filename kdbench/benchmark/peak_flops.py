@@ -1,4 +1,4 @@
-"""What the machine can do at most."""
+"""The peak speed of this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHAPE, _REPEATS = (8, 256, 32, 32), 3
 
 @torch.inference_mode()
 def conv_peak(precision: str) -> tuple[float, float]:
-    """GFLOP per second of CPU time and of wall time: the best of a few 3x3 convolutions of 256 channels to 256."""
+    """Return GFLOP per second of CPU time and of wall time: the best of a few 3x3 convolutions of 256 channels."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     images = torch.randn(_SHAPE, dtype=dtype).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(256, 256, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)

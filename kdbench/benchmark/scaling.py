@@ -1,4 +1,4 @@
-"""How a step grows with the cohort and with the batch, memory with the data set, and whether a run stays flat."""
+"""How the cost of a step grows with cohort and batch size, memory with the data set, and memory over a run."""
 
 from __future__ import annotations
 
@@ -25,83 +25,98 @@ from kdbench.utils.hardware import resident_mib
 COHORTS = (1, 2, 4, 8)
 BATCHES = (16, 64, 256)
 SHARED = ("data", "teacher")
-"""The parts of a step that a cohort pays once."""
+"""The parts of a step that a cohort needs once for all students."""
 
 
-def cohorts(made: Setup, limit: Limit) -> list[dict[str, Any]]:
-    """What a step costs by the number of students, beside what the parts of a single student's step foretell.
+def cohorts(setup: Setup, limit: Limit) -> list[dict[str, Any]]:
+    """Measure the cost of a step by the number of students.
 
-    cost, foretold: CPU time in steps of the reference, which took turns, so that a busy machine cancels out.
+    Returns:
+        Rows with `students`, `cost` and `predicted`. The prediction follows from the parts of a single student's
+        step. Both are CPU time in steps of the reference loop, which ran in turns, so that other load cancels out.
     """
     members = [
-        made.plan("loss=kd", f"schedule.lr={0.05 + number / 1000}", f"log_every={limit.chunk}")
+        setup.plan("loss=kd", f"schedule.lr={0.05 + number / 1000}", f"log_every={limit.chunk}")
         for number in range(max(COHORTS))
     ]
-    against = _Against(made, limit)
-    parts = {size: against.cost(members[:size]) for size in COHORTS}
+    relative = _RelativeCost(setup, limit)
+    parts = {size: relative.cost(members[:size]) for size in COHORTS}
     shared = sum(parts[1][part] for part in SHARED)
     own = sum(parts[1].values()) - shared
     return [
-        {"students": size, "cost": sum(parts[size].values()), "foretold": shared + size * own}
+        {"students": size, "cost": sum(parts[size].values()), "predicted": shared + size * own}
         for size in COHORTS
     ]
 
 
-def batches(made: Setup, limit: Limit) -> list[dict[str, Any]]:
-    """What a step costs by batch size, in steps of the reference at 64, beside a + bB through the smallest and the
-    largest."""
-    against = _Against(made, limit)
+def batches(setup: Setup, limit: Limit) -> list[dict[str, Any]]:
+    """Measure the cost of a step by batch size.
+
+    Returns:
+        Rows with `batch`, `cost` (in steps of the reference at batch size 64) and `predicted`, the line through the
+        smallest and the largest batch.
+    """
+    relative = _RelativeCost(setup, limit)
     rows = []
     for size in BATCHES:
-        plan = made.plan("loss=kd", f"schedule.batch_size={size}", f"log_every={limit.chunk}")
-        rows.append({"batch": size, "cost": sum(against.cost([plan]).values())})
+        plan = setup.plan("loss=kd", f"schedule.batch_size={size}", f"log_every={limit.chunk}")
+        rows.append({"batch": size, "cost": sum(relative.cost([plan]).values())})
     first, last = rows[0], rows[-1]
     slope = (last["cost"] - first["cost"]) / (last["batch"] - first["batch"])
-    return [{**row, "foretold": first["cost"] + slope * (row["batch"] - first["batch"])} for row in rows]
+    return [{**row, "predicted": first["cost"] + slope * (row["batch"] - first["batch"])} for row in rows]
 
 
-class _Against:
-    """Runs of kdbench in turns with the reference of a pair."""
+class _RelativeCost:
+    """The cost of runs of kdbench in steps of the reference loop of a pair."""
 
-    def __init__(self, made: Setup, limit: Limit) -> None:
+    def __init__(self, setup: Setup, limit: Limit) -> None:
         self._watch, self._limit = Stopwatch(), replace(limit, seconds=0.0)
-        self._reference = Reference(made, self._watch)
+        self._reference = Reference(setup, self._watch)
 
     def cost(self, plans: Sequence[Plan]) -> dict[str, float]:
-        """Of a step, by part: CPU time in steps of the reference."""
-        race = InterleavedTimer(self._watch, self._limit, self._reference.turn).run(plans)
-        step = statistics.median(turn.cpu_ms for turn in race.theirs)
-        return {part: ms / step for part, ms in part_ms(race.ours).items()}
+        """Return the CPU time of a step, by part, in steps of the reference."""
+        timer = InterleavedTimer(self._watch, self._limit, self._reference.turn).run(plans)
+        step = statistics.median(turn.cpu_ms for turn in timer.theirs)
+        return {part: ms / step for part, ms in part_ms(timer.ours).items()}
 
 
-def data(made: Setup, limit: Limit, caches: bool = False) -> dict[str, Any]:
-    """Of one data set: ms to make a batch, bytes held, bytes of a full cache; each as computed and as found.
+def data(setup: Setup, limit: Limit, caches: bool = False) -> dict[str, Any]:
+    """Measure the memory of a data set.
 
-    caches: whether a full cache is to be made.
+    Args:
+        setup: The data set.
+        limit: Duration of the measurement.
+        caches: Whether to create a full cache of teacher logits.
+
+    Returns:
+        Milliseconds to make a batch, bytes in memory, and bytes of a full cache, as computed and as measured.
     """
-    race = InterleavedTimer(Stopwatch(), replace(limit, seconds=0.0))
-    turns = race.run([made.plan("loss=kd", f"log_every={limit.chunk}")]).ours
-    of, images = made.data, made.data.train_images
+    timer = InterleavedTimer(Stopwatch(), replace(limit, seconds=0.0))
+    turns = timer.run([setup.plan("loss=kd", f"log_every={limit.chunk}")]).ours
+    of, images = setup.data, setup.data.train_images
     height, width = (side + 2 * of.padding for side in images.shape[-2:])
-    cached = {"computed": cache_bytes(len(images), view_count(of.padding), of.num_classes), "found": None}
+    cached = {"computed": cache_bytes(len(images), view_count(of.padding), of.num_classes), "measured": None}
     if caches:
-        cached["found"] = (seal_zeros(made.plan("loss=kd")).folder / LOGITS).stat().st_size
+        cached["measured"] = (seal_zeros(setup.plan("loss=kd")).folder / LOGITS).stat().st_size
     return {
         "dataset": of.name,
         "images": len(images),
         "batch_ms": part_ms(turns)["data"],
-        "bytes": {"computed": len(images) * 3 * height * width, "found": images.untyped_storage().nbytes()},
+        "bytes": {
+            "computed": len(images) * 3 * height * width,
+            "measured": images.untyped_storage().nbytes(),
+        },
         "cache_bytes": cached,
     }
 
 
 def cache_bytes(images: int, views: int, classes: int, top: int | None = None) -> int:
-    """Of a cache of float16 logits: all of them, or the `top` largest of each view with their classes (int16)."""
+    """Return the size of a cache of float16 logits: all, or the `top` largest of each view with int16 classes."""
     return images * views * (2 * classes if top is None else 4 * top)
 
 
 class _Memory(Callback):
-    """Notes what the process holds after every chunk."""
+    """Records the resident memory of the process after every chunk."""
 
     def __init__(self, steps: int) -> None:
         self.steps, self.done = steps, 0
@@ -115,7 +130,7 @@ class _Memory(Callback):
         batch: Chunk,
         batch_idx: int,
     ) -> None:
-        """After a chunk."""
+        """Record the memory."""
         assert isinstance(module, StudentModule)
         self.done += batch.stop - batch.start
         self.mib.append((self.done, resident_mib()))
@@ -123,11 +138,11 @@ class _Memory(Callback):
             module.stop_requested = True
 
 
-def memory(made: Setup, steps: int = 400) -> dict[str, Any]:
-    """MiB that the process holds after a quarter of the steps and at their end; evaluations are among them."""
+def memory(setup: Setup, steps: int = 400) -> dict[str, Any]:
+    """Return the resident MiB in the second and in the last quarter of a run with evaluations."""
     seen = _Memory(steps)
     try:
-        run_cohort([made.plan("loss=kd", "log_every=10", "evaluate_every=1")], [seen])
+        run_cohort([setup.plan("loss=kd", "log_every=10", "evaluate_every=1")], [seen])
     except Interrupted:
         if seen.done < steps:
             raise KeyboardInterrupt from None

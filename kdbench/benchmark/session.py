@@ -1,4 +1,4 @@
-"""One call of `kdbench bench`: what was asked, on which data, with how many threads; its parts, one after the other."""
+"""One call of `kdbench bench`: its options, and the measurements that it makes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from kdbench.benchmark import bare_loop as bare
 from kdbench.benchmark import lightning_overhead as lightning
 from kdbench.benchmark import pairs
 from kdbench.benchmark import scaling as scale
-from kdbench.benchmark import summary as verdict
+from kdbench.benchmark import summary as summaries
 from kdbench.benchmark.interleave import Limit
-from kdbench.benchmark.settings import BATCH, SETTINGS, Setup, reference_module, setup
+from kdbench.benchmark.settings import BATCH, SETTINGS, Setup, make_setup, reference_module
 from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
 from kdbench.config.messages import unknown
@@ -39,13 +39,21 @@ SMALL_PAIR = "resnet20:resnet8"
 
 @dataclass
 class Options:
-    """What the command line may say. threads: CPU threads of both sides; None: as many as there are free cores.
+    """The options of the command line.
 
-    seconds, rounds: how long each setting is measured, at least; steps: optimiser steps of a turn that count.
-    dataset: overrides of a run; none: CIFAR-100 where KDBENCH_DATA has it, else the shipped part of it.
+    Attributes:
+        pairs: Pairs to measure, TEACHER:STUDENT.
+        settings: Names in SETTINGS.
+        parts: Names in PARTS.
+        threads: CPU threads of both sides; None means the number of free cores.
+        rounds: Least number of turns of each setting.
+        seconds: Least duration of each setting.
+        steps: Timed optimiser steps of a turn.
+        dataset: Overrides of a run. By default CIFAR-100 if KDBENCH_DATA has it, else its shipped subset.
+        skipped: Settings that this CPU cannot run, for the output.
     """
 
-    pairs: list[str] = field(default_factory=lambda: list(verdict.TARGETS))
+    pairs: list[str] = field(default_factory=lambda: list(summaries.TARGETS))
     settings: list[str] = field(default_factory=lambda: list(SETTINGS))
     parts: list[str] = field(default_factory=lambda: list(PARTS))
     threads: int | None = None
@@ -57,7 +65,11 @@ class Options:
 
 
 def load_options(arguments: list[str], quick: bool) -> Options:
-    """The options of a command line; ValueError naming what is possible."""
+    """Parse a command line.
+
+    Raises:
+        ValueError: An argument is unknown or has a wrong type; the message lists what is possible.
+    """
     options: Any = OmegaConf.structured(_quick() if quick else Options())
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -80,7 +92,7 @@ def load_options(arguments: list[str], quick: bool) -> Options:
 
 
 def _quick() -> Options:
-    """One pair; bfloat16 only where the CPU has it."""
+    """Return the options of `--quick`: one pair, and bfloat16 only if the CPU supports it."""
     precision = "bf16" if has_bf16_units() else "fp32"
     settings = dict.fromkeys(["live-fp32", *(f"{kind}-{precision}" for kind in ("live", "cohort", "warm"))])
     skipped = [] if has_bf16_units() else ["live-bf16"]
@@ -112,7 +124,7 @@ def _check(options: Options) -> None:
 
 @contextmanager
 def caches_in(folder: str) -> Iterator[None]:
-    """Within: stored answers are made and looked for there, not among the user's."""
+    """Use a folder instead of the user's `KDBENCH_HOME` for teacher caches."""
     before = os.environ.get("KDBENCH_HOME")
     os.environ["KDBENCH_HOME"] = folder
     try:
@@ -124,7 +136,12 @@ def caches_in(folder: str) -> Iterator[None]:
 
 
 class Session:
-    """Measures what was asked; `say` is told every line as it comes."""
+    """The measurements of one command.
+
+    Args:
+        options: The options.
+        say: Prints a line.
+    """
 
     def __init__(self, options: Options, say: Callable[[str], None]) -> None:
         self.options, self.say = options, say
@@ -132,12 +149,12 @@ class Session:
         self.limit = Limit(options.rounds, options.seconds, options.steps)
 
     def run(self) -> dict[str, Any]:
-        """All parts, as plain data."""
+        """Measure all parts and return them as plain data."""
         register()
         torch.set_num_threads(self.threads)
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder, caches_in(folder), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*no bf16 units")  # said beside the numbers
+            warnings.filterwarnings("ignore", message=".*no bf16 units")  # the output says so
             self.folder = Path(folder)
             self.dataset, self.data = self._images()
             result = self._about()
@@ -175,9 +192,7 @@ class Session:
             at_hand = supplied or (root is not None and (Path(root) / "cifar100").is_dir())
             chosen = [f"dataset={'cifar100' if at_hand else 'cifar100_mini'}", *chosen]
             if not at_hand:
-                self.say(
-                    "CIFAR-100 is not at hand (KDBENCH_DATA, dataset.path): the shipped part of it is used"
-                )
+                self.say("CIFAR-100 is not found (KDBENCH_DATA, dataset.path): using the shipped subset")
         return chosen, self._load(chosen)
 
     def _load(self, dataset: list[str]) -> ImageData:
@@ -187,70 +202,70 @@ class Session:
         return data
 
     def _setup(self, pair: str, *dataset: str) -> Setup:
-        """On the chosen images, or on others."""
+        """Create the setup of a pair on the chosen images, or on those of `dataset`."""
         data = self._load(list(dataset)) if dataset else self.data
-        return setup(pair, data, dataset or self.dataset, self.threads, self.folder)
+        return make_setup(pair, data, dataset or self.dataset, self.threads, self.folder)
 
     def _pairs(self) -> dict[str, Any]:
         settings = {name: SETTINGS[name] for name in self.options.settings}
         return {"pairs": [self._pair(pair, settings) for pair in self.options.pairs]}
 
     def _pair(self, pair: str, settings: dict[str, Any]) -> dict[str, Any]:
-        made = self._setup(pair)
-        work = pairs.work(pair, made.data.num_classes, BATCH)
+        pair_setup = self._setup(pair)
+        work = pairs.work(pair, pair_setup.data.num_classes, BATCH)
         self.say(f"\n{pair.replace(':', ' -> ')}")
-        rows = list(pairs.measure(made, settings, self.limit))
-        judged = verdict.judge(pair, rows, work, BATCH)
-        self.say(verdict.check_words(judged))
-        self.say(verdict.reference_words(judged))
-        for row in judged["rows"]:
-            self.say(verdict.row_words(row))
+        rows = list(pairs.measure(pair_setup, settings, self.limit))
+        summary = summaries.judge(pair, rows, work, BATCH)
+        self.say(summaries.check_words(summary))
+        self.say(summaries.reference_words(summary))
+        for row in summary["rows"]:
+            self.say(summaries.row_words(row))
             if row["cached"]:
-                self.say(verdict.fill_words(row))
+                self.say(summaries.fill_words(row))
         for name in self.options.skipped:
             self.say(f"{SETTINGS[name].about:34} skipped: this CPU has no bf16 units")
-        return judged
+        return summary
 
     def _bare(self) -> dict[str, Any]:
-        found = {pair: bare.measure(self._setup(pair), self.limit) for pair in self.options.pairs}
-        self.say("\na step over that of a bare loop of the same operations:")
-        for pair, rows in found.items():
+        result = {pair: bare.measure(self._setup(pair), self.limit) for pair in self.options.pairs}
+        self.say("\nratio of a step to that of a bare loop of the same operations:")
+        for pair, rows in result.items():
             for row in rows:
-                over = f"{row['over']['cpu']:.3f} by CPU time, {row['over']['wall']:.3f} by the clock"
+                over = f"{row['over']['cpu']:.3f} by CPU time, {row['over']['wall']:.3f} by wall time"
                 self.say(f"{pair.replace(':', ' -> ')}, {row['setting']}: {over}")
-        return {"bare": found}
+        return {"bare": result}
 
     def _lightning(self) -> dict[str, Any]:
         small = self._setup(SMALL_PAIR, "dataset=cifar100_mini", "schedule.batch_size=4")
-        found = lightning.measure(small)
+        result = lightning.measure(small)
         self.say(
-            f"\nLightning: {found['step_us']:.0f} us an optimiser step at log_every={lightning.CHUNK}, which is "
-            f"{found['percent_of_40_ms']:.2f} % of a step of {lightning.STEP_MS:.0f} ms"
+            f"\nLightning: {result['step_us']:.0f} us an optimiser step at log_every={lightning.CHUNK}, which is "
+            f"{result['percent_of_40_ms']:.2f} % of a step of {lightning.STEP_MS:.0f} ms"
         )
-        return {"lightning": found}
+        return {"lightning": result}
 
     def _memory(self) -> dict[str, Any]:
-        found = scale.memory(self._setup(SMALL_PAIR, "dataset=cifar100_mini"))
+        result = scale.memory(self._setup(SMALL_PAIR, "dataset=cifar100_mini"))
         self.say(
-            f"\nmemory: {found['early_mib']:.0f} MiB after a quarter of {found['steps']} steps, "
-            f"{found['late_mib']:.0f} MiB in the last quarter"
+            f"\nmemory: {result['early_mib']:.0f} MiB after a quarter of {result['steps']} steps, "
+            f"{result['late_mib']:.0f} MiB in the last quarter"
         )
-        return {"memory": found}
+        return {"memory": result}
 
     def _scale(self) -> dict[str, Any]:
         mini = self._setup(SMALL_PAIR, "dataset=cifar100_mini")
         pair = self._setup(QUICK_PAIR)
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "pair": QUICK_PAIR,
             "cohorts": scale.cohorts(pair, self.limit),
             "batches": scale.batches(mini, self.limit),
         }
-        found["data"] = [scale.data(mini, self.limit, caches=True)]
+        result["data"] = [scale.data(mini, self.limit, caches=True)]
         if self.data.name != mini.data.name:
-            found["data"].append(scale.data(self._setup(SMALL_PAIR), self.limit))
+            result["data"].append(scale.data(self._setup(SMALL_PAIR), self.limit))
         self.say("\nin steps of the reference, by CPU time:")
         for what in ("cohorts", "batches"):
-            for row in found[what]:
+            for row in result[what]:
                 (name, size), *_ = row.items()
-                self.say(f"{name} {size}: {row['cost']:.2f}, foretold {row['foretold']:.2f}")
-        return {"scale": found}
+                self.say(f"{name} {size}: {row['cost']:.2f}, predicted {row['predicted']:.2f}")
+        return {"scale": result}

@@ -1,4 +1,4 @@
-"""The two sides of the comparison, on the same images and the same initial weights."""
+"""The two sides of the comparison, with the same images and the same initial weights."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from kdbench.utils.paths import PACKAGE
 
 BATCH = 64
 FOLDERS = (PACKAGE.parent / "benchmarks", PACKAGE / "_benchmarks")
-"""Where reference.py is: in a checkout, and in an installed package."""
+"""Folders that may hold reference.py: in a checkout, and in an installed package."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way in which kdbench trains: in which precision, for which losses, and who answers for the teacher."""
+    """A way to train: precision, losses (several are a cohort), live teacher or warm cache."""
 
     precision: str = "fp32"
     losses: tuple[str, ...] = ("kd",)
@@ -40,7 +40,7 @@ class Setting:
 
     @property
     def about(self) -> str:
-        """The setting in words."""
+        """A description of the setting."""
         cohort = f", cohort of {len(self.losses)}" if len(self.losses) > 1 else ""
         return f"{'warm cache' if self.cached else 'live teacher'}{cohort}, {self.precision}"
 
@@ -61,9 +61,16 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Setup:
-    """What both sides of a pair share: images, a teacher with random weights (also as a file), threads.
+    """What both sides of a pair share.
 
-    dataset: what a run of kdbench has on its command line for the data. folder: where the runs go.
+    Attributes:
+        pair: TEACHER:STUDENT.
+        data: The images.
+        dataset: Overrides of a run that select these images.
+        weights: Weights of the teacher: random, with BatchNorm statistics of real images.
+        checkpoint: File of these weights.
+        threads: CPU threads.
+        folder: Output folder of the runs.
     """
 
     pair: str
@@ -75,26 +82,30 @@ class Setup:
     folder: Path
 
     def plans(self, setting: Setting, *more: str) -> list[Plan]:
-        """The runs of kdbench in this setting: one, or a cohort."""
+        """Return the plans of a setting: one run, or a cohort."""
         words = [f"precision={setting.precision}", *more]
         if setting.cached:
             words.append("teacher.cache=require")
         return [self.plan(f"loss={loss}", *words) for loss in setting.losses]
 
     def plan(self, *more: str) -> Plan:
-        """One run as `kdbench train` would plan it, without evaluation, and with nothing on the screen."""
+        """Return the plan of a run as `kdbench train` makes it, without evaluation and output."""
         teacher, student = self.pair.split(":")
         overrides = [*self.dataset, f"teacher={teacher}", f"student={student}", "trainer=cpu"]
         overrides += [f"teacher.checkpoint={self.checkpoint}", "teacher.cache=off", f"threads={self.threads}"]
         overrides += [f"output={self.folder}", "overwrite=true", "progress=false", "save_every=1e9"]
         overrides += ["evaluate_every=1000000", *more]
         choices = dict(override.split("=", 1) for override in overrides)
-        made = make_plan(compose_checked("train", overrides), choices)
-        return replace(made, data=self.data) if made.data.batch_size == self.data.batch_size else made
+        plan = make_plan(compose_checked("train", overrides), choices)
+        return replace(plan, data=self.data) if plan.data.batch_size == self.data.batch_size else plan
 
 
-def setup(pair: str, data: ImageData, dataset: Sequence[str], threads: int, folder: Path) -> Setup:
-    """With a teacher whose BatchNorm has seen real images: with fresh statistics its answers would explode."""
+def make_setup(pair: str, data: ImageData, dataset: Sequence[str], threads: int, folder: Path) -> Setup:
+    """Create the setup of a pair.
+
+    The teacher's BatchNorm statistics are taken from real images, because its logits would overflow with initial
+    ones.
+    """
     data.setup("fit")
     name, _, _ = pair.partition(":")
     torch.manual_seed(0)
@@ -107,23 +118,23 @@ def setup(pair: str, data: ImageData, dataset: Sequence[str], threads: int, fold
 
 
 class Reference:
-    """The loop of benchmarks/reference.py, a turn at a time."""
+    """The loop of benchmarks/reference.py, one turn at a time."""
 
-    def __init__(self, made: Setup, watch: Stopwatch) -> None:
-        module, data = reference_module(), made.data
-        teacher, student = (module.NETWORKS[name](classes=data.num_classes) for name in made.pair.split(":"))
-        teacher.load_state_dict(made.weights)
+    def __init__(self, setup: Setup, watch: Stopwatch) -> None:
+        module, data = reference_module(), setup.data
+        teacher, student = (module.NETWORKS[name](classes=data.num_classes) for name in setup.pair.split(":"))
+        teacher.load_state_dict(setup.weights)
         torch.manual_seed(0)
-        student.load_state_dict(create_model(made.pair.split(":")[1], data.num_classes).state_dict())
+        student.load_state_dict(create_model(setup.pair.split(":")[1], data.num_classes).state_dict())
         images = np.ascontiguousarray(data.train_images.permute(0, 2, 3, 1).numpy())
-        config = made.plan().config["dataset"]
+        config = setup.plan().config["dataset"]
         labels = data.dataset_info.labels.tolist()
         loader = module.make_loader(images, labels, config["mean"], config["std"], data.batch_size)
         self._watch, self._rows = watch, data.batch_size
         self._loop = module.train(loader, teacher, student, watch.mark)
 
     def turn(self, steps: int) -> Turn:
-        """So many steps, all of full batches, behind one that is not counted."""
+        """Time some steps of full batches, after one warm-up step."""
         while True:
             next(self._loop)
             self._watch.start()
@@ -134,7 +145,7 @@ class Reference:
 
 
 def reference_module() -> Any:
-    """benchmarks/reference.py, which is no part of the package."""
+    """Import benchmarks/reference.py, which is not part of the package."""
     file = next(path for folder in FOLDERS if (path := folder / "reference.py").is_file())
     spec = importlib.util.spec_from_file_location("kdbench_reference", file)
     assert spec is not None
@@ -145,9 +156,9 @@ def reference_module() -> Any:
 
 
 def seal_zeros(plan: Plan) -> CacheWriter:
-    """Make the cache that a run will find: of all views, in which every logit is 0. Reading zeros takes as long.
+    """Create a complete cache of teacher logits for a run, with all logits 0. Reading zeros takes as long.
 
-    It is read through once, as after a first run: what is measured is a warm cache.
+    The file is read once, so that the run finds a warm cache, as after a first run.
     """
     plan.data.setup("fit")
     teacher = load_teacher(plan, teacher_files(plan))
@@ -155,7 +166,7 @@ def seal_zeros(plan: Plan) -> CacheWriter:
     filling = ViewFilling(teacher, cast("ImageData", plan.data))
     filling.folder.mkdir(parents=True, exist_ok=True)
     with open(filling.folder / LOGITS, "w+b") as file:
-        file.truncate(filling.bytes)  # nothing is written: the system gives zeros where a file has a hole
+        file.truncate(filling.bytes)  # a sparse file: reading it gives zeros
         while file.read(1 << 24):
             pass
     filling.seal(0.0, {})

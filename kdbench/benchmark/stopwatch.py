@@ -1,4 +1,4 @@
-"""A stopwatch that knows whose time it is: CPU time of this process (all its threads) and wall time, by part."""
+"""A stopwatch that charges CPU time (of all threads) and wall time to the parts of a step."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PARTS = ("data", "teacher", "student", "loss", "backward", "optimiser", "rest")
-"""Of a step; student is its forward pass, loss has the metrics of the step in it."""
+"""The parts of a step. `student` is its forward pass; `loss` includes the metrics of the step."""
 
 Seconds = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Consecutive optimiser steps of one side: seconds by part, of CPU time and of wall time."""
+    """Consecutive optimiser steps of one side: seconds of CPU time and of wall time, by part."""
 
     steps: int
     cpu: Seconds
@@ -23,43 +23,43 @@ class Turn:
 
     @property
     def cpu_ms(self) -> float:
-        """Of a step, on average."""
+        """Mean CPU time of a step in milliseconds."""
         return 1e3 * sum(self.cpu.values()) / self.steps
 
     @property
     def wall_ms(self) -> float:
-        """Of a step, on average."""
+        """Mean wall time of a step in milliseconds."""
         return 1e3 * sum(self.wall.values()) / self.steps
 
 
 class Stopwatch:
-    """Charges what has passed since the last mark to the part that is named."""
+    """Charges the time since the last mark to a part."""
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        """Begin a turn."""
+        """Start a turn."""
         self._cpu, self._wall = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
         self._last = time.process_time(), time.perf_counter()
 
     def mark(self, part: str) -> None:
-        """What was done since the last mark was `part`."""
+        """Charge the time since the last mark to `part`."""
         now = time.process_time(), time.perf_counter()
         self._cpu[part] += now[0] - self._last[0]
         self._wall[part] += now[1] - self._last[1]
         self._last = now
 
     def stop(self, steps: int) -> Turn:
-        """End a turn of so many steps; what no part had is the rest."""
+        """End a turn; the remaining time is charged to `rest`."""
         self.mark("rest")
         turn = Turn(steps, self._cpu, self._wall)
-        self.start()  # marks between two turns belong to none
+        self.start()  # time between two turns belongs to none
         return turn
 
 
 def part_ms(turns: Sequence[Turn], clock: str = "cpu") -> dict[str, float]:
-    """The median of each part, in milliseconds of a step; clock: `cpu` or `wall`."""
+    """Return the median of each part over turns, in milliseconds per step; clock is `cpu` or `wall`."""
     return {
         part: statistics.median(1e3 * getattr(turn, clock)[part] / turn.steps for turn in turns)
         for part in PARTS
@@ -67,6 +67,6 @@ def part_ms(turns: Sequence[Turn], clock: str = "cpu") -> dict[str, float]:
 
 
 def shares(parts: dict[str, float]) -> dict[str, float]:
-    """Per cent of a step by part."""
+    """Return the per cent of a step that each part takes."""
     total = sum(parts.values())
     return {part: 100 * value / total for part, value in parts.items()}

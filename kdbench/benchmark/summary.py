@@ -1,4 +1,4 @@
-"""What was measured, judged: is the reference what the literature runs, how much faster are we, how near the limit."""
+"""Evaluate the measurements: check of the reference, speed ratios, share of the peak; describe them in text."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from kdbench.benchmark.stopwatch import shares
 Raw = dict[str, Any]
 
 TOLERANCE = 8.0
-"""Points of a share."""
+"""Largest accepted difference of a share, in points."""
 
 EXPECTED: dict[str, dict[str, float]] = {
     "resnet32x4:resnet8x4": {"teacher": 61, "student": 14, "backward": 25},
     "resnet56:resnet20": {"teacher": 42, "student": 24, "backward": 31},
     "wrn_40_2:wrn_16_2": {"teacher": 46, "student": 19, "backward": 33},
 }
-"""Per cent of CPU time of the step of two published loops, measured once on an AMD EPYC (Zen 5), batch 64, float32."""
+"""Per cent of a step's CPU time in two published loops, measured once on an AMD EPYC (Zen 5), batch 64, float32."""
 
 TARGETS: dict[str, dict[str, float]] = {
     "resnet32x4:resnet8x4": {
@@ -43,13 +43,20 @@ TARGETS: dict[str, dict[str, float]] = {
         "warm-cohort-bf16": 4.2,
     },
 }
-"""Ratios to the reference, per student, on a CPU that multiplies bfloat16 itself."""
+"""Target ratios to the reference, per student, on a CPU with bfloat16 units."""
 
 
 def judge(pair: str, rows: Sequence[Raw], work: Mapping[str, float], batch: int) -> Raw:
-    """The pair's result: the check of the reference, and every row with what follows from it."""
+    """Return the results of a pair: the check of the reference, and every row with its derived numbers.
+
+    Args:
+        pair: TEACHER:STUDENT.
+        rows: One row of measurements for each setting.
+        work: GFLOP of a step, `teacher_gflop` and `student_gflop`.
+        batch: Batch size.
+    """
     check = check_reference(pair, rows)
-    judged = [{**row, **_follows(pair, row, work, batch, check["passed"] is not False)} for row in rows]
+    results = [{**row, **_derived(pair, row, work, batch, check["passed"] is not False)} for row in rows]
     reference = {clock: _over_rows(rows, clock) for clock in ("cpu", "wall")}
     step = {clock: sum(parts.values()) for clock, parts in reference.items()}
     work_done = work["teacher_gflop"] + work["student_gflop"]
@@ -66,14 +73,15 @@ def judge(pair: str, rows: Sequence[Raw], work: Mapping[str, float], batch: int)
             "share": shares(reference["cpu"]),
             "peak_percent": 1e5 * work_done / step["cpu"] / max(fp32) if fp32 else None,
         },
-        "rows": judged,
+        "rows": results,
     }
 
 
 def check_reference(pair: str, rows: Sequence[Raw]) -> Raw:
-    """Whether the reference's shares of CPU time are those known of published loops.
+    """Compare the reference's shares of CPU time with those of published loops.
 
-    passed: None where nothing is known of this pair.
+    Returns:
+        `passed` (None if no shares are known of this pair), `expected`, `measured`, and the deviating shares in `off`.
     """
     measured = shares(_over_rows(rows, "cpu"))
     expected = EXPECTED.get(pair, {})
@@ -84,12 +92,12 @@ def check_reference(pair: str, rows: Sequence[Raw]) -> Raw:
 
 
 def _over_rows(rows: Sequence[Raw], clock: str) -> dict[str, float]:
-    """The reference's parts in ms: the median over the settings that it took turns with."""
+    """Return the reference's parts in ms: the median over the settings."""
     parts = [row["reference"]["parts"][clock] for row in rows]
     return {part: statistics.median(each[part] for each in parts) for part in parts[0]}
 
 
-def _follows(pair: str, row: Raw, work: Mapping[str, float], batch: int, with_ratio: bool) -> Raw:
+def _derived(pair: str, row: Raw, work: Mapping[str, float], batch: int, with_ratio: bool) -> Raw:
     ms = {clock: statistics.median(row["ours"][f"{clock}_ms"]) for clock in ("cpu", "wall")}
     theirs = {clock: statistics.median(row["reference"][f"{clock}_ms"]) for clock in ("cpu", "wall")}
     students = row["students"]
@@ -109,7 +117,7 @@ def _follows(pair: str, row: Raw, work: Mapping[str, float], batch: int, with_ra
 
 
 def _fill(row: Raw, batch: int) -> Raw:
-    """What filling the whole cache costs at the measured speed, and after how many runs it has paid."""
+    """Return the cost of filling the whole cache at the measured speed, and the runs after which it is recovered."""
     fill = row["fill"]
     views = fill["images"] * fill["views_per_image"]
     saved = fill["teacher"]["wall"] - row["ours"]["parts"]["wall"]["teacher"]
@@ -121,55 +129,55 @@ def _fill(row: Raw, batch: int) -> Raw:
     }
 
 
-# ---- in words
+# ---- text
 
 
 def check_words(pair: Raw) -> str:
-    """The reference's check in a line."""
+    """Describe the check of the reference in one line."""
     check = pair["check"]
     if check["passed"] is None:
-        return "the reference is not checked: no shares are known of this pair"
-    said = ", ".join(
+        return "the reference is not checked: no published shares are known for this pair"
+    parts = ", ".join(
         f"{part} {check['measured'][part]:.0f} (known {share:.0f})"
         for part, share in check["expected"].items()
     )
     if check["passed"]:
-        return f"the reference is as it should be: % of its step: {said}"
+        return f"the reference passes its check; % of its step: {parts}"
     return (
-        f"the reference is off by more than {TOLERANCE:.0f} points in {', '.join(check['off'])}: no ratio. "
-        f"% of its step: {said}"
+        f"the reference differs by more than {TOLERANCE:.0f} points in {', '.join(check['off'])}: no ratio. "
+        f"% of its step: {parts}"
     )
 
 
 def reference_words(pair: Raw) -> str:
-    """The reference's own line."""
+    """Describe the reference in one line."""
     reference = pair["reference"]
     return f"{'reference':34} {_cost_words(reference, reference['cpu_ms'])}"
 
 
 def row_words(row: Raw) -> str:
-    """A setting's line, the ratio first."""
+    """Describe a setting in one line, starting with the ratio."""
     emulated = "; emulated: this CPU has no bf16 units" if row["emulated"] else ""
     ratio = "no ratio"
     if row["ratio"] is not None:
-        ratio = f"{row['ratio']['cpu']:.2f} x by CPU time, {row['ratio']['wall']:.2f} x by the clock"
+        ratio = f"{row['ratio']['cpu']:.2f} x by CPU time, {row['ratio']['wall']:.2f} x by wall time"
     target = f" (target {row['target']:g})" if row["target"] else ""
     per = f" for {row['students']} students" if row["students"] > 1 else ""
     return f"{row['about']:34} {ratio}{target}; {_cost_words(row, row['ms']['cpu'])}{per}{emulated}"
 
 
 def fill_words(row: Raw) -> str:
-    """What a warm cache has cost before it was warm."""
+    """Describe the cost of filling the cache."""
     fill = row["fill"]
     runs = "never" if fill["paid_after_runs"] is None else paid_words(row)
     return (
-        f"{'':34} filling it: {fill['views']:,} views, {fill['hours']['wall']:.2f} h at the live teacher's speed; "
-        f"paid {runs}"
+        f"{'':34} filling the cache: {fill['views']:,} views, {fill['hours']['wall']:.2f} h at the live teacher's "
+        f"speed; recovered {runs}"
     )
 
 
 def paid_words(row: Mapping[str, Any]) -> str:
-    """After how many runs the cache has paid; a cohort has the teacher once, so it saves as much as one run."""
+    """Say after how many runs the cache has paid off. A cohort calls the teacher once, so it counts as one run."""
     what = "runs" if row["students"] == 1 else f"cohorts of {row['students']}"
     return f"after {row['fill']['paid_after_runs']:.2f} {what}, of {row['fill']['epochs']} epochs each"
 

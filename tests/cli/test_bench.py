@@ -24,7 +24,7 @@ def test_the_bench_from_end_to_end(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "resnet20 -> resnet8" in printed
     assert printed.count(" x by CPU time") == 2
-    assert "filling it: 10,368 views" in printed
+    assert "filling the cache: 10,368 views" in printed
     found = json.loads(file.read_text())
     assert found["schema"] == 1
     assert found["provenance"]["threads"] == 1
@@ -55,7 +55,7 @@ def test_no_ratio_is_printed_where_the_reference_is_off(capsys, monkeypatch):
     assert main([*TINY, "settings=live-fp32", "--json", "-"]) == 0
     printed = capsys.readouterr()
     found = json.loads(printed.out)["pairs"][0]
-    assert "the reference is off by more than 8 points in teacher: no ratio" in printed.err
+    assert "the reference differs by more than 8 points in teacher: no ratio" in printed.err
     assert found["rows"][0]["ratio"] is None
     assert found["rows"][0]["ours"]["cpu_ms"]
 

@@ -54,15 +54,15 @@ def results(**changes) -> dict:
 def test_measurements_are_on_the_page():
     lightning = {"outside_us": 5.0, "manual_backward_us": 7.0, "optimizers_us": 1.0, "step_us": 13.0}
     scale = {
-        "cohorts": [{"students": 2, "cost": 1.1, "foretold": 1.0}],
-        "batches": [{"batch": 16, "cost": 0.9, "foretold": 1.0}],
+        "cohorts": [{"students": 2, "cost": 1.1, "predicted": 1.0}],
+        "batches": [{"batch": 16, "cost": 0.9, "predicted": 1.0}],
         "data": [
             {
                 "dataset": "cifar100_mini",
                 "images": 2000,
                 "batch_ms": 0.5,
-                "bytes": {"computed": 9_600_000, "found": 9_600_000},
-                "cache_bytes": {"computed": 64_800_000, "found": None},
+                "bytes": {"computed": 9_600_000, "measured": 9_600_000},
+                "cache_bytes": {"computed": 64_800_000, "measured": None},
             }
         ],
     }

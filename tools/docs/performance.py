@@ -255,7 +255,7 @@ def _predictions(what: str, measured: Sequence[Results] | None, sizes: Sequence[
     columns = ("cost of a step", "predicted", "measured / predicted")
     rows = []
     for row in measured or []:
-        cost, predicted = row["cost"], row["foretold"]
+        cost, predicted = row["cost"], row["predicted"]
         values = (f"{value:.2f}" for value in (cost, predicted, cost / predicted))
         rows.append({what: row[what], **dict(zip(columns, values, strict=True))})
     return markdown_table(rows or [{what: size, **dict.fromkeys(columns, "")} for size in sizes]) + "\n"
@@ -268,9 +268,9 @@ def _data(measured: Sequence[Results]) -> str:
             "images": f"{row['images']:,}",
             "CPU ms per batch": f"{row['batch_ms']:.2f}",
             "MB in memory, computed": f"{row['bytes']['computed'] / 1e6:.1f}",
-            "measured": f"{row['bytes']['found'] / 1e6:.1f}",
+            "measured": f"{row['bytes']['measured'] / 1e6:.1f}",
             "MB of a full cache, computed": f"{row['cache_bytes']['computed'] / 1e6:.0f}",
-            "measured on disk": _megabytes(row["cache_bytes"]["found"]),
+            "measured on disk": _megabytes(row["cache_bytes"]["measured"]),
         }
         for row in measured
     ]
