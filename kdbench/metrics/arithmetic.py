@@ -18,7 +18,7 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
 }
 
 
-def value(text: str) -> float | None:
+def evaluate(text: str) -> float | None:
     """Evaluate an expression of numbers, + - * /, unary minus and parentheses, without running it as code.
 
     Returns:
@@ -44,6 +44,6 @@ def _evaluate(node: ast.expr) -> float:
     raise ValueError(f"not arithmetic: {type(node).__name__}")
 
 
-def same(a: float | None, b: float | None) -> bool:
+def values_match(a: float | None, b: float | None) -> bool:
     """Return whether two values are equal within a relative 1e-6; None equals nothing, not even None."""
     return a is not None and b is not None and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)

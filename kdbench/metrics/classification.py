@@ -23,7 +23,7 @@ ECE_BINS = 15
 """Number of bins of the expected calibration error, as in Guo et al. 2017, arXiv:1706.04599."""
 
 
-class Scores(Metric):
+class ClassificationScores(Metric):
     """Scores of one network on one split.
 
     * `top1`, `top5`: accuracy in per cent.

@@ -59,9 +59,9 @@ class ClassSpread(Metric):
     def __init__(self, num_classes: int, centroids: Tensor | None = None) -> None:
         super().__init__()
         self.spread, self._centroids = ConditionalMutualInformation(num_classes), centroids
-        self._start()
+        self._reset_sums()
 
-    def _start(self) -> None:
+    def _reset_sums(self) -> None:
         self._cross_entropy, self._rows = 0.0, 0
 
     def update(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
@@ -71,15 +71,15 @@ class ClassSpread(Metric):
         self._rows += len(batch.target)
 
     def compute(self) -> dict[str, float]:
-        """Return the scores so far, under DDP of what all ranks have seen, and start again."""
-        own = torch.tensor(
+        """Return the scores by name and reset; under DDP they cover all ranks."""
+        sums = torch.tensor(
             [self._cross_entropy, self._rows], dtype=torch.float64, device=self.spread.sums.device
         )
-        cross_entropy, rows = summed(own).tolist()
+        cross_entropy, rows = summed(sums).tolist()
         scores = {"nll": cross_entropy / rows, "cmi": float(self.spread.compute())}
         if self._centroids is not None:
             with self.spread.sync_context():
                 scores["cmi_fixed"] = float(self.spread.against(self._centroids))
         self.spread.reset()
-        self._start()
+        self._reset_sums()
         return scores

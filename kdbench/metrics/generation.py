@@ -16,8 +16,8 @@ from kdbench.metrics.token import TokenScores
 from kdbench.models.language.generation import generate, prompts_of
 from kdbench.utils.seeding import generator
 
-SAMPLES = 20
-"""The number of rows kept for people to read."""
+NUM_SAMPLES = 20
+"""Number of rows in the samples for people to read."""
 
 
 class Reference(Protocol):
@@ -49,7 +49,7 @@ class ResponseScores(TokenScores):
         draws: How often each prompt is answered.
         temperature: The sampling temperature; 0 is greedy decoding.
         end: The id of the token that ends a response.
-        longest: The length in tokens at which a response is cut.
+        max_tokens: The maximum length of a response, in tokens.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class ResponseScores(TokenScores):
         draws: int,
         temperature: float,
         end: int,
-        longest: int,
+        max_tokens: int,
     ) -> None:
         super().__init__()
         self._references, self._decode, self._split = references, decode, split
         self._draws, self._temperature = draws, temperature
-        self._end, self._longest = end, longest
-        self._start()
+        self._end, self._max_tokens = end, max_tokens
+        self._reset_samples()
 
-    def _start(self) -> None:
+    def _reset_samples(self) -> None:
         self._scores: list[tuple[float, bool, int]] = []
-        self._kept: list[dict[str, Any]] = []
+        self._collected_samples: list[dict[str, Any]] = []
 
     @torch.no_grad()
     def update(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
@@ -81,36 +81,38 @@ class ResponseScores(TokenScores):
         prompts = prompts_of(next(iter(batch.texts.values())))
         for number in range(self._draws):
             draws = [generator(0, "answers", self._split, number, row) for row in rows]
-            chances = [torch.rand(self._longest, 1, generator=draw, dtype=torch.float64) for draw in draws]
-            responses = generate([model], prompts, self._end, torch.stack(chances), self._temperature)
+            uniforms = [
+                torch.rand(self._max_tokens, 1, generator=draw, dtype=torch.float64) for draw in draws
+            ]
+            responses = generate([model], prompts, self._end, torch.stack(uniforms), self._temperature)
             for row, ids in zip(rows, responses, strict=True):
                 self._score(row, self._decode(ids), len(ids), number)
 
     def _score(self, row: int, text: str, tokens: int, number: int) -> None:
         reference = self._references[row]
         score = max(rouge_l(answer, text) for answer in reference.answers)
-        same = any(_plain(answer) == _plain(text) for answer in reference.answers)
-        self._scores.append((score, same, tokens))
-        if number == 0 and len(self._kept) < SAMPLES:
+        is_match = any(_normalise(answer) == _normalise(text) for answer in reference.answers)
+        self._scores.append((score, is_match, tokens))
+        if number == 0 and len(self._collected_samples) < NUM_SAMPLES:
             sample = {"row": row, "prompt": reference.prompt, "answer": reference.answers[0], "written": text}
-            self._kept.append({**sample, "rouge_l": round(100 * score, 2)})
+            self._collected_samples.append({**sample, "rouge_l": round(100 * score, 2)})
 
     def compute(self) -> dict[str, float]:
-        """Return the scores so far, and start again."""
-        scores, same, tokens = zip(*self._scores, strict=True)
+        """Return the scores by name and reset."""
+        scores, matches, tokens = zip(*self._scores, strict=True)
         count = len(scores)
         result = {
             "rouge_l": round(100 * math.fsum(scores) / count, 4),
-            "exact_match": round(100 * sum(same) / count, 4),
+            "exact_match": round(100 * sum(matches) / count, 4),
             "answer_tokens": round(sum(tokens) / count, 2),
             **super().compute(),
         }
-        self.samples = self._kept
-        self._start()
+        self.samples = self._collected_samples
+        self._reset_samples()
         return result
 
 
-def _plain(text: str) -> str:
+def _normalise(text: str) -> str:
     """Normalise a text as SQuAD's evaluation does, but keep articles."""
     letters = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return " ".join(letters.split())

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from torchmetrics.classification import BinaryCalibrationError
 
 from kdbench.core.types import Batch, Tokens
-from kdbench.metrics.arithmetic import same, value
+from kdbench.metrics.arithmetic import evaluate, values_match
 from kdbench.metrics.base import Metric
 from kdbench.metrics.classification import ECE_BINS
-from kdbench.metrics.text_overlap import quality
+from kdbench.metrics.text_overlap import overlap_scores
 from kdbench.models.language.t5 import T5
 
-SAMPLES = 20
-"""The number of rows kept for people to read."""
+NUM_SAMPLES = 20
+"""Number of rows in the samples for people to read."""
 
-LEAST_IN_BIN = 20
-"""The smallest number of rows in a bin of equal mass."""
+MIN_BIN_ROWS = 20
+"""Smallest number of rows in a bin of equal mass."""
 
 
 class Question(Protocol):
@@ -91,41 +91,48 @@ class RationaleScores(Metric):
         self._questions, self._decode, self._round_trip = questions, decode, round_trip
         self._max_answer, self._max_rationale = max_answer, max_rationale
         self._explained, self._is_arithmetic = explained, is_arithmetic
-        self._start()
+        self._reset_samples()
 
-    def _start(self) -> None:
+    def _reset_samples(self) -> None:
         self._nll = self._tokens = 0.0
         self._predictions: list[Prediction] = []
         self._rationales: dict[int, str] = {}
 
     @torch.no_grad()
     def update(self, model: nn.Module, batch: Batch, logits: Tensor, teacher: Tensor | None = None) -> None:
-        """Generate the labels of a batch, and the rationales that are to be compared."""
+        """Generate the labels of a batch, and the rationales of `explained` rows."""
         self._nll += F.cross_entropy(logits, batch.target, reduction="sum").item()
         self._tokens += len(batch.target)
         rows = torch.unique_consecutive(batch.index).tolist()
         first, explain = next(iter(batch.texts.values())), batch.texts.get("explain")
         assert isinstance(model, T5)
         self._predictions += self._labels(model, first, rows)
-        wanted = [place for place, row in enumerate(rows) if row in self._explained]
-        if explain is not None and wanted:
-            some = Tokens(explain.ids[wanted], explain.mask[wanted], explain.labels[wanted])
-            texts = model.generate(some, self._max_rationale).ids.tolist()
+        positions = [position for position, row in enumerate(rows) if row in self._explained]
+        if explain is not None and positions:
+            selected = Tokens(explain.ids[positions], explain.mask[positions], explain.labels[positions])
+            texts = model.generate(selected, self._max_rationale).ids.tolist()
             self._rationales |= {
-                rows[place]: self._decode(ids) for place, ids in zip(wanted, texts, strict=True)
+                rows[position]: self._decode(ids) for position, ids in zip(positions, texts, strict=True)
             }
 
     def _labels(self, model: T5, tokens: Tokens, rows: Sequence[int]) -> list[Prediction]:
         answers = model.generate(tokens, self._max_answer)
-        by_token = answers.log_probability.double().exp()
-        whole = answers.log_probability.double().sum(dim=1).exp()
+        token_probability = answers.log_probability.double().exp()
+        sequence_probability = answers.log_probability.double().sum(dim=1).exp()
         predictions = []
-        for place, row in enumerate(rows):
-            text = self._decode(answers.ids[place].tolist())
-            first = int(answers.ids[place, 0]) == int(tokens.labels[place, 0])
+        for position, row in enumerate(rows):
+            text = self._decode(answers.ids[position].tolist())
+            first = int(answers.ids[position, 0]) == int(tokens.labels[position, 0])
             right = self._is_right(text, self._label(row))
             predictions.append(
-                Prediction(row, text, right, whole[place].item(), first, by_token[place, 0].item())
+                Prediction(
+                    row,
+                    text,
+                    right,
+                    sequence_probability[position].item(),
+                    first,
+                    token_probability[position, 0].item(),
+                )
             )
         return predictions
 
@@ -133,10 +140,10 @@ class RationaleScores(Metric):
         return self._round_trip(self._questions[row].label)
 
     def _is_right(self, text: str, label: str) -> bool:
-        return same(value(text), value(label)) if self._is_arithmetic else text == label
+        return values_match(evaluate(text), evaluate(label)) if self._is_arithmetic else text == label
 
     def compute(self) -> dict[str, float]:
-        """Return the scores so far, and start again."""
+        """Return the scores by name and reset."""
         predictions = self._predictions
         exact = [one.text == self._label(one.row) for one in predictions]
         right, first_right = [one.right for one in predictions], [one.first_right for one in predictions]
@@ -148,14 +155,14 @@ class RationaleScores(Metric):
             **calibration([one.first_confidence for one in predictions], first_right, "ece_first"),
         }
         if self._is_arithmetic:
-            values = [(value(one.text), value(self._label(one.row))) for one in predictions]
+            values = [(evaluate(one.text), evaluate(self._label(one.row))) for one in predictions]
             scores["value_exact"] = _share(own is not None and own == gold for own, gold in values)
             scores["unparsed"] = _share(own is None for own, _ in values)
         if self._rationales:
             pairs = [(text, self._questions[row].rationale) for row, text in self._rationales.items()]
-            scores |= quality(pairs)
-        self.samples = [self._sample(one) for one in predictions[:SAMPLES]]
-        self._start()
+            scores |= overlap_scores(pairs)
+        self.samples = [self._sample(one) for one in predictions[:NUM_SAMPLES]]
+        self._reset_samples()
         return scores
 
     def _sample(self, one: Prediction) -> dict[str, Any]:
@@ -168,16 +175,25 @@ class RationaleScores(Metric):
 
 
 def calibration(confidence: Sequence[float], right: Sequence[bool], name: str) -> dict[str, float]:
-    """Return expected calibration errors in per cent: `name` in bins of equal width, `name`_mass of equal mass."""
-    sure = torch.tensor(confidence, dtype=torch.float64)
-    hits = torch.tensor(right, dtype=torch.float64)
+    """Compute expected calibration errors in per cent.
+
+    Args:
+        confidence: Probability of each answer.
+        right: Whether each answer is correct.
+        name: Prefix of the results.
+
+    Returns:
+        `NAME` in bins of equal width, `NAME_mass` in bins of equal mass.
+    """
+    probability = torch.tensor(confidence, dtype=torch.float64)
+    correct = torch.tensor(right, dtype=torch.float64)
     below_1 = 1 - torch.finfo(torch.float32).eps  # torchmetrics ends its last bin before 1
     width = BinaryCalibrationError(ECE_BINS, validate_args=False)
-    width.update(sure.float().clamp(max=below_1), hits.long())
-    order = sure.argsort(stable=True)
-    bins = max(1, min(ECE_BINS, len(order) // LEAST_IN_BIN))
+    width.update(probability.float().clamp(max=below_1), correct.long())
+    order = probability.argsort(stable=True)
+    bins = max(1, min(ECE_BINS, len(order) // MIN_BIN_ROWS))
     gaps = [
-        len(part) * abs(hits[part].mean() - sure[part].mean()).item()
+        len(part) * abs(correct[part].mean() - probability[part].mean()).item()
         for part in order.tensor_split(bins)
         if len(part)
     ]

@@ -28,7 +28,7 @@ def rouge_l(reference: str, text: str) -> float:
     return float(_scorer().score(reference, text)["rougeL"].fmeasure)
 
 
-def quality(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
+def overlap_scores(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
     """Score texts against references.
 
     Args:

@@ -59,11 +59,11 @@ class ImageClassification(Task["ImageData"]):
 
     def build_metric(self, data: ImageData, split: str) -> Metric:
         """Return accuracy, calibration and cross-entropy; with `diagnostics=true` also measures of certainty."""
-        from kdbench.metrics.classification import Scores
+        from kdbench.metrics.classification import ClassificationScores
         from kdbench.metrics.diagnostics import Diagnostics
 
-        more = Diagnostics(data.num_classes) if data.diagnostics else None
-        return Scores(data.num_classes, data.groups, more)
+        diagnostics = Diagnostics(data.num_classes) if data.diagnostics else None
+        return ClassificationScores(data.num_classes, data.groups, diagnostics)
 
     def build_training_metric(self, data: ImageData, centroids: Tensor | None = None) -> Metric:
         """Return cross-entropy and conditional mutual information."""

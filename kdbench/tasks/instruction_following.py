@@ -25,7 +25,7 @@ class InstructionFollowing(LanguageModelling):
         from kdbench.metrics.generation import ResponseScores
 
         assert isinstance(data, InstructionData)
-        end, longest = data.generation_limits
+        end, max_tokens = data.generation_limits
         return ResponseScores(
             data.texts[split],
             data.decode,
@@ -33,5 +33,5 @@ class InstructionFollowing(LanguageModelling):
             draws=1 if split in ("train", "validation") else data.draws,
             temperature=data.temperature,
             end=end,
-            longest=longest,
+            max_tokens=max_tokens,
         )

@@ -26,7 +26,7 @@ from kdbench.distributed.collectives import (
     world_size,
 )
 from kdbench.losses.composite import Loss
-from kdbench.metrics.classification import Scores
+from kdbench.metrics.classification import ClassificationScores
 from kdbench.metrics.conditional_mutual_information import ClassSpread
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.features import answer_batch
@@ -68,7 +68,7 @@ def scores(size: int) -> tuple[dict[str, float], list[float | None]]:
     generator = torch.Generator().manual_seed(size)
     logits, teacher = torch.randn(2, size, 7, generator=generator)
     target, own = torch.randint(7, (size,), generator=generator), own_rows(0, size)
-    metric = Scores(7, {"head": [0, 1], "tail": [5, 6]})
+    metric = ClassificationScores(7, {"head": [0, 1], "tail": [5, 6]})
     for first in range(own.start, own.stop, 50):
         rows = slice(first, min(first + 50, own.stop))
         metric.add(logits[rows], target[rows], teacher[rows])

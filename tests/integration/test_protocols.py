@@ -12,7 +12,7 @@ from kdbench.cli.train import _say_result
 from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
 from kdbench.core.objective import tasks_of
-from kdbench.metrics.classification import Scores
+from kdbench.metrics.classification import ClassificationScores
 from kdbench.objectives import crd, ltkd
 from kdbench.runs.cohort import cohorts
 from kdbench.runs.hydra_setup import register
@@ -186,8 +186,10 @@ def test_no_omitted_label_enters_the_loss(tmp_path, tiny, steps, monkeypatch, om
             "setup",
             lambda self, *rest, setup=setup: (setup(self, *rest), bound.append((self, rest[-1])))[0],
         )
-    draw = crd.CRD.drawn
-    monkeypatch.setattr(crd.CRD, "drawn", lambda self, batch: drawn.append(draw(self, batch)) or drawn[-1])
+    draw = crd.CRD.draw_rows
+    monkeypatch.setattr(
+        crd.CRD, "draw_rows", lambda self, batch: drawn.append(draw(self, batch)) or drawn[-1]
+    )
     protocol = [
         "dataset.omit_classes=[0,2]",
         f"dataset.omit={omit}",
@@ -254,7 +256,7 @@ def test_evaluation_by_command_knows_the_groups(finished, capsys):
 def test_recall_is_of_each_class_by_brute_force():
     """A class without images has none, and is left out of its group's mean."""
     logits, target = torch.randn(90, 5, generator=torch.Generator().manual_seed(0)), torch.arange(90) % 4
-    scores = Scores(5, {"head": [0, 4], "tail": [1, 2], "medium": [4]})
+    scores = ClassificationScores(5, {"head": [0, 4], "tail": [1, 2], "medium": [4]})
     scores.add(logits[:50], target[:50])
     scores.add(logits[50:], target[50:])
     found = scores.compute()

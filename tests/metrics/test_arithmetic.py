@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdbench.metrics.arithmetic import same, value
+from kdbench.metrics.arithmetic import evaluate, values_match
 
 numbers = st.floats(0.5, 99.0).map(lambda number: f"{number:.2f}")
 expressions = st.recursive(
@@ -19,7 +19,7 @@ expressions = st.recursive(
     [("( 84.0 / 2.0 )", 42), ("(10 - (6 + 3))", 1), ("-(3)*2", -6), (" 7 ", 7), ("1e2", 100)],
 )
 def test_expressions_of_the_data_set_have_a_value(text, expected):
-    assert value(text) == expected
+    assert evaluate(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_expressions_of_the_data_set_have_a_value(text, expected):
     ],
 )
 def test_other_texts_have_no_value(text):
-    assert value(text) is None or text.startswith("9" * 190)
+    assert evaluate(text) is None or text.startswith("9" * 190)
 
 
 @given(expressions)
@@ -51,11 +51,11 @@ def test_value_equals_that_of_python(text):
             expected = eval(text, {"__builtins__": {}})
         except ZeroDivisionError:
             expected = None
-        assert value(text) == expected
+        assert evaluate(text) == expected
 
 
-def test_same_allows_a_tolerance_and_refuses_none():
-    assert same(1 / 3 * 3, 1.0)
-    assert same(1e6, 1e6 + 0.5)
-    assert not same(2.0, 2.1)
-    assert not same(None, None)
+def test_values_match_allows_a_tolerance_and_refuses_none():
+    assert values_match(1 / 3 * 3, 1.0)
+    assert values_match(1e6, 1e6 + 0.5)
+    assert not values_match(2.0, 2.1)
+    assert not values_match(None, None)

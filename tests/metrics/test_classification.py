@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from sklearn.metrics import log_loss
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from kdbench.metrics.classification import Scores, confidence
+from kdbench.metrics.classification import ClassificationScores, confidence
 
 
 def sample(rows=997, classes=7, scale=2.0):
@@ -14,7 +14,7 @@ def sample(rows=997, classes=7, scale=2.0):
 
 
 def scores_of(logits, target, size=100):
-    scores = Scores(logits.shape[1])
+    scores = ClassificationScores(logits.shape[1])
     for rows in torch.arange(len(target)).split(size):
         scores.add(logits[rows], target[rows])
     return scores.compute()
@@ -32,7 +32,7 @@ def test_scores_do_not_depend_on_chunks():
 
 def test_compute_resets():
     logits, target = sample()
-    metric = Scores(7)
+    metric = ClassificationScores(7)
     for rows in (slice(0, 500), slice(500, 997)):
         metric.add(logits[rows], target[rows], teacher=logits[rows])
         assert metric.compute() == pytest.approx(

@@ -6,7 +6,7 @@ import torch
 from kdbench.analysis.collect import Answers
 from kdbench.analysis.measure import of_one, of_pair
 from kdbench.config.compose import compose_checked
-from kdbench.metrics.classification import Scores
+from kdbench.metrics.classification import ClassificationScores
 from kdbench.metrics.diagnostics import GAMMA, NETWORK_SCORES, TEACHER_SCORES, Diagnostics
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
@@ -25,7 +25,7 @@ def answers():
 
 def test_scores_equal_those_of_analyze_for_any_chunks(answers):
     student, teacher, target = answers
-    metric = Scores(5, diagnostics=Diagnostics(5))
+    metric = ClassificationScores(5, diagnostics=Diagnostics(5))
     for rows in (slice(0, 20), slice(20, 21), slice(21, 57)):
         metric.add(student[rows], target[rows], teacher[rows])
     scores = metric.compute()

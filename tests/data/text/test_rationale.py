@@ -8,7 +8,7 @@ from kdbench.data.images.image_io import DataError
 from kdbench.data.text.ragged import Ragged
 from kdbench.data.text.rationale import RationaleData, add_noise
 from kdbench.data.text.rationale_files import RationaleExample
-from kdbench.metrics.rationale import calibration, quality
+from kdbench.metrics.rationale import calibration, overlap_scores
 from kdbench.models.checkpoints import load_weights, save_weights
 from kdbench.models.features import feature_names
 from kdbench.models.language.t5 import Generation
@@ -229,7 +229,7 @@ def test_calibration_equals_values_by_hand():
 
 def test_quality_of_equal_and_unrelated_rationales():
     pytest.importorskip("rouge_score", reason="the extra `text` is not installed")
-    same = quality([("the answer is two plus two .", "the answer is two plus two .")])
+    same = overlap_scores([("the answer is two plus two .", "the answer is two plus two .")])
     assert same == {"rouge_l": 100.0, "bleu": pytest.approx(100)}
-    other = quality([("nothing of it", "the answer is two plus two .")])
+    other = overlap_scores([("nothing of it", "the answer is two plus two .")])
     assert other["rouge_l"] == 0
