@@ -114,15 +114,15 @@ class Session:
     def _run(self, name: str) -> dict[str, Any] | None:
         output = self.options.output / name
         whole = name in ("teacher", "row")
-        words = [*PARTS[name], *self._common(whole), f"output={output}"]
-        words.sort(key=lambda word: word not in COHORT)  # Hydra expects -m first
+        arguments = [*PARTS[name], *self._common(whole), f"output={output}"]
+        arguments.sort(key=lambda argument: argument not in COHORT)  # Hydra expects -m first
         if self.options.device == "cpu":
-            words = [word for word in words if word != "cuda_graph=true"]
+            arguments = [argument for argument in arguments if argument != "cuda_graph=true"]
         command = ["train-teacher" if name == "teacher" else "train"]
-        command += words
+        command += arguments
         if name != "teacher":
             command.append(f"student={STUDENT}")
-            command += [] if any(word.startswith("loss=") for word in words) else ["loss=kd"]
+            command += [] if any(argument.startswith("loss=") for argument in arguments) else ["loss=kd"]
         if not whole:
             command.append(f"teacher.checkpoint={self._untrained()}")
         if not self._call(command):
@@ -153,9 +153,9 @@ class Session:
             save_weights(model, file, {"model": TEACHER, "num_classes": 100})
         return file
 
-    def _call(self, words: list[str]) -> bool:
+    def _call(self, arguments: list[str]) -> bool:
         """Run kdbench; at the deadline stop it with a checkpoint and return False."""
-        process = subprocess.Popen([sys.executable, "-m", "kdbench", *words])
+        process = subprocess.Popen([sys.executable, "-m", "kdbench", *arguments])
         try:
             code = process.wait(timeout=max(1.0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:

@@ -32,11 +32,11 @@ def choose(rows: list[dict[str, Any]], occurrences: Counter[str], count: int) ->
     """Return `count` rows of every fine label, with the labels mixed."""
     draw = random.Random(SEED)
     unique = sorted((row for row in rows if occurrences[digest(row)] == 1), key=digest)
-    chosen = []
+    rows_of_labels = []
     for label in sorted({row["fine_label"] for row in unique}):
-        chosen += draw.sample([row for row in unique if row["fine_label"] == label], count)
-    draw.shuffle(chosen)
-    return chosen
+        rows_of_labels += draw.sample([row for row in unique if row["fine_label"] == label], count)
+    draw.shuffle(rows_of_labels)
+    return rows_of_labels
 
 
 def mini_table(folder: Path) -> pa.Table:
@@ -45,7 +45,7 @@ def mini_table(folder: Path) -> pa.Table:
     sources = {split: pq.read_table(files[split], columns=COLUMNS) for split in PER_CLASS}
     rows = {split: table.to_pylist() for split, table in sources.items()}
     occurrences = Counter(digest(row) for part in rows.values() for row in part)
-    chosen = [
+    rows_of_labels = [
         {"split": split, **row}
         for split, count in PER_CLASS.items()
         for row in choose(rows[split], occurrences, count)
@@ -54,7 +54,7 @@ def mini_table(folder: Path) -> pa.Table:
     metadata = json.loads(source.metadata[b"huggingface"])
     metadata["info"]["features"]["split"] = {"dtype": "string", "_type": "Value"}
     schema = pa.schema([pa.field("split", pa.string()), *source], {"huggingface": json.dumps(metadata)})
-    return pa.Table.from_pylist(chosen, schema)
+    return pa.Table.from_pylist(rows_of_labels, schema)
 
 
 def main() -> None:

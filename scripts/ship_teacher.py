@@ -16,7 +16,7 @@ from kdbench.models.registry import create_model
 from kdbench.teachers.store import shipped, stored
 from kdbench.training.evaluation import evaluate
 
-KEPT = (
+CARD_KEYS = (
     "model",
     "num_classes",
     "label_space",
@@ -41,13 +41,13 @@ def main(name: str) -> None:
     data = cifar100(seed=0, batch_size=1)
     data.setup("test")
     rounded = evaluate(create_model(name, 100, checkpoint=str(target)), data, "test")
-    kept = {key: card[key] for key in KEPT} | {
+    content = {key: card[key] for key in CARD_KEYS} | {
         "seconds": round(card["seconds"]),
         "schedule": card["config"]["schedule"],
     }
     processor = card["machine"]["processor"]
-    kept |= {"processor": processor, "top1_before_rounding": card["top1"], "weights": "float16", **rounded}
-    target.with_suffix(".json").write_text(json.dumps(kept, indent=2) + "\n")
+    content |= {"processor": processor, "top1_before_rounding": card["top1"], "weights": "float16", **rounded}
+    target.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
     print(f"{target}: top-1 {rounded['top1']:.2f} % ({card['top1']:.2f} % in float32)")
 
 

@@ -71,8 +71,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _formats(given: str) -> tuple[str, ...]:
-    formats = tuple(given.split(","))
+def _formats(text: str) -> tuple[str, ...]:
+    formats = tuple(text.split(","))
     if stray := [name for name in formats if name not in FORMATS]:
         raise ValueError(f"--formats={stray[0]}; possible: {', '.join(FORMATS)}")
     return formats

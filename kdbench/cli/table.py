@@ -26,13 +26,13 @@ def main(arguments: list[str]) -> int:
         signal N stopped the command.
     """
     console = Console()
-    words = [word for word in arguments if word != "--dry-run"]
+    name_and_changes = [argument for argument in arguments if argument != "--dry-run"]
     try:
         register()
         check_alone(f"kdbench table {' '.join(arguments)}")
-        if not words:
+        if not name_and_changes:
             raise ValueError(f"kdbench table NAME [KEY=VALUE ...] [--dry-run]; tables: {', '.join(tables())}")
-        table = load_table(words[0], words[1:])
+        table = load_table(name_and_changes[0], name_and_changes[1:])
         grid = cells(table)
         work = Work(table, grid, lambda line: console.print(line, highlight=False, soft_wrap=True))
     except ValueError as error:
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     work.run(console)
     records = work.records()
     done = sum(record["state"] == "done" for record in records)
-    report = report_on_table(table, records, f"kdbench table {' '.join(words)}", work.missing())
+    report = report_on_table(table, records, f"kdbench table {' '.join(name_and_changes)}", work.missing())
     print_report(console, report)
     if done:
         files = write_table(report, records, Path(table.output))

@@ -158,10 +158,12 @@ def gather(runs: Sequence[Run]) -> tuple[list[Series], list[NotCounted]]:
     series, left = [], []
     for group in groups.values():
         for part in _by_commit(group):
-            kept = {run.seed: run for run in reversed(part)}
-            left += [NotCounted(run.where, _twice(run, kept)) for run in part if run is not kept[run.seed]]
-            counted = [kept[seed] for seed in sorted(kept)]
-            series.append(Series(counted, notes=_notes([run.record for run in counted])))
+            first_of = {run.seed: run for run in reversed(part)}
+            left += [
+                NotCounted(run.where, _twice(run, first_of)) for run in part if run is not first_of[run.seed]
+            ]
+            by_seed = [first_of[seed] for seed in sorted(first_of)]
+            series.append(Series(by_seed, notes=_notes([run.record for run in by_seed])))
     return _with_settings(series), left
 
 
@@ -191,9 +193,9 @@ def _by_commit(group: list[Run]) -> list[list[Run]]:
     return list(parts.values())
 
 
-def _twice(run: Run, kept: Mapping[int, Run]) -> str:
+def _twice(run: Run, first_of: Mapping[int, Run]) -> str:
     return (
-        f"same names and seed as {kept[run.seed].where}, which is counted, but another recipe; the record does not "
+        f"same names and seed as {first_of[run.seed].where}, which is counted, but another recipe; the record does not "
         "tell how they differ"
     )
 
@@ -275,6 +277,6 @@ def _distinction(own: Flat, family: Sequence[Flat]) -> str:
         differing.remove("commit")
     if "epochs" in differing:  # the configuration repeats it
         differing = [name for name in differing if name not in ("epochs_run", "schedule.epochs")]
-    words = [f"{name}={own.get(name, 'none')}" for name in differing]
-    more = [f"{len(words) - MOST_DIFFERENCES} more"] if len(words) > MOST_DIFFERENCES else []
-    return ", ".join([*words[:MOST_DIFFERENCES], *more])
+    differences = [f"{name}={own.get(name, 'none')}" for name in differing]
+    more = [f"{len(differences) - MOST_DIFFERENCES} more"] if len(differences) > MOST_DIFFERENCES else []
+    return ", ".join([*differences[:MOST_DIFFERENCES], *more])

@@ -22,58 +22,64 @@ def results_table(series: Sequence[Series]) -> Table:
 
 
 def _columns(series: Sequence[Series]) -> list[Column]:
-    published = any(one.published for one in series)
-    best_keys = dict.fromkeys(one.best_key for one in series if one.best)
-    accuracy = decimals(2)
+    has_published = any(one.published for one in series)
+    has_agreement = any(one.agreement is not None for one in series)
+    prints_epochs = has_published or len({one.epochs for one in series}) > 1
     return [
-        Column("pair", "pair"),
-        *(_name(key, key, is_printed=False) for key in ("teacher", "student")),
-        _name("variant", "variant", is_printed=_prints_variant(series)),
-        Column("protocol", "protocol", blank=UNCHANGED, is_printed=len({one.protocol for one in series}) > 1),
-        _name("dataset", "dataset", is_printed=_prints_dataset(series)),
-        _name("setting", "setting", is_printed=any(one.setting for one in series)),
-        Column("loss", "loss"),
-        Column(
-            "last",
-            f"last {main_score(series)} %",
-            "number",
-            accuracy,
-            "on test at the last epoch: mean ± sample standard deviation over the seeds",
-            has_std=True,
-            is_main=True,
-        ),
-        Column("n", "n", "number", about="number of seeds"),
-        *(_group(name, any(name in one.groups for one in series)) for name in CLASS_GROUPS),
-        Column(
-            "best",
-            f"{' or '.join(best_keys)} %",
-            "number",
-            accuracy,
-            "the same at the best epoch, chosen on test (to compare with sources that do so) or on held-out images",
-            has_std=True,
-            prints_std=published,  # z depends on it
-            is_printed=bool(best_keys),
-        ),
-        *_published_columns(published),
-        Column(
-            "epochs",
-            "epochs",
-            "number",
-            about="number of the last epoch",
-            is_printed=published or len({one.epochs for one in series}) > 1,
-        ),
+        *_name_columns(series),
+        *_score_columns(series, has_published),
+        *_published_columns(has_published),
+        Column("epochs", "epochs", "number", about="number of the last epoch", is_printed=prints_epochs),
         Column(
             "agreement",
             "agreement %",
             "number",
             decimals(1),
             "with the teacher, on test",
-            is_printed=any(one.agreement is not None for one in series),
+            is_printed=has_agreement,
         ),
         Column("seconds", "training s", "number", decimals(0), "without start-up and evaluation"),
         Column("notes", "notes", "text", is_printed=any(_notes(one) for one in series)),
         *(_name(key, key, is_printed=False) for key in ("seeds", "metric", "best_chosen")),
     ]
+
+
+def _name_columns(series: Sequence[Series]) -> list[Column]:
+    has_protocols = len({one.protocol for one in series}) > 1
+    return [
+        Column("pair", "pair"),
+        *(_name(key, key, is_printed=False) for key in ("teacher", "student")),
+        _name("variant", "variant", is_printed=_prints_variant(series)),
+        Column("protocol", "protocol", blank=UNCHANGED, is_printed=has_protocols),
+        _name("dataset", "dataset", is_printed=_prints_dataset(series)),
+        _name("setting", "setting", is_printed=any(one.setting for one in series)),
+        Column("loss", "loss"),
+    ]
+
+
+def _score_columns(series: Sequence[Series], has_published: bool) -> list[Column]:
+    best_keys = dict.fromkeys(one.best_key for one in series if one.best)
+    last = Column(
+        "last",
+        f"last {main_score(series)} %",
+        "number",
+        decimals(2),
+        "on test at the last epoch: mean ± sample standard deviation over the seeds",
+        has_std=True,
+        is_main=True,
+    )
+    best = Column(
+        "best",
+        f"{' or '.join(best_keys)} %",
+        "number",
+        decimals(2),
+        "the same at the best epoch, chosen on test (to compare with sources that do so) or on held-out images",
+        has_std=True,
+        prints_std=has_published,  # z depends on it
+        is_printed=bool(best_keys),
+    )
+    groups = [_group(name, any(name in one.groups for one in series)) for name in CLASS_GROUPS]
+    return [last, Column("n", "n", "number", about="number of seeds"), *groups, best]
 
 
 def _name(key: str, heading: str, is_printed: bool) -> Column:

@@ -13,8 +13,8 @@ from pathlib import Path
 from kdbench.utils.paths import EXPERIMENTS_DIR
 from kdbench.utils.typed_yaml import read_typed
 
-SHOWN = ("verified", "derived", "secondary")
-"""Statuses of numbers that are shown. Numbers from memory are not."""
+ACCEPTED_STATUSES = ("verified", "derived", "secondary")
+"""Statuses of numbers that may be shown; numbers from memory may not."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Value:
         """The value with all that is known about it, as tables print it."""
         std = f" ± {self.std:.2f}" if self.std is not None and self.trials != 1 else ""
         about = [f"n = {self.trials}"] if self.trials else []
-        about += [word for word in (self.weights, self.selection) if word]
+        about += [remark for remark in (self.weights, self.selection) if remark]
         return f"{self.mean:.2f}{std}" + (f" ({'; '.join(about)})" if about else "")
 
 
@@ -152,7 +152,7 @@ def published_for(table: str) -> Published | None:
         ValueError: published.yaml does not fit the schema.
     """
     file = _published_files().get(table)
-    if file is None or (source := read_typed(Published, file)).status not in SHOWN:
+    if file is None or (source := read_typed(Published, file)).status not in ACCEPTED_STATUSES:
         return None
     source.table = source.table or table
     if source.grid is not None:

@@ -81,7 +81,7 @@ def read(places: Sequence[Path]) -> tuple[list[Run], list[NotCounted]]:
     for place in places:
         if not place.exists():
             raise ValueError(f"{place} does not exist; pass a table, run folders or results.jsonl files")
-    counted: dict[str, Run] = {}
+    by_identity: dict[str, Run] = {}
     left: list[NotCounted] = []
     unfinished: list[tuple[str, Record]] = []
     entries = [entry for place in _distinct(places) for entry in _entries(place)]
@@ -90,13 +90,13 @@ def read(places: Sequence[Path]) -> tuple[list[Run], list[NotCounted]]:
             left.append(NotCounted(where, defect))
         elif record["state"] != "done":
             unfinished.append((where, record))
-        elif (first := counted.get(identity(record))) is not None:
+        elif (first := by_identity.get(identity(record))) is not None:
             if not _is_summary(where, first) or _differs(record, first):
                 left.append(NotCounted(where, _again(record, first)))
         else:
-            counted[identity(record)] = Run(record, where)
-    left += [NotCounted(where, _unfinished(record, counted)) for where, record in unfinished]
-    return list(counted.values()), _together(left)
+            by_identity[identity(record)] = Run(record, where)
+    left += [NotCounted(where, _unfinished(record, by_identity)) for where, record in unfinished]
+    return list(by_identity.values()), _together(left)
 
 
 def identity(record: Record) -> str:
@@ -201,10 +201,10 @@ def _again(record: Record, first: Run) -> str:
     return f"the same run as {first.where}, which is counted{_differs(record, first)}"
 
 
-def _unfinished(record: Record, counted: Mapping[str, Run]) -> str:
+def _unfinished(record: Record, by_identity: Mapping[str, Run]) -> str:
     reason = f": {record['reason']}" if record.get("reason") else ""
     state = "unfinished or still running" if record["state"] == "running" else record["state"]
-    done = counted.get(identity(record))
+    done = by_identity.get(identity(record))
     return f"{state}{reason}" + (f"; finished in {done.where}, which is counted" if done else "")
 
 
@@ -249,11 +249,11 @@ def _scored_on(record: Record, name: str, results: Mapping[str, Any]) -> Record:
 
 
 def _results(results: Mapping[str, Any], prefix: str) -> Record:
-    chosen = ("last", "best_validation", "best_on_test")
+    selections = ("last", "best_validation", "best_on_test")
     return {
-        how: {"epoch": scores["epoch"], **_scores(scores, prefix)} if how in chosen else scores
+        how: {"epoch": scores["epoch"], **_scores(scores, prefix)} if how in selections else scores
         for how, scores in results.items()
-        if how in chosen or not prefix
+        if how in selections or not prefix
     }
 
 

@@ -34,7 +34,7 @@ _PROTOCOL_KEYS = (
 
 
 def recipe_difference(config: Mapping[str, Any], table: str, pair: str, loss: str) -> str:
-    """Return the recipe keys in which a run differs from a table's grid, with both values, in words.
+    """Return the recipe keys in which a run differs from a table's grid, with both values, as text.
 
     Keys that `config` lacks, because an older version wrote it, are not compared.
 
@@ -53,13 +53,13 @@ def recipe_difference(config: Mapping[str, Any], table: str, pair: str, loss: st
     own = _comparable(config)
     if own.get("dataset._target_") != expected.get("dataset._target_"):
         own = {key: value for key, value in own.items() if not key.startswith("dataset.")}
-    words = [
+    differences = [
         f"{key}={value}, not {expected.get(key, 'set')}"
         for key, value in own.items()
         if value != expected.get(key)
     ]
-    more = [f"{len(words) - MOST_DIFFERENCES} more"] if len(words) > MOST_DIFFERENCES else []
-    return "; ".join(words[:MOST_DIFFERENCES] + more)
+    more = [f"{len(differences) - MOST_DIFFERENCES} more"] if len(differences) > MOST_DIFFERENCES else []
+    return "; ".join(differences[:MOST_DIFFERENCES] + more)
 
 
 @cache

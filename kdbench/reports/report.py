@@ -55,7 +55,7 @@ class Report:
     @property
     def runs(self) -> list[Run]:
         """All runs that are counted, in the order of the rows; a run scored on several test sets appears once."""
-        return _counted(self.series)
+        return _all_runs(self.series)
 
     @cached_property
     def results(self) -> Table:
@@ -120,14 +120,14 @@ def _report(
     missing: Sequence[str] = (),
 ) -> Report:
     series = with_published(series, sources)
-    shown = [one.published.source for one in series if one.published]
-    shown += [one for one in sources if grid and one.table == grid.name and not one.values]  # a note alone
+    used = [one.published.source for one in series if one.published]
+    used += [one for one in sources if grid and one.table == grid.name and not one.values]  # a note alone
     return Report(
         _title(grid.title if grid else "", series),
         grid.caption.strip() if grid else "",
         command,
         series,
-        [source for place, source in enumerate(shown) if source not in shown[:place]],
+        [source for place, source in enumerate(used) if source not in used[:place]],
         comparisons(series, against),
         teachers_of(series),
         left,
@@ -141,7 +141,7 @@ def _title(title: str, series: Sequence[Series]) -> str:
         datasets = ", ".join(dict.fromkeys(one.dataset for one in series))
         students = list(dict.fromkeys(one.student for one in series))
         names = ", ".join(students) if len(students) <= 3 else f"{len(students)} students"
-        count = len(_counted(series))
+        count = len(_all_runs(series))
         title = f"{names} on {datasets}: {count} run{'' if count == 1 else 's'}"
     protocols = {one.protocol for one in series}
     if len(protocols) > 1:
@@ -149,7 +149,7 @@ def _title(title: str, series: Sequence[Series]) -> str:
     return f"{title} ({protocol})" if (protocol := "".join(protocols)) else title
 
 
-def _counted(series: Sequence[Series]) -> list[Run]:
+def _all_runs(series: Sequence[Series]) -> list[Run]:
     return [run for one in series for run in one.runs if SCORED_ON not in run.record]
 
 
@@ -209,12 +209,7 @@ def load_frame(folders: Sequence[str | Path] | str | Path = "runs") -> pandas.Da
         ImportError: pandas is not installed.
         ValueError: A place does not exist.
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError(
-            "kdbench.report needs pandas; install it with: pip install 'kdbench[pandas]'"
-        ) from error
+    pd = _import_pandas()
     places = [folders] if isinstance(folders, str | Path) else folders
     runs, _ = read([place_of(str(place)) for place in places])
     keys = differing_keys(runs)
@@ -233,3 +228,13 @@ def _value_at(config: Any, path: Sequence[str]) -> Any:
     for key in path:
         config = config.get(key) if isinstance(config, Mapping) else None
     return config
+
+
+def _import_pandas() -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError(
+            "kdbench.report needs pandas; install it with: pip install 'kdbench[pandas]'"
+        ) from error
+    return pandas

@@ -11,7 +11,7 @@ from typing import Any
 from kdbench.reports.read import Record, Run
 from kdbench.reports.samples import FEW, samples_of
 
-KEPT = (
+RECORD_KEYS = (
     "schema",
     "names",
     "table",
@@ -72,8 +72,8 @@ def encode_results(command: str, records: Sequence[Record], missing: Sequence[st
     lines = [json.dumps({"command": command} | ({"missing": list(missing)} if missing else {}))]
     for record in map(without_places, records):
         samples = samples_of(Run(record, record.get("folder", "")))[:FEW]
-        kept = {key: record[key] for key in KEPT if key in record}
-        lines.append(json.dumps(kept | ({"samples": samples} if samples else {})))
+        content = {key: record[key] for key in RECORD_KEYS if key in record}
+        lines.append(json.dumps(content | ({"samples": samples} if samples else {})))
     return ("\n".join(lines) + "\n").encode()
 
 

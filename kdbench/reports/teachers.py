@@ -98,7 +98,7 @@ class Teacher:
 
 def teachers_of(series: Sequence[Series]) -> list[Teacher]:
     """Return every teacher once for its weights, in the order of the series."""
-    found: dict[tuple[str, str, str], dict[str, Record]] = {}
+    by_weights: dict[tuple[str, str, str], dict[str, Record]] = {}
     tasks: dict[tuple[str, str, str], Any] = {}
     for one in series:
         for run in one.runs:
@@ -107,9 +107,11 @@ def teachers_of(series: Sequence[Series]) -> list[Teacher]:
                 continue
             weights = str(record.get("hash") or record.get("file_hash", ""))
             key = one.dataset, str(record["name"]), "" if f"@{RUN}" in record["name"] else weights
-            found.setdefault(key, {}).setdefault(weights, record)
+            by_weights.setdefault(key, {}).setdefault(weights, record)
             tasks[key] = task
-    return [_teacher(key[1], key[0], tasks[key], list(records.values())) for key, records in found.items()]
+    return [
+        _teacher(key[1], key[0], tasks[key], list(records.values())) for key, records in by_weights.items()
+    ]
 
 
 def _teacher(name: str, dataset: str, task: Task[Any], records: list[Record]) -> Teacher:

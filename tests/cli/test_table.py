@@ -13,7 +13,7 @@ register()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "fragments"),
     [
         (["demmo"], ["there is no table 'demmo'", "did you mean 'demo'"]),
         (["demo", "losses=nope"], ["no loss=nope"]),
@@ -32,12 +32,12 @@ register()
         ([], ["kdbench table NAME", "demo"]),
     ],
 )
-def test_mistakes_are_explained_before_anything_runs(arguments, words, capsys, tmp_path, monkeypatch):
+def test_mistakes_are_explained_before_anything_runs(arguments, fragments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     message = capsys.readouterr().err
-    for word in words:
-        assert word in message
+    for fragment in fragments:
+        assert fragment in message
     assert not list(tmp_path.iterdir())
 
 

@@ -25,10 +25,10 @@ def record(loss: str = "kd", seed: int = 0, top1: float = 70.0, **changes: Any) 
     curve = changes.pop("curve", [[epochs, top1]])
     last = {"epoch": epochs, "top1": top1, "top5": 90.0, "agreement": 75.0, **changes.pop("scores", {})}
     terms = {} if loss == "ce" else {loss: {"_target_": f"kdbench.objectives.{loss}.{loss.upper()}"}}
-    known = {"kd": {"ce": 0.1, "kd": 0.9}}  # the papers' weights
+    published_weights = {"kd": {"ce": 0.1, "kd": 0.9}}  # the papers' weights
     if (pair := f"{teacher}:{student}") in (values := pairs_of("wttm")["values"]):
-        known["wttm"] = {"ce": 1.0, "wttm": values[pair]["beta"]}
-    weights = changes.pop("weights", known.get(loss, {"ce": 1.0, **dict.fromkeys(terms, 1.0)}))
+        published_weights["wttm"] = {"ce": 1.0, "wttm": values[pair]["beta"]}
+    weights = changes.pop("weights", published_weights.get(loss, {"ce": 1.0, **dict.fromkeys(terms, 1.0)}))
     config = {
         "dataset": {
             "_target_": f"kdbench.data.{dataset}",
@@ -48,7 +48,7 @@ def record(loss: str = "kd", seed: int = 0, top1: float = 70.0, **changes: Any) 
     }
     hashes = {"recipe": f"{loss}-{student}-{epochs}-{seed}-{config['schedule']['lr']}", "data": "d" * 64}
     hashes |= {} if loss == "ce" else {"teacher": f"{teacher}-weights"}
-    made = {
+    complete = {
         **{"schema": 1, "state": "done", "reason": None, "is_stage": False, "table": None, "cohort": None},
         "names": {"dataset": dataset, "loss": loss, "teacher": teacher, "student": student},
         **{"seed": seed, "protocol": "", "hashes": hashes, "config": config},
@@ -63,7 +63,7 @@ def record(loss: str = "kd", seed: int = 0, top1: float = 70.0, **changes: Any) 
         },
         "seconds": 100.0 + seed,
     }
-    return {**made, **changes}
+    return {**complete, **changes}
 
 
 def write(folder: Path, *records: dict[str, Any]) -> Path:
@@ -82,9 +82,9 @@ def series_of(*records: dict[str, Any]) -> list[Series]:
 
 def three_losses(folder: Path) -> Path:
     """Write runs of ce, kd and wttm with three seeds each, and a failed run; return `folder`."""
-    made = [
+    records = [
         record(loss, seed, top1 + 0.1 * seed, curve=[[1, 10.0], [240, top1 + 0.1 * seed]])
         for loss, top1 in (("ce", 69.0), ("kd", 70.6), ("wttm", 71.9))
         for seed in range(3)
     ]
-    return write(folder, *made, record("kd", 9, state="failed", reason="a <b> & c"))
+    return write(folder, *records, record("kd", 9, state="failed", reason="a <b> & c"))

@@ -15,9 +15,9 @@ def test_seeds_form_one_series():
 
 def of_a_run(seed: int, teacher_seed: int, weights: str):
     """The record of a student whose teacher is itself the student of a run."""
-    made = record(seed=seed, teacher="resnet20@run-1a2b3c4d")
-    made["teacher"] |= {"seed": teacher_seed}
-    return {**made, "hashes": {**made["hashes"], "teacher": weights}}
+    student = record(seed=seed, teacher="resnet20@run-1a2b3c4d")
+    student["teacher"] |= {"seed": teacher_seed}
+    return {**student, "hashes": {**student["hashes"], "teacher": weights}}
 
 
 def test_a_chain_is_one_series_and_students_of_different_runs_are_not():
@@ -44,9 +44,9 @@ def test_a_chain_is_one_series_and_students_of_different_runs_are_not():
     ids=["epochs", "weights", "lr", "protocol", "hashes"],
 )
 def test_other_settings_are_series_of_their_own_and_are_named(changes, settings):
-    found = series_of(record(seed=0), record(seed=1), record(seed=1, **changes))
-    assert sorted(len(one.runs) for one in found) == [1, 2]
-    assert {one.setting for one in found} == settings
+    series = series_of(record(seed=0), record(seed=1), record(seed=1, **changes))
+    assert sorted(len(one.runs) for one in series) == [1, 2]
+    assert {one.setting for one in series} == settings
 
 
 def test_places_of_data_and_output_are_no_setting():
@@ -80,12 +80,12 @@ def test_the_same_seed_twice_is_separated_by_commit_or_left_out():
         record(seed=seed, commit="fedcba987654", hashes={**one["hashes"], "recipe": f"v2-{seed}"})
         for seed, one in enumerate(old)
     ]
-    found = series_of(*old, *new)
-    assert {one.setting for one in found} == {"commit=0123456789ab", "commit=fedcba987654"}
+    series = series_of(*old, *new)
+    assert {one.setting for one in series} == {"commit=0123456789ab", "commit=fedcba987654"}
     bare = [{key: value for key, value in one.items() if key != "config"} for one in (old[0], new[0])]
     bare[1]["commit"] = bare[0]["commit"]
-    found, left = gather([Run(one, f"run {place}") for place, one in enumerate(bare)])
-    assert [len(one.runs) for one in found] == [1]
+    series, left = gather([Run(one, f"run {place}") for place, one in enumerate(bare)])
+    assert [len(one.runs) for one in series] == [1]
     assert left[0].where == "run 1"
     assert left[0].reason.startswith("same names and seed as run 0, which is counted, but another recipe")
 
@@ -94,12 +94,12 @@ def test_records_without_a_configuration_are_separated_by_epochs():
     bare = [record(seed=seed, epochs=epochs) for seed, epochs in ((0, 2), (1, 2), (0, 30))]
     for one in bare:
         del one["config"]
-    found = series_of(*bare)
-    assert [(one.epochs, len(one.runs), one.setting) for one in found] == [
+    series = series_of(*bare)
+    assert [(one.epochs, len(one.runs), one.setting) for one in series] == [
         (2, 2, "epochs=2"),
         (30, 1, "epochs=30"),
     ]
-    assert found[0].notes == ["configuration not recorded"]
+    assert series[0].notes == ["configuration not recorded"]
 
 
 def test_a_run_without_a_teacher_has_no_agreement():

@@ -76,9 +76,9 @@ def test_variants_are_a_column_unless_the_protocols_name_them():
 
 
 def test_data_sets_are_a_column_where_runs_are_scored_on_several():
-    made = record()
-    made["results"]["last"] |= {"vicuna/top1": 50.0}
-    assert [row["dataset"] for row in printed(series_of(made))] == ["cifar100", "vicuna"]
+    scored_twice = record()
+    scored_twice["results"]["last"] |= {"vicuna/top1": 50.0}
+    assert [row["dataset"] for row in printed(series_of(scored_twice))] == ["cifar100", "vicuna"]
 
 
 def test_groups_of_classes_are_columns_where_a_protocol_has_them():
@@ -136,13 +136,13 @@ def test_comparisons_are_a_table_for_each_family():
     records = [
         record(loss, seed, top1 + seed**2) for loss, top1 in (("ce", 10.0), ("kd", 11.0)) for seed in (0, 1)
     ]
-    found = comparisons(series_of(*records))
-    (table,) = comparison_tables(found)
+    results = comparisons(series_of(*records))
+    (table,) = comparison_tables(results)
     assert table.title == "resnet56 -> resnet20, cifar100, 240 epochs"
     assert table.lines[0][:5] == ["kd - ce", "last top-1", "2", "+1.00", "-"]
-    assert comparison_tables(found, least=3) == []
-    assert comparison_caption(found, least=3) == ""
-    assert "With 2 pairs Wilcoxon's p cannot fall below 0.5." in comparison_caption(found)
+    assert comparison_tables(results, least=3) == []
+    assert comparison_caption(results, least=3) == ""
+    assert "With 2 pairs Wilcoxon's p cannot fall below 0.5." in comparison_caption(results)
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0001, "< 0.001"), (0.25, "0.250")])

@@ -46,8 +46,8 @@ def test_embedded_data_cannot_end_its_element():
 
 def test_names_and_reasons_are_escaped(tmp_path):
     bad = "<img src=x onerror=alert(1)>"
-    made = record(loss="kd", teacher=bad, protocol='"><script>x</script>')
-    runs = write(tmp_path / "runs", made, record("kd", 1, state="failed", reason=bad))
+    unsafe = record(loss="kd", teacher=bad, protocol='"><script>x</script>')
+    runs = write(tmp_path / "runs", unsafe, record("kd", 1, state="failed", reason=bad))
     page = html(report_on([str(runs)], ""))
     assert "<img" not in page
     assert "<script>x" not in page

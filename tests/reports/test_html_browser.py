@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 def page(tmp_path_factory):
     """Return the address of a report on two pairs, three losses and three seeds, with a failed run."""
     folder = tmp_path_factory.mktemp("page")
-    made = [
+    records = [
         record(
             loss,
             seed,
@@ -30,7 +30,7 @@ def page(tmp_path_factory):
         for loss, top1 in (("ce", 69.0), ("kd", 70.6), ("wttm", 71.9))
         for seed in range(3)
     ]
-    write(folder / "runs", *made, record("kd", 9, state="failed", reason="killed"))
+    write(folder / "runs", *records, record("kd", 9, state="failed", reason="killed"))
     (folder / "report.html").write_text(html(report_on([str(folder / "runs")], "kdbench report runs")))
     return f"file://{folder}/report.html"
 

@@ -81,10 +81,10 @@ def test_a_source_with_a_note_alone_is_named():
 
 
 def test_tasks_have_their_own_main_score(tmp_path):
-    made = record("ce", teacher="none", dataset="svamp", task="rationale", scores={"accuracy": 40.0})
-    del made["teacher"], made["results"]["best_on_test"], made["results"]["last"]["agreement"]
-    made["results"]["best_validation"] = {"epoch": 3, "accuracy": 41.0}
-    page = markdown(report_on([str(write(tmp_path / "runs", made))], ""))
+    rationale = record("ce", teacher="none", dataset="svamp", task="rationale", scores={"accuracy": 40.0})
+    del rationale["teacher"], rationale["results"]["best_on_test"], rationale["results"]["last"]["agreement"]
+    rationale["results"]["best_validation"] = {"epoch": 3, "accuracy": 41.0}
+    page = markdown(report_on([str(write(tmp_path / "runs", rationale))], ""))
     assert "| last accuracy % | n | best_validation % |" in page
     assert "| 40.00 | 1 | 41.00 |" in page
     assert "agreement" not in page

@@ -32,8 +32,8 @@ def test_losses_are_compared_with_ce_by_default():
         ("ce", "kd"),
         ("ce", "wttm"),
     ]
-    found = compare(*grid("ce", "kd", "wttm"), against="kd")
-    assert [(one.first, one.second) for one in found] == [("kd", "ce"), ("kd", "wttm")]
+    comparisons_found = compare(*grid("ce", "kd", "wttm"), against="kd")
+    assert [(one.first, one.second) for one in comparisons_found] == [("kd", "ce"), ("kd", "wttm")]
     assert len(compare(*grid("ce", "kd", "wttm"), against="all")) == 3
     (one,) = compare(*grid("kd", "wttm"))
     assert (one.first, one.second, one.family) == ("kd", "wttm", "resnet56 -> resnet20, cifar100, 240 epochs")
@@ -42,15 +42,15 @@ def test_losses_are_compared_with_ce_by_default():
 
 def test_teachers_are_compared_with_each_other_under_one_loss():
     teachers = ("resnet56", "resnet56@mcmi-0", "resnet56@mcmi-0.15")
-    found = compare(*grid("kd", teachers=teachers))
-    assert [(one.first, one.second) for one in found] == [
+    comparisons_found = compare(*grid("kd", teachers=teachers))
+    assert [(one.first, one.second) for one in comparisons_found] == [
         (teachers[0], teachers[1]),
         (teachers[0], teachers[2]),
         (teachers[1], teachers[2]),
     ]
-    assert {one.family for one in found} == {"kd, student resnet20, cifar100, 240 epochs"}
-    assert [one.t_holm for one in found] == holm([one.result.t for one in found])
-    assert found[0].t_holm > found[0].result.t
+    assert {one.family for one in comparisons_found} == {"kd, student resnet20, cifar100, 240 epochs"}
+    assert [one.t_holm for one in comparisons_found] == holm([one.result.t for one in comparisons_found])
+    assert comparisons_found[0].t_holm > comparisons_found[0].result.t
 
 
 def test_the_same_weights_under_two_names_of_a_teacher_are_no_comparison():
@@ -65,8 +65,11 @@ def test_different_settings_are_never_compared():
 
 
 def test_weights_of_a_loss_are_named():
-    found = compare(*grid("ce", "kd"), *grid("kd", weights={"ce": 0.1, "kd": 2.0}))
-    assert [one.second for one in found] == ["kd (loss.weights.kd=0.9)", "kd (loss.weights.kd=2.0)"]
+    comparisons_found = compare(*grid("ce", "kd"), *grid("kd", weights={"ce": 0.1, "kd": 2.0}))
+    assert [one.second for one in comparisons_found] == [
+        "kd (loss.weights.kd=0.9)",
+        "kd (loss.weights.kd=2.0)",
+    ]
 
 
 def test_the_recall_of_omitted_classes_is_a_family_of_its_own():

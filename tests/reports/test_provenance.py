@@ -20,9 +20,9 @@ def test_what_a_record_lacks_is_a_dash():
 
 
 def test_only_keys_of_the_recipe_differ():
-    made = runs(record(seed=0), record(seed=1, lr=0.1))
-    assert differing_keys(made) == ["schedule.lr"]
-    assert "output" not in configuration(made[0].record)
+    two_runs = runs(record(seed=0), record(seed=1, lr=0.1))
+    assert differing_keys(two_runs) == ["schedule.lr"]
+    assert "output" not in configuration(two_runs[0].record)
     assert configuration({}) == {}
 
 

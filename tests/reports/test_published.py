@@ -55,10 +55,10 @@ def test_a_mistake_in_published_numbers_names_the_file(tmp_path, monkeypatch):
     "file", sorted((EXPERIMENTS_DIR / "networks").glob("*.yaml")), ids=lambda file: file.stem
 )
 def test_published_networks_exist(file):
-    found = networks(file.stem)
-    assert found.dataset == file.stem
-    assert set(found.top1) <= set(available())
-    assert found.status == "verified"
+    published = networks(file.stem)
+    assert published.dataset == file.stem
+    assert set(published.top1) <= set(available())
+    assert published.status == "verified"
 
 
 def test_a_mistake_in_published_networks_names_the_file(tmp_path, monkeypatch):

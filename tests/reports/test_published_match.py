@@ -33,11 +33,11 @@ RUNS = record(seed=0, top1=70.0, best=71.0), record(seed=1, top1=71.0, best=72.0
 
 def test_last_is_compared_with_last_and_best_with_best():
     (series,) = series_of(*RUNS)
-    found = find_match(series, source(value(std=0.24, trials=5)))
-    assert (found.compared, found.delta) == ("last", pytest.approx(70.5 - 70.66))
-    assert found.z == pytest.approx((70.5 - 70.66) / math.sqrt(0.24**2 / 5 + 0.5 / 2))
-    found = find_match(series, source(value(std=0.24, trials=5, selection="best epoch")))
-    assert (found.compared, found.delta) == ("best_on_test", pytest.approx(71.5 - 70.66))
+    result = find_match(series, source(value(std=0.24, trials=5)))
+    assert (result.compared, result.delta) == ("last", pytest.approx(70.5 - 70.66))
+    assert result.z == pytest.approx((70.5 - 70.66) / math.sqrt(0.24**2 / 5 + 0.5 / 2))
+    result = find_match(series, source(value(std=0.24, trials=5, selection="best epoch")))
+    assert (result.compared, result.delta) == ("best_on_test", pytest.approx(71.5 - 70.66))
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_last_is_compared_with_last_and_best_with_best():
     ],
 )
 def test_no_difference_between_different_settings(changes, runs, reason):
-    found = find_match(series_of(*runs)[0], source(value(**changes)))
-    assert (found.delta, found.z, found.reason) == (None, None, reason)
+    result = find_match(series_of(*runs)[0], source(value(**changes)))
+    assert (result.delta, result.z, result.reason) == (None, None, reason)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_no_difference_between_different_settings(changes, runs, reason):
     ],
 )
 def test_a_difference_without_z_has_a_reason(changes, runs, reason):
-    found = find_match(series_of(*runs)[0], source(value(**changes)))
-    assert found.delta is not None
-    assert (found.z, found.reason) == (None, reason)
+    result = find_match(series_of(*runs)[0], source(value(**changes)))
+    assert result.delta is not None
+    assert (result.z, result.reason) == (None, reason)
 
 
 def test_other_protocols_data_sets_and_losses_have_no_published_value():
@@ -73,9 +73,9 @@ def test_other_protocols_data_sets_and_losses_have_no_published_value():
 
 def test_first_images_of_our_copy_are_shown_with_the_authors_and_not_compared():
     (series,) = series_of(record(protocol="first-of-this-order 5 %, repeated"))
-    found = find_match(series, source(replace(value(), protocol="first 5 %, repeated")))
-    assert (found.value.mean, found.delta) == (70.66, None)
-    assert found.reason == "here other images (first-of-this-order 5 %, repeated)"
+    result = find_match(series, source(replace(value(), protocol="first 5 %, repeated")))
+    assert (result.value.mean, result.delta) == (70.66, None)
+    assert result.reason == "here other images (first-of-this-order 5 %, repeated)"
 
 
 def test_the_table_of_the_runs_comes_first():
@@ -116,21 +116,21 @@ TABLE, PAIR = "cifar100-same", "resnet56:resnet20"
 @pytest.mark.parametrize(("overrides", "is_compared"), [((), True), (("schedule.batch_size=128",), False)])
 def test_a_series_of_another_recipe_has_no_difference(overrides, is_compared):
     cfg = compose_checked("train", [*overrides_of(load_table(TABLE, []), PAIR, "", "kd", 3), *overrides])
-    made = record() | {"config": OmegaConf.to_container(cfg, resolve=True)}
+    complete = record() | {"config": OmegaConf.to_container(cfg, resolve=True)}
     published = published_for(TABLE)
 
     def against_published(**changes):
-        (series,) = series_of({**made, **changes})
-        return match(series, found, published)
+        (series,) = series_of({**complete, **changes})
+        return match(series, result, published)
 
-    found = find_value(series_of(made)[0], published)
+    result = find_value(series_of(complete)[0], published)
     usual = against_published()
     assert (usual.delta is not None) is is_compared
     assert ("schedule.batch_size=128, not 64" in usual.reason) is not is_compared
-    plain = against_published(teacher={**made["teacher"], "epoch": 2})
+    plain = against_published(teacher={**complete["teacher"], "epoch": 2})
     assert plain.delta == usual.delta, "a plain teacher is judged by its own score"
-    names = {**made["names"], "teacher": "resnet56@mcmi-0.15"}
-    variant = against_published(teacher={**made["teacher"], "epoch": 2}, names=names)
+    names = {**complete["names"], "teacher": "resnet56@mcmi-0.15"}
+    variant = against_published(teacher={**complete["teacher"], "epoch": 2}, names=names)
     assert variant.delta is None
     assert "a teacher of 2 epochs, not 20" in variant.reason
-    assert compare([70.0], [70.0], 240, found, published).delta is not None
+    assert compare([70.0], [70.0], 240, result, published).delta is not None

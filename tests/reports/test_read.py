@@ -43,8 +43,8 @@ def test_a_file_within_another_place_is_read_once(tmp_path):
 
 def test_ce_with_two_teachers_is_two_runs(tmp_path):
     """Their weights are equal, but they belong to two rows."""
-    made = [record("ce", teacher=teacher) for teacher in ("resnet56", "resnet110")]
-    assert len(read([write(tmp_path, *made)])[0]) == 2
+    records = [record("ce", teacher=teacher) for teacher in ("resnet56", "resnet110")]
+    assert len(read([write(tmp_path, *records)])[0]) == 2
 
 
 def test_results_file_of_a_table_does_not_repeat_its_run_folders(tmp_path):
@@ -52,13 +52,13 @@ def test_results_file_of_a_table_does_not_repeat_its_run_folders(tmp_path):
     runs = write(tmp_path / "table" / "runs", record("ce"), record("kd"))
     lines = [json.dumps({"command": "kdbench table t"}), json.dumps(record("ce")), json.dumps(record("kd"))]
     (tmp_path / "table" / "results.jsonl").write_text("\n".join(lines) + "\n")
-    found, left = read([tmp_path / "table"])
-    assert ([run.where for run in found], left) == ([str(runs / "ce-0-0"), str(runs / "kd-0-1")], [])
+    runs_read, left = read([tmp_path / "table"])
+    assert ([run.where for run in runs_read], left) == ([str(runs / "ce-0-0"), str(runs / "kd-0-1")], [])
     copy = tmp_path / "copy" / "results.jsonl"
     copy.parent.mkdir()
     copy.write_text("\n".join([*lines, json.dumps(record("kd", 1))]))
-    found, left = read([copy, tmp_path / "table"])
-    assert [run.seed for run in found] == [0, 0, 1]
+    runs_read, left = read([copy, tmp_path / "table"])
+    assert [run.seed for run in runs_read] == [0, 0, 1]
     assert reasons(left) == {"results.jsonl": "2 of its lines repeat runs that are counted elsewhere"}
 
 
@@ -70,7 +70,7 @@ def test_lines_of_a_results_file_need_no_schema_and_no_configuration(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ("", "empty"),
         ('{"schema": 1, "na', "incomplete or damaged"),
@@ -90,14 +90,14 @@ def test_lines_of_a_results_file_need_no_schema_and_no_configuration(tmp_path):
     ],
     ids=str,
 )
-def test_runs_that_are_not_counted_are_listed_with_the_reason(tmp_path, content, words):
+def test_runs_that_are_not_counted_are_listed_with_the_reason(tmp_path, content, message):
     (tmp_path / "run").mkdir()
     text = json.dumps(content) if isinstance(content, dict) else content
     (tmp_path / "run" / "record.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     runs, (one,) = read([tmp_path])
     assert runs == []
-    assert one.where == str(tmp_path / "run") or "cannot be read" in words
-    assert words in one.reason
+    assert one.where == str(tmp_path / "run") or "cannot be read" in message
+    assert message in one.reason
 
 
 def test_a_run_folder_without_a_record_is_listed(tmp_path):

@@ -38,9 +38,9 @@ def test_only_changes_of_the_recipe_are_named(overrides, difference):
 
 
 def test_tables_that_cannot_run_the_pair_are_not_compared():
-    given = config("schedule.batch_size=128")
-    assert recipe_difference(given, "no-such-table", PAIR, LOSS) == ""
-    assert recipe_difference(given, TABLE, "nobody:nothing", LOSS) == ""
+    own_config = config("schedule.batch_size=128")
+    assert recipe_difference(own_config, "no-such-table", PAIR, LOSS) == ""
+    assert recipe_difference(own_config, TABLE, "nobody:nothing", LOSS) == ""
 
 
 def test_epochs_of_a_variant_are_those_of_its_schedule():

@@ -69,9 +69,9 @@ def test_a_frame_has_one_row_per_run_and_the_keys_that_differ(tmp_path):
 
 
 def test_scores_on_additional_test_sets_are_columns_of_a_frame(tmp_path):
-    made = record()
-    made["results"]["last"] |= {"vicuna/top1": 50.0}
-    assert load_frame(write(tmp_path / "runs", made))["last_vicuna/top1"].tolist() == [50.0]
+    scored_twice = record()
+    scored_twice["results"]["last"] |= {"vicuna/top1": 50.0}
+    assert load_frame(write(tmp_path / "runs", scored_twice))["last_vicuna/top1"].tolist() == [50.0]
 
 
 def test_a_frame_without_pandas_says_how_to_install_it(tmp_path, monkeypatch):

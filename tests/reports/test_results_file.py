@@ -7,16 +7,16 @@ from tests.reports.records import record
 
 
 def test_a_results_file_is_read_as_it_was_written(tmp_path):
-    made = record()
+    complete = record()
     (tmp_path / "results.jsonl").write_bytes(
-        encode_results("kdbench table demo", [made], ["kd, seed 1 (nan)"])
+        encode_results("kdbench table demo", [complete], ["kd, seed 1 (nan)"])
     )
     results = read_results(tmp_path / "results.jsonl")
     assert (results.command, results.missing) == ("kdbench table demo", ["kd, seed 1 (nan)"])
-    (kept,) = results.records
-    assert kept["results"] == made["results"]
-    assert "is_stage" not in kept
-    (tmp_path / "results.jsonl").write_bytes(encode_results("kdbench table demo", [made]))
+    (read_back,) = results.records
+    assert read_back["results"] == complete["results"]
+    assert "is_stage" not in read_back
+    (tmp_path / "results.jsonl").write_bytes(encode_results("kdbench table demo", [complete]))
     assert read_results(tmp_path / "results.jsonl").missing == []
 
 

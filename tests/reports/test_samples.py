@@ -46,12 +46,12 @@ def test_the_first_seed_with_samples_represents_its_row(report):
 def test_pages_escape_samples(report):
     page = markdown(report)
     assert page.count("| 2 \\| 3? Add. | 5 | <b>5</b> | yes | 25 % |") == FEW
-    shown = html(report)
-    assert shown.count('<td class="name sample">&lt;b&gt;5&lt;/b&gt;</td>') == FEW + 2
-    assert "<b>5</b>" not in shown
+    html_page = html(report)
+    assert html_page.count('<td class="name sample">&lt;b&gt;5&lt;/b&gt;</td>') == FEW + 2
+    assert "<b>5</b>" not in html_page
 
 
 def test_a_report_without_samples_has_no_section(tmp_path):
     write(tmp_path, record())
-    found = report_on([str(tmp_path)], "kdbench report")
-    assert "Samples" not in markdown(found) + html(found)
+    empty_report = report_on([str(tmp_path)], "kdbench report")
+    assert "Samples" not in markdown(empty_report) + html(empty_report)

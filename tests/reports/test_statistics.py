@@ -35,12 +35,12 @@ def test_no_z_for_one_trial_or_without_any_spread():
 
 def test_paired_differences():
     """Differences 1, 2, 3: mean 2, s = 1, t = 2 sqrt(3) with two degrees of freedom; t(0.975, 2) = 4.302653."""
-    found = paired({0: 10.0, 1: 20.0, 2: 30.0}, {0: 11.0, 1: 22.0, 2: 33.0, 3: 99.0})
-    assert (found.n, found.mean) == (3, 2.0)
-    assert found.low == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6)
-    assert found.high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6)
-    assert found.t == pytest.approx(0.0741799, abs=1e-6)
-    assert found.wilcoxon == 0.25
+    result = paired({0: 10.0, 1: 20.0, 2: 30.0}, {0: 11.0, 1: 22.0, 2: 33.0, 3: 99.0})
+    assert (result.n, result.mean) == (3, 2.0)
+    assert result.low == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6)
+    assert result.high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6)
+    assert result.t == pytest.approx(0.0741799, abs=1e-6)
+    assert result.wilcoxon == 0.25
 
 
 @settings(max_examples=20)  # the exact test is slow
@@ -48,18 +48,18 @@ def test_paired_differences():
 def test_paired_tests_agree_with_scipy_on_two_samples(values):
     first, second = ({seed: round(pair[side], 2) for seed, pair in enumerate(values)} for side in (0, 1))
     differences = np.array([second[seed] - first[seed] for seed in first])
-    found = paired(first, second)
-    assert found.mean == pytest.approx(differences.mean(), abs=1e-9)
+    result = paired(first, second)
+    assert result.mean == pytest.approx(differences.mean(), abs=1e-9)
     if differences.std() > 1e-6:
         expected = stats.ttest_rel(list(second.values()), list(first.values()))
-        assert found.t == pytest.approx(expected.pvalue, abs=1e-9)
+        assert result.t == pytest.approx(expected.pvalue, abs=1e-9)
         half = stats.t.ppf(0.975, len(values) - 1) * differences.std(ddof=1) / math.sqrt(len(values))
-        assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half), abs=1e-6)
+        assert (result.low, result.high) == pytest.approx((result.mean - half, result.mean + half), abs=1e-6)
 
 
 def test_equal_differences_have_no_p_value():
-    found = paired({0: 10.1, 1: 20.2}, {0: 10.4, 1: 20.5})
-    assert (found.mean, found.low, found.t) == (pytest.approx(0.3), None, None)
+    result = paired({0: 10.1, 1: 20.2}, {0: 10.4, 1: 20.5})
+    assert (result.mean, result.low, result.t) == (pytest.approx(0.3), None, None)
     same = paired({0: 10.0, 1: 20.0}, {0: 10.0, 1: 20.0})
     assert (same.mean, same.t, same.wilcoxon) == (0.0, None, None)
 
@@ -71,8 +71,8 @@ def test_seeds_of_one_side_only_are_ignored():
 
 def test_wilcoxon_treats_differences_equal_up_to_rounding_as_ties():
     """The absolute differences 0.3, 0.3 and 0.5 are inexact in binary; the first two must be ties."""
-    found = paired({0: 70.0, 1: 70.1, 2: 70.0}, {0: 70.3, 1: 70.4, 2: 70.5})
-    assert found.wilcoxon == stats.wilcoxon([0.3, 0.3, 0.5]).pvalue
+    result = paired({0: 70.0, 1: 70.1, 2: 70.0}, {0: 70.3, 1: 70.4, 2: 70.5})
+    assert result.wilcoxon == stats.wilcoxon([0.3, 0.3, 0.5]).pvalue
 
 
 def test_holm_correction():

@@ -18,8 +18,8 @@ def test_a_teacher_has_the_published_network_of_its_name():
 def test_two_files_of_one_name_are_two_teachers():
     another = record("wttm")
     another["teacher"] = {**another["teacher"], "hash": "b" * 64, "top1": 70.0}
-    found = teachers_of(series_of(record(), another))
-    assert [(one.score, one.weights) for one in found] == [(72.5, "resnet56"), (70.0, "bbbbbbbb")]
+    teachers = teachers_of(series_of(record(), another))
+    assert [(one.score, one.weights) for one in teachers] == [(72.5, "resnet56"), (70.0, "bbbbbbbb")]
 
 
 def test_a_teacher_is_one_sentence():
