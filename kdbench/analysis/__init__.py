@@ -1,1 +1,1 @@
-"""Instruments that describe a trained network, and their plots."""
+"""Measurements that describe a trained network, and their plots (`kdbench analyze`)."""

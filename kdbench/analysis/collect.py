@@ -1,4 +1,4 @@
-"""What a side answers to a whole split."""
+"""The outputs of a network on a whole split."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ from kdbench.data.images.image_data import ImageData
 
 
 @dataclass(frozen=True)
-class Answers:
-    """All on the CPU. logits: float64 [N, C]; features: float32 [N, D], the classifier's input, where there is one."""
+class SplitOutputs:
+    """The outputs of a network on a split, on the CPU.
+
+    Attributes:
+        logits: float64 [N, C].
+        features: The classifier's input, float32 [N, D]; None if the network reports none.
+    """
 
     logits: Tensor
     features: Tensor | None
 
 
 @torch.no_grad()
-def collect(side: Side, data: ImageData, split: str) -> Answers:
-    """Ask a side for every row of a split as it is, in float32. ValueError where a logit is not finite."""
+def collect(side: Side, data: ImageData, split: str) -> SplitOutputs:
+    """Run a network in float32 on every row of a split, without augmentation.
+
+    Raises:
+        ValueError: A logit is not finite.
+    """
     wanted = tuple(name for name in ("pooled",) if name in side.features)
     side.module.to(data.device)
     logits, features = [], []
@@ -29,15 +38,15 @@ def collect(side: Side, data: ImageData, split: str) -> Answers:
         outputs = side.answer(data.eval_batch(split, chunk.start, chunk.stop), wanted)
         logits.append(outputs.logits.cpu())
         features += [outputs.features[name].flatten(1).cpu() for name in wanted]
-    answers = Answers(torch.cat(logits).double(), torch.cat(features) if features else None)
-    if not bool(answers.logits.isfinite().all()):
+    outputs_of_split = SplitOutputs(torch.cat(logits).double(), torch.cat(features) if features else None)
+    if not bool(outputs_of_split.logits.isfinite().all()):
         raise ValueError(
-            f"{side.title} answers {split} images of {data.name} with logits that are not finite"
+            f"{side.title}: its logits for {split} images of {data.name} are not finite; check the weights"
         )
-    return answers
+    return outputs_of_split
 
 
 def targets(data: ImageData, split: str) -> Tensor:
-    """The labels of a split, int64 [N], on the CPU."""
+    """Return the labels of a split, int64 [N], on the CPU."""
     chunks = [data.eval_batch(split, chunk.start, chunk.stop).target for chunk in data.eval_chunks(split)]
     return torch.cat(chunks).cpu()

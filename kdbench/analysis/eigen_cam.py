@@ -1,4 +1,4 @@
-"""Eigen-CAM (Muhammad and Yeasin 2020, arXiv:2008.00299) by the library grad-cam, which the extra `cam` brings."""
+"""Eigen-CAM (Muhammad and Yeasin 2020, arXiv:2008.00299) with the library grad-cam of the extra `cam`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from kdbench.analysis.networks import Side
 
-HOW_TO_GET_IT = "Eigen-CAM needs the library grad-cam: pip install -e '.[cam]'"
+INSTALL_HINT = "Eigen-CAM needs the library grad-cam: pip install -e '.[cam]'"
 MAP = "unpooled"
 
 
 def available() -> bool:
-    """Whether the library is installed."""
+    """Return whether grad-cam is installed."""
     return find_spec("pytorch_grad_cam") is not None
 
 
 class _Mapped(nn.Module):
-    """A side as the library wants it: a module with a layer whose output is the map to be looked at."""
+    """A network as grad-cam expects it: a module with a layer whose output is the feature map."""
 
     def __init__(self, side: Side) -> None:
         super().__init__()
@@ -34,16 +34,25 @@ class _Mapped(nn.Module):
 
 
 def eigen_cam(side: Side, inputs: Tensor) -> Tensor:
-    """The first principal component of the last map's channels, over positions: [N, 3, H, W] -> [N, H, W] in 0 to 1.
+    """Return the first principal component of the last feature map's channels.
 
-    Scaled per image, and enlarged to its size. A component's sign is free: it is chosen so that its largest value
-    is positive (the library leaves it as it falls). ValueError where the network averages no map.
+    The sign of a component is arbitrary. It is chosen so that the largest absolute value is positive.
+
+    Args:
+        side: The network.
+        inputs: Images [N, 3, H, W].
+
+    Returns:
+        Maps [N, H, W] in 0 to 1, scaled per image and enlarged to its size.
+
+    Raises:
+        ValueError: The network does not average a feature map before its classifier.
     """
     from pytorch_grad_cam import EigenCAM
     from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection_with_sign_correction
 
     if MAP not in side.features:
-        raise ValueError(f"{side.title} averages no map before its classifier: no Eigen-CAM")
+        raise ValueError(f"{side.title} does not average a feature map before its classifier: no Eigen-CAM")
 
     class SignedEigenCAM(EigenCAM):  # type: ignore[misc]
         def get_cam_image(self, *arguments: Any, **_: Any) -> Any:

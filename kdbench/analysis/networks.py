@@ -1,4 +1,4 @@
-"""Which networks are looked at: the subject, and the reference that it is compared with."""
+"""The networks of an analysis: the subject, and the reference that it is compared with."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ from kdbench.training.schedule import Schedule
 class Side:
     """A network under analysis, in eval mode.
 
-    role: `student`, `teacher`, `model` (a checkpoint of no run) or `against`. files: where its weights came from.
+    Attributes:
+        role: `student`, `teacher`, `model` (a checkpoint that belongs to no run) or `against`.
+        name: Name of the network.
+        files: Files of its weights.
+        hash: Hash of its weights.
+        module: The network.
+        answer: Runs the network on a batch and returns the requested features with the logits.
+        features: Names of the features that `answer` can return.
     """
 
     role: str
@@ -38,29 +45,28 @@ class Side:
     module: nn.Module
     answer: Callable[[Batch, tuple[str, ...]], Outputs]
     features: tuple[str, ...]
-    """What `answer` may be asked for."""
 
     @property
     def title(self) -> str:
-        """For tables and pictures."""
+        """Role and name, for tables and plots."""
         return f"{self.role} {self.name}"
 
     def answer_images(self, inputs: Tensor, features: tuple[str, ...] = ()) -> Outputs:
-        """The answer to images [N, 3, H, W] alone."""
+        """Run the network on images [N, 3, H, W] without labels."""
         nothing = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
         return self.answer(Batch(inputs, nothing, nothing), features)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint, and the record of the run that left it where there is one."""
+    """A checkpoint, and the record of its run if it belongs to one."""
 
     file: Path
     record: dict[str, Any] | None
 
     @property
     def network(self) -> dict[str, Any] | None:
-        """The configuration of the run's network."""
+        """The configuration of the run's network; None without a run."""
         if self.record is None:
             return None
         config = self.record["config"]
@@ -70,37 +76,45 @@ class Source:
 
     @property
     def is_student(self) -> bool:
-        """Whether it was trained as a student, and not as a teacher or elsewhere."""
+        """Whether the checkpoint is the student of a run."""
         return self.record is not None and "student" in self.record["config"]
 
 
 def source(path: Path) -> Source:
-    """What lies at `path`: a finished run's folder, a file in one, or a checkpoint of its own; else ValueError."""
+    """Find the checkpoint at a path: a finished run's folder, a file in one, or a separate file.
+
+    Raises:
+        ValueError: There is none, or the run is not finished.
+    """
     if path.is_dir():
         return Source(path / STUDENT, finished(path))
     if not path.is_file():
         raise ValueError(f"there is no run folder and no checkpoint at {path}")
-    beside = RunFolder(path.parent).record()
-    return Source(path, None if beside is None else finished(path.parent))
+    record = RunFolder(path.parent).record()
+    return Source(path, None if record is None else finished(path.parent))
 
 
 def subject_side(role: str, node: DictConfig, file: Path, data: ImageData) -> Side:
-    """The network of a configuration with the weights of a file."""
+    """Create the network of a configuration with the weights of a file."""
     network = build(node, num_classes=data.num_classes)
     module, about = load_student(network, file, data)
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
-    def answered(batch: Batch, features: tuple[str, ...]) -> Outputs:
+    def answer_batch(batch: Batch, features: tuple[str, ...]) -> Outputs:
         if isinstance(module, Headed):
             return module.answer(batch.inputs, features)
         return answer(module, batch.inputs, features)
 
-    name = str(about.get("teacher", node.name))  # a teacher is known with its variant
-    return Side(role, name, (file,), weights_hash(module), module, answered, feature_names(network))
+    name = str(about.get("teacher", node.name))  # the stored name of a teacher includes its variant
+    return Side(role, name, (file,), weights_hash(module), module, answer_batch, feature_names(network))
 
 
 def teacher_side(cfg: DictConfig, names: dict[str, str], data: ImageData) -> Side | None:
-    """The teacher of a configuration with `dataset` and `teacher`, found as a run finds it; None for teacher=none."""
+    """Load the teacher of a configuration as a run does; None for teacher=none.
+
+    Raises:
+        ValueError: The teacher is missing or does not fit.
+    """
     node = OmegaConf.create(
         {"dataset": cfg.dataset, "teacher": cfg.teacher, "student": {}, "precision": "fp32"}
     )
@@ -109,7 +123,7 @@ def teacher_side(cfg: DictConfig, names: dict[str, str], data: ImageData) -> Sid
     try:
         teacher = load_teacher(plan, teacher_files(plan))
     except ValueError as error:
-        raise ValueError(f"{error}\nteacher=none leaves it out") from error
+        raise ValueError(f"{error}\nteacher=none omits the teacher") from error
     if teacher is None:
         return None
     features = feature_names(getattr(teacher, "model", teacher))
@@ -117,8 +131,8 @@ def teacher_side(cfg: DictConfig, names: dict[str, str], data: ImageData) -> Sid
 
 
 def other_side(path: Path, node: DictConfig, data: ImageData) -> Side:
-    """The checkpoint named by `against`: of its run's network, else of the subject's."""
-    found = source(path)
-    own = OmegaConf.create(found.network) if found.network else node
+    """Load the checkpoint of `against`, with the network of its run or else of the subject."""
+    other = source(path)
+    own = OmegaConf.create(other.network) if other.network else node
     assert isinstance(own, DictConfig)
-    return subject_side("against", own, found.file, data)
+    return subject_side("against", own, other.file, data)

@@ -1,4 +1,4 @@
-"""The numbers of an analysis as rows for people, and as a Markdown page."""
+"""The numbers of an analysis as table rows and as a Markdown page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WORST = 5
 
 
 def side_rows(numbers: Mapping[str, Any]) -> list[Row]:
-    """What is said of each side: a row for each number, a column for each side."""
+    """Return the numbers of each network: one row per number, one column per network."""
     return [
         {"": label, **{_title(side): format(side[key], form) for side in _sides(numbers)}}
         for key, label, form in ONE_SIDE
@@ -40,7 +40,7 @@ def side_rows(numbers: Mapping[str, Any]) -> list[Row]:
 
 
 def pair_rows(numbers: Mapping[str, Any]) -> list[Row]:
-    """What is said of both together; none without a reference."""
+    """Return the numbers of the pair, one row each; none without a reference."""
     pair = numbers["pair"]
     if pair is None:
         return []
@@ -49,7 +49,7 @@ def pair_rows(numbers: Mapping[str, Any]) -> list[Row]:
         "top-1 agreement %": f"{pair['agreement']:.2f}",
         "D(p, q), nats": f"{pair['predictive_kl']:.4f}",
         **{label: f"{ttm[key]:.4f}" for key, label in TERMS},
-        "residual of that sum": f"{ttm['residual']:.1e}",
+        "residual of the identity": f"{ttm['residual']:.1e}",
         "linear CKA of pooled features, unbiased": _or_none(cka["unbiased"]),
         "linear CKA of pooled features, biased": _or_none(cka["biased"]),
         "difference of logit correlations, mean": f"{correlation['mean']:.4f}",
@@ -59,21 +59,21 @@ def pair_rows(numbers: Mapping[str, Any]) -> list[Row]:
 
 
 def page(numbers: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
-    """All of it, with the pictures and where the numbers come from."""
+    """Return the page: numbers, plots and provenance, as Markdown."""
     sides, data, gamma = _sides(numbers), numbers["dataset"], numbers["gamma"]
     parts = [
         f"# {' and '.join(_title(side) for side in sides)} on {data['name']}",
         f"{data['images']:,} images ({data['split']}) of {data['classes']} classes. gamma = {gamma['value']:g} "
-        f"({gamma['from']}), T = 1 / gamma. What each number is: docs/analyze.md.",
+        f"({gamma['from']}), T = 1 / gamma. docs/analyze.md defines each number.",
     ]
-    whence = [f"{_title(side)}: `{side['file']}`, weights {side['hash'][:12]}" for side in sides]
-    parts.append("\n".join(f"* {line}" for line in (*whence, *numbers["notes"])))
+    origins = [f"{_title(side)}: `{side['file']}`, weights {side['hash'][:12]}" for side in sides]
+    parts.append("\n".join(f"* {line}" for line in (*origins, *numbers["notes"])))
     parts.append(markdown_table(side_rows(numbers)))
     if numbers["pair"]:
         reference, subject = sides
         parts += [
-            f"## Together\n\np is the output of the {_title(reference)}, q that of the {_title(subject)}; p_T and q_T "
-            f"are those at temperature T.",
+            f"## Comparison\n\np is the output of the {_title(reference)}, q that of the {_title(subject)}; p_T and "
+            f"q_T are the outputs at temperature T.",
             markdown_table(pair_rows(numbers)),
         ]
     parts += _classes(sides)
@@ -94,7 +94,7 @@ def _or_none(value: float | None) -> str:
 
 
 def _classes(sides: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The classes that each side recognises worst, and the pairs that it confuses most often."""
+    """Return the classes with the lowest accuracy of each network, and its most frequent confusions."""
     worst = [
         {"": f"{place}.", **{_title(side): _nth(_worst(side), place) for side in sides}}
         for place in range(1, WORST + 1)
@@ -126,8 +126,9 @@ def _nth(items: Sequence[str], place: int) -> str:
 
 
 def _footer(numbers: Mapping[str, Any]) -> str:
-    made = numbers["made"]
+    origin = numbers["provenance"]
+    machine, torch = origin["machine"]["processor"], origin["versions"]["torch"]
     return (
-        f"Made by `{numbers['command']}` on {made['machine']['processor']}, torch {made['versions']['torch']}, commit "
-        f"{made['commit']}, {made['started']}. All numbers: analysis.json; class-by-class matrices: matrices.npz."
+        f"Created by `{numbers['command']}` on {machine}, torch {torch}, commit {origin['commit']}, "
+        f"{origin['started']}. All numbers: analysis.json; class-by-class matrices: matrices.npz."
     )

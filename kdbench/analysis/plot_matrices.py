@@ -1,4 +1,4 @@
-"""Pictures of class-by-class matrices, with similar classes next to each other."""
+"""Plots of class-by-class matrices, with similar classes next to each other."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from kdbench.analysis.plot_style import Picture, panels, save, where
 from kdbench.analysis.study import Study
 
 NAMED_CLASSES = 20
-"""Up to as many classes have their names on an axis."""
+"""Largest number of classes that are named on an axis."""
 FLOOR = 1e-4
-"""The darkest probability of a heat map on a logarithmic scale."""
-NOTHING = "#c8c8c8"
-"""Where a matrix has no value to be shown."""
+"""Smallest probability of a heat map's logarithmic scale."""
+NO_VALUE = "#c8c8c8"
+"""Colour of cells without a value."""
 
 
 def _order(study: Study) -> list[int]:
-    """The classes so that those taken for each other are neighbours: the leaves of a tree over the first side's
-    centroids, in which the distance of two classes is -log of the probability that each gives to the other."""
+    """Return an order of the classes in which classes that are confused with each other are neighbours.
+
+    It is the order of the leaves of a tree over the first network's centroids. The distance of two classes is 1 - log
+    of the probability that they give to each other.
+    """
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 
-    centroids = study.looked[0].measured.matrices["centroids"]
+    centroids = study.results[0].measurements.matrices["centroids"]
     if len(centroids) < 3:
         return list(range(len(centroids)))
     distance = 1 - (centroids + centroids.T).clamp(min=1e-12).log()
@@ -36,12 +39,12 @@ def _order(study: Study) -> list[int]:
 
 
 def _heat(study: Study, matrices: Sequence[Tensor], norm: Any, colours: str, label: str, axis: str) -> Any:
-    """C x C matrices of the sides on one scale, with the classes in `_order`."""
+    """Plot C x C matrices of the networks on one scale, with the classes in `_order`."""
     order = _order(study)
     figure, sides = panels(study, 4.6, 4.4)
     for number, (axes, matrix) in enumerate(zip(sides, matrices, strict=True)):
         shown = axes.imshow(matrix[order][:, order].numpy(), norm=norm, cmap=colours, interpolation="nearest")
-        axes.set_facecolor(NOTHING)
+        axes.set_facecolor(NO_VALUE)
         _name_classes(axes, [study.data.classes[place] for place in order], axis, first=number == 0)
     figure.colorbar(shown, ax=sides, label=label, shrink=0.85)
     return figure
@@ -59,46 +62,44 @@ def _name_classes(axes: Any, names: Sequence[str], axis: str, first: bool) -> No
         axes.set_ylabel("true class", fontsize=9)
 
 
-_NEIGHBOURS = (
-    "Classes are ordered so that those to which the {} gives each other's probability are neighbours."
-)
+_NEIGHBOURS = "Classes are ordered so that those which the {} confuses are neighbours."
 
 
 def centroids(study: Study, folder: Path) -> Picture:
-    """The class centroids, a panel for each side."""
+    """Plot the class centroids, one panel for each network."""
     from matplotlib.colors import LogNorm
 
-    matrices = [looked.measured.matrices["centroids"].clamp(min=FLOOR) for looked in study.looked]
+    matrices = [result.measurements.matrices["centroids"].clamp(min=FLOOR) for result in study.results]
     norm = LogNorm(FLOOR, 1)
     save(_heat(study, matrices, norm, "viridis", "mean probability", "output"), folder, "centroids.png")
     caption = (
-        f"The mean output over the images of each class (a row), as probabilities on a logarithmic scale cut off at "
-        f"{FLOOR:g}. {_NEIGHBOURS.format(study.looked[0].side.role)} {where(study)}."
+        f"Mean output over the images of each class (rows), as probabilities on a logarithmic scale from "
+        f"{FLOOR:g}. {_NEIGHBOURS.format(study.results[0].side.role)} {where(study)}."
     )
     return Picture("centroids.png", "Class centroids", caption)
 
 
 def confusion(study: Study, folder: Path) -> Picture:
-    """Which classes are taken for which, a panel for each side."""
+    """Plot the confusions between classes, one panel for each network."""
     from matplotlib.colors import Normalize
 
     matrices = []
-    for looked in study.looked:
-        counts = looked.measured.matrices["confusion"].double()
+    for result in study.results:
+        counts = result.measurements.matrices["confusion"].double()
         shares = 100 * counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
         matrices.append(shares.fill_diagonal_(math.nan))
     top = max(float(shares[~shares.isnan()].max()) for shares in matrices) if len(matrices[0]) > 1 else 1.0
     norm = Normalize(0, max(top, 1.0))
     save(_heat(study, matrices, norm, "magma_r", "% of the true class", "predicted"), folder, "confusion.png")
     caption = (
-        f"The per cent of each class's images (a row) that were taken for another class; right answers, on the "
-        f"diagonal, are grey. {_NEIGHBOURS.format(study.looked[0].side.role)} {where(study)}."
+        f"Per cent of the images of each class (rows) that are predicted as another class; the diagonal is grey. "
+        f"{_NEIGHBOURS.format(study.results[0].side.role)} {where(study)}."
     )
     return Picture("confusion.png", "Confusion", caption)
 
 
 def correlation(study: Study, folder: Path) -> Picture:
-    """How the correlations of the classes' logits differ between the sides."""
+    """Plot the difference of the two networks' correlation matrices of logits."""
     from matplotlib import pyplot as plt
     from matplotlib.colors import Normalize
 
@@ -120,8 +121,8 @@ def correlation(study: Study, folder: Path) -> Picture:
     save(figure, folder, "correlation.png")
     mean = study.pair.numbers["correlation_difference"]["mean"]
     caption = (
-        f"The correlation matrix of the classes' logits over the images, of the {study.reference.side.role} less that "
-        f"of the {study.subject.side.role}; the mean absolute value off the diagonal is {mean:.4f}. "
-        f"{_NEIGHBOURS.format(study.looked[0].side.role)} {where(study)}."
+        f"Correlation matrix of the class logits over the images: {study.reference.side.role} minus "
+        f"{study.subject.side.role}. The mean absolute value off the diagonal is {mean:.4f}. "
+        f"{_NEIGHBOURS.format(study.results[0].side.role)} {where(study)}."
     )
-    return Picture("correlation.png", "Difference of the logits' correlations", caption)
+    return Picture("correlation.png", "Difference of logit correlations", caption)

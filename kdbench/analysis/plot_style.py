@@ -1,4 +1,4 @@
-"""What the pictures share: panels next to each other on one scale, colours, and saying what they show."""
+"""Colours, panels and captions that all plots share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BAR, DARK, WARM, GREY = "#b8cbe0", "#1f3f66", "#d9822b", "#9a9a9a"
 
 @dataclass(frozen=True)
 class Picture:
-    """A file beside the page, and what is to be said under it."""
+    """A plot of the page: its file, title and caption."""
 
     file: str
     title: str
@@ -21,24 +21,24 @@ class Picture:
 
 
 class NotPossibleError(ValueError):
-    """A picture that this analysis cannot have, and why."""
+    """This analysis cannot have a plot; the message says why."""
 
 
 def panels(study: Study, width: float, height: float, **options: Any) -> tuple[Any, list[Any]]:
-    """A figure with an axes for each side, under its name; width of each in inches."""
+    """Return a figure with one axes per network, titled with its name. Width and height are of each, in inches."""
     from matplotlib import pyplot as plt
 
-    count = len(study.looked)
+    count = len(study.results)
     figure, grid = plt.subplots(
         1, count, figsize=(width * count, height), layout="constrained", squeeze=False, **options
     )
-    for axes, looked in zip(grid[0], study.looked, strict=True):
-        axes.set_title(looked.side.title, loc="left", fontsize=10)
+    for axes, result in zip(grid[0], study.results, strict=True):
+        axes.set_title(result.side.title, loc="left", fontsize=10)
     return figure, list(grid[0])
 
 
 def save(figure: Any, folder: Path, file: str) -> None:
-    """As PNG."""
+    """Save a figure as PNG and close it."""
     from matplotlib import pyplot as plt
 
     figure.savefig(folder / file, dpi=130, bbox_inches="tight")
@@ -46,5 +46,5 @@ def save(figure: Any, folder: Path, file: str) -> None:
 
 
 def where(study: Study) -> str:
-    """The images that a caption speaks of."""
+    """Return data set, split and number of images, for a caption."""
     return f"{study.data.name}, {study.split}, n = {len(study.target):,}"

@@ -1,4 +1,4 @@
-"""All pictures of an analysis."""
+"""All plots of an analysis."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ ONE_SIDE = (reliability, entropy, centroids, confusion, features, cams)
 
 
 def draw(study: Study, folder: Path) -> tuple[list[Picture], list[str]]:
-    """All pictures that can be made, as PNG files in `folder`; and a line for each that cannot."""
+    """Draw all plots as PNG files in `folder`.
+
+    Returns:
+        The plots, and one line for each plot that this analysis cannot have.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
-    made: list[Picture] = []
-    left_out: list[str] = []
+    pictures: list[Picture] = []
+    omitted: list[str] = []
     for drawer in (*ONE_SIDE, correlation) if study.pair else ONE_SIDE:
         try:
-            made.append(drawer(study, folder))
+            pictures.append(drawer(study, folder))
         except NotPossibleError as reason:
-            left_out.append(str(reason))
-    return made, left_out
+            omitted.append(str(reason))
+    return pictures, omitted

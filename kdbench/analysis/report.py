@@ -1,4 +1,4 @@
-"""What an analysis leaves: analysis.json, matrices.npz, a page with its pictures, and a few lines on the terminal."""
+"""The output of an analysis: analysis.json, matrices.npz, a page with plots, and tables on the terminal."""
 
 from __future__ import annotations
 
@@ -18,28 +18,32 @@ from kdbench.utils.atomic_io import write_atomically
 
 
 def write(study: Study, folder: Path, pictures: bool = True) -> None:
-    """All files; `study.numbers` learns which pictures there are. RunError where the disk does not take them."""
+    """Write all files of an analysis and add the names of its plots to `study.numbers`.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        made, left_out = draw(study, folder) if pictures else ([], [])
+        plots, omitted = draw(study, folder) if pictures else ([], [])
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error}") from error
-    study.numbers["notes"] += left_out
-    study.numbers["pictures"] = [picture.file for picture in made]
+    study.numbers["notes"] += omitted
+    study.numbers["pictures"] = [picture.file for picture in plots]
     text = json.dumps(study.numbers, indent=2, sort_keys=True, allow_nan=False)
     write_atomically(folder / "analysis.json", (text + "\n").encode())
     write_atomically(folder / "matrices.npz", _matrices(study))
-    write_atomically(folder / "analysis.md", page(study.numbers, made).encode())
+    write_atomically(folder / "analysis.md", page(study.numbers, plots).encode())
 
 
 def _matrices(study: Study) -> bytes:
-    """The class-by-class matrices by side and name, for numpy.load."""
+    """Return the matrices by side and name, in the format of numpy.load."""
     sides = {"subject": study.subject, "reference": study.reference}
     arrays = {
         f"{side}_{name}": matrix.numpy()
-        for side, looked in sides.items()
-        if looked is not None
-        for name, matrix in looked.measured.matrices.items()
+        for side, result in sides.items()
+        if result is not None
+        for name, matrix in result.measurements.matrices.items()
     }
     if study.pair is not None:
         arrays |= {name: matrix.numpy() for name, matrix in study.pair.matrices.items()}
@@ -49,7 +53,7 @@ def _matrices(study: Study) -> bytes:
 
 
 def show(study: Study, folder: Path) -> None:
-    """The tables of the page, its notes, and where the files are."""
+    """Print the tables of the page, its notes, and the paths of the files."""
     console, data = Console(), study.numbers["dataset"]
     console.print(f"{data['name']}, {data['split']}, {data['images']:,} images", highlight=False)
     for rows in (side_rows(study.numbers), pair_rows(study.numbers)):

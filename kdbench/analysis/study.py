@@ -1,4 +1,4 @@
-"""One analysis: the sides, their answers to a split, and all that is measured of them."""
+"""One analysis: the networks, their outputs on a split, and the measurements."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.analysis.collect import Answers, collect, targets
-from kdbench.analysis.measure import Measured, of_one, of_pair
+from kdbench.analysis.collect import SplitOutputs, collect, targets
+from kdbench.analysis.measure import Measurements, measure_pair, measure_side
 from kdbench.analysis.networks import Side
 from kdbench.data.images.image_data import ImageData
 from kdbench.utils.provenance import provenance
@@ -18,37 +18,45 @@ from kdbench.utils.seeding import generator
 
 SCHEMA = 1
 IMAGES = 6
-"""How many images Eigen-CAM shows where none were chosen."""
+"""Default number of images of Eigen-CAM."""
 
 
 @dataclass(frozen=True)
-class Looked:
-    """A side with what it answered and what that says."""
+class SideResult:
+    """A network with its outputs and measurements."""
 
     side: Side
-    answers: Answers
-    measured: Measured
+    outputs: SplitOutputs
+    measurements: Measurements
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is written and drawn. target: the labels [N]; images: the rows that Eigen-CAM shows.
+    """The complete results of an analysis.
 
-    numbers: all of analysis.json, but for the files written beside it.
+    Attributes:
+        data: The data set.
+        split: `train`, `validation` or `test`.
+        target: The labels [N].
+        images: Rows that Eigen-CAM shows.
+        subject: The network under analysis.
+        reference: The network that it is compared with.
+        pair: Measurements of both together.
+        numbers: The contents of analysis.json.
     """
 
     data: ImageData
     split: str
     target: Tensor
     images: list[int]
-    subject: Looked
-    reference: Looked | None
-    pair: Measured | None
+    subject: SideResult
+    reference: SideResult | None
+    pair: Measurements | None
     numbers: dict[str, Any]
 
     @property
-    def looked(self) -> list[Looked]:
-        """The columns of tables and pictures: the reference first."""
+    def results(self) -> list[SideResult]:
+        """The networks in the order of tables and plots: the reference first."""
         return [self.reference, self.subject] if self.reference else [self.subject]
 
 
@@ -64,31 +72,41 @@ def study(
     command: str = "",
     notes: Sequence[str] = (),
 ) -> Study:
-    """Look at one or two sides on a split of data that are set up.
+    """Analyse one or two networks on a split.
 
-    gamma: the order of Renyi's entropy and the power of the transform; gamma_from: where it is from, in words.
-    images: rows for Eigen-CAM; by default a few drawn at random, the same ones for all networks.
-    Raises ValueError for an impossible row, or answers that are not finite.
+    Args:
+        data: Data that are set up.
+        split: `train`, `validation` or `test`.
+        subject: The network under analysis.
+        reference: The network to compare with.
+        gamma: Order of the Renyi entropy and exponent of the power transform.
+        gamma_from: Source of gamma, for the page.
+        images: Rows for Eigen-CAM; by default a few, drawn with a fixed seed.
+        command: The command line, for the page.
+        notes: Lines for the page.
+
+    Raises:
+        ValueError: A row does not exist, or outputs are not finite.
     """
     shown = _rows(data, split, images)
     target = targets(data, split)
-    looked = [
-        None if side is None else _look(side, data, split, target, gamma) for side in (subject, reference)
+    sides = [
+        None if side is None else _measure(side, data, split, target, gamma) for side in (subject, reference)
     ]
-    first, second = looked
+    first, second = sides
     assert first is not None
-    pair = of_pair(second.answers, first.answers, gamma) if second else None
+    pair = measure_pair(second.outputs, first.outputs, gamma) if second else None
     numbers = {
         "schema": SCHEMA,
         "command": command,
         "dataset": {"name": data.name, "split": split, "images": len(target), "classes": data.num_classes},
         "fingerprint": data.fingerprint,
         "gamma": {"value": gamma, "from": gamma_from},
-        "subject": _said(first),
-        "reference": _said(second) if second else None,
+        "subject": _describe(first),
+        "reference": _describe(second) if second else None,
         "pair": pair.numbers if pair else None,
         "notes": [*notes, *_missing(first, second)],
-        "made": provenance(),
+        "provenance": provenance(),
     }
     return Study(data, split, target, shown, first, second, pair, numbers)
 
@@ -98,31 +116,31 @@ def _rows(data: ImageData, split: str, images: Sequence[int] | None) -> list[int
     if images is None:
         return sorted(torch.randperm(size, generator=generator(0, "analyze", "images"))[:IMAGES].tolist())
     if stray := [row for row in images if not 0 <= row < size]:
-        raise ValueError(f"images={list(images)}: {stray[0]} is no row of {split}, which has 0 to {size - 1}")
+        raise ValueError(f"images={list(images)}: {split} has rows 0 to {size - 1}, and not {stray[0]}")
     return list(images)
 
 
-def _look(side: Side, data: ImageData, split: str, target: Tensor, gamma: float) -> Looked:
-    answers = collect(side, data, split)
-    return Looked(side, answers, of_one(answers, target, data.classes, gamma))
+def _measure(side: Side, data: ImageData, split: str, target: Tensor, gamma: float) -> SideResult:
+    outputs = collect(side, data, split)
+    return SideResult(side, outputs, measure_side(outputs, target, data.classes, gamma))
 
 
-def _said(looked: Looked) -> dict[str, Any]:
-    side = looked.side
+def _describe(result: SideResult) -> dict[str, Any]:
+    side = result.side
     about = {
         "role": side.role,
         "model": side.name,
         "file": ", ".join(file.name for file in side.files),
         "hash": side.hash,
     }
-    return about | looked.measured.numbers
+    return about | result.measurements.numbers
 
 
-def _missing(subject: Looked, reference: Looked | None) -> list[str]:
-    """What could not be measured, and why."""
+def _missing(subject: SideResult, reference: SideResult | None) -> list[str]:
+    """Return a line for each measurement that is not possible."""
     sides = [subject, reference] if reference else [subject]
     return [
-        f"{looked.side.title} has no pooled features, for it does not end in one linear layer: no CKA."
-        for looked in sides
-        if looked.answers.features is None
+        f"{result.side.title} has no pooled features, because it does not end in one linear layer: no CKA."
+        for result in sides
+        if result.outputs.features is None
     ]

@@ -1,4 +1,4 @@
-"""Short runs on made-up images, and a teacher with random weights: that they answer matters, not what."""
+"""Short runs on synthetic images with a random teacher; only their plumbing matters, not their accuracy."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ TINY += ["student=resnet8", "trainer=cpu", "threads=1", "progress=false", "teach
 
 
 def train(output: Path, *overrides: str, root: str = "train") -> Path:
-    """The folder of a run, finished."""
+    """Train a run and return its folder."""
     words = [*(word for word in TINY if root == "train" or not word.startswith("student=")), *overrides]
     choices = dict(word.split("=", 1) for word in words)
     run(make_plan(compose_checked(root, [*words, f"output={output}"]), choices))

@@ -34,27 +34,27 @@ SIDE |= {"shannon_entropy", "renyi_entropy", "cmi", "reliability", "classes", "c
 QUICK = ["pictures=false", "--json"]
 
 
-def analysed(capsys, *arguments) -> dict:
+def analyse(capsys, *arguments) -> dict:
     assert main([str(argument) for argument in arguments]) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_run_with_its_teacher(wttm, tmp_path, capsys):
+def test_analysis_of_a_run_with_its_teacher(wttm, tmp_path, capsys):
     assert main([str(wttm), f"output={tmp_path}"]) == 0
     printed = capsys.readouterr().out
-    found = json.loads((tmp_path / "analysis.json").read_text())
-    assert set(found["subject"]) == set(found["reference"]) == SIDE
-    assert (found["subject"]["role"], found["reference"]["role"]) == ("student", "teacher")
-    assert found["dataset"] == {"name": "fake", "split": "test", "images": 32, "classes": 4}
-    assert found["gamma"] == {"value": 0.3, "from": "gamma of the run's WTTM"}
-    assert abs(found["pair"]["ttm"]["residual"]) < 1e-12
+    result = json.loads((tmp_path / "analysis.json").read_text())
+    assert set(result["subject"]) == set(result["reference"]) == SIDE
+    assert (result["subject"]["role"], result["reference"]["role"]) == ("student", "teacher")
+    assert result["dataset"] == {"name": "fake", "split": "test", "images": 32, "classes": 4}
+    assert result["gamma"] == {"value": 0.3, "from": "gamma of the run's WTTM"}
+    assert abs(result["pair"]["ttm"]["residual"]) < 1e-12
     page = (tmp_path / "analysis.md").read_text()
-    for picture in found["pictures"]:
+    for picture in result["pictures"]:
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
         assert f"]({picture})" in page
-    assert len(found["pictures"]) == (7 if cam.available() else 6)
-    assert (cam.HOW_TO_GET_IT in page) != cam.available()
-    for words in ("student resnet8", "teacher resnet8", f"{found['subject']['nll']:.4f}"):
+    assert len(result["pictures"]) == (7 if cam.available() else 6)
+    assert (cam.INSTALL_HINT in page) != cam.available()
+    for words in ("student resnet8", "teacher resnet8", f"{result['subject']['nll']:.4f}"):
         assert words in page
         assert words in printed
     matrices = np.load(tmp_path / "matrices.npz")
@@ -65,33 +65,33 @@ def test_a_run_with_its_teacher(wttm, tmp_path, capsys):
 
 def test_every_number_is_in_the_documentation(wttm, capsys):
     text = (Path(__file__).parents[2] / "docs" / "analyze.md").read_text()
-    found = analysed(capsys, wttm, *QUICK)
-    pair = [*found["pair"], *(f"ttm.{key}" for key in found["pair"]["ttm"])]
+    result = analyse(capsys, wttm, *QUICK)
+    pair = [*result["pair"], *(f"ttm.{key}" for key in result["pair"]["ttm"])]
     for key in {*SIDE, *pair} - {"role", "model", "file", "hash", "features", "ttm"}:
         assert re.search(rf"^\| .*\b{key}\b.* \|", text, re.MULTILINE), key
 
 
-def test_it_says_what_the_run_said(wttm, capsys):
+def test_numbers_equal_those_of_the_runs_record(wttm, capsys):
     last = RunFolder(wttm).record()["results"]["last"]
-    found = analysed(capsys, wttm, *QUICK)
+    result = analyse(capsys, wttm, *QUICK)
     for key in ("top1", "top5", "nll", "ece"):
-        assert found["subject"][key] == pytest.approx(last[key], abs=1e-3)
-    assert found["pair"]["agreement"] == pytest.approx(last["agreement"], abs=1e-3)
-    assert found["reference"]["top1"] == pytest.approx(RunFolder(wttm).record()["teacher"]["top1"], abs=1e-3)
-    assert found["notes"] == []
-    assert json.loads((wttm / "analysis/test/analysis.json").read_text()) == found
+        assert result["subject"][key] == pytest.approx(last[key], abs=1e-3)
+    assert result["pair"]["agreement"] == pytest.approx(last["agreement"], abs=1e-3)
+    assert result["reference"]["top1"] == pytest.approx(RunFolder(wttm).record()["teacher"]["top1"], abs=1e-3)
+    assert result["notes"] == []
+    assert json.loads((wttm / "analysis/test/analysis.json").read_text()) == result
 
 
-def test_the_same_numbers_again(wttm, tmp_path, capsys):
-    one, other = (analysed(capsys, wttm, *QUICK, f"output={tmp_path}") for _ in range(2))
-    del one["made"], other["made"]
+def test_analysis_is_reproducible(wttm, tmp_path, capsys):
+    one, other = (analyse(capsys, wttm, *QUICK, f"output={tmp_path}") for _ in range(2))
+    del one["provenance"], other["provenance"]
     assert one == other
 
 
-def test_a_student_with_a_head_of_its_own(simkd, tmp_path, capsys):
+def test_student_with_its_own_head_is_measured_with_it(simkd, tmp_path, capsys):
     last = RunFolder(simkd).record()["results"]["last"]
-    found = analysed(capsys, simkd, *QUICK)
-    assert (found["subject"]["top1"], found["subject"]["nll"]) == pytest.approx(
+    result = analyse(capsys, simkd, *QUICK)
+    assert (result["subject"]["top1"], result["subject"]["nll"]) == pytest.approx(
         (last["top1"], last["nll"]), abs=1e-3
     )
     weights = [f"checkpoint={simkd}/student.safetensors", "dataset=fake", "model=resnet8", "--json"]
@@ -108,54 +108,54 @@ def test_a_student_with_a_head_of_its_own(simkd, tmp_path, capsys):
     )
 
 
-def test_the_splits(wttm, capsys):
+def test_splits_have_the_expected_sizes(wttm, capsys):
     sizes = dict.fromkeys(("train", "validation", "test"), 0)
     for split in sizes:
-        sizes[split] = analysed(capsys, wttm, *QUICK, f"split={split}")["dataset"]["images"]
+        sizes[split] = analyse(capsys, wttm, *QUICK, f"split={split}")["dataset"]["images"]
     assert sizes == {"train": 56, "validation": 8, "test": 32}
 
 
-def test_a_checkpoint_alone_and_against_another(wttm, teacher, tmp_path, capsys):
+def test_checkpoint_alone_and_compared_with_another(wttm, teacher, tmp_path, capsys):
     given = ["dataset=fake", "model=resnet8", f"checkpoint={teacher}", f"output={tmp_path}", *QUICK]
-    alone = analysed(capsys, *given)
+    alone = analyse(capsys, *given)
     assert (alone["subject"]["role"], alone["reference"], alone["pair"]) == ("model", None, None)
     assert alone["gamma"]["value"] == 0.25
     for other in (wttm, wttm / "student.safetensors"):
-        both = analysed(capsys, *given, f"against={other}")
+        both = analyse(capsys, *given, f"against={other}")
         assert both["reference"]["role"] == "against"
         assert both["subject"] == alone["subject"]
-    same = analysed(capsys, *given, f"against={teacher}")["pair"]
+    same = analyse(capsys, *given, f"against={teacher}")["pair"]
     assert (same["agreement"], same["predictive_kl"]) == (100, pytest.approx(0, abs=1e-12))
     assert same["cka"] == pytest.approx({"unbiased": 1, "biased": 1})
     assert same["correlation_difference"]["max"] == pytest.approx(0, abs=1e-9)
-    taught = [*given, "teacher=resnet8", f"teacher.checkpoint={teacher}"]
-    assert analysed(capsys, *taught)["reference"]["role"] == "teacher"
+    with_teacher = [*given, "teacher=resnet8", f"teacher.checkpoint={teacher}"]
+    assert analyse(capsys, *with_teacher)["reference"]["role"] == "teacher"
 
 
-def test_a_file_before_the_keys(teacher, tmp_path, capsys):
+def test_file_may_precede_the_keys(teacher, tmp_path, capsys):
     given = ["dataset=fake", "model=resnet8", f"output={tmp_path}", *QUICK]
-    assert analysed(capsys, teacher, *given)["subject"]["file"] == teacher.name
+    assert analyse(capsys, teacher, *given)["subject"]["file"] == teacher.name
 
 
-def test_a_teacher_that_was_trained_is_analysed_alone(tmp_path, capsys, monkeypatch):
+def test_teacher_run_is_analysed_without_reference(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("KDBENCH_HOME", str(tmp_path / "home"))
     folder = train(tmp_path / "runs", root="train_teacher")
     capsys.readouterr()
-    found = analysed(capsys, folder, *QUICK)
-    assert (found["subject"]["role"], found["subject"]["model"], found["reference"]) == (
+    result = analyse(capsys, folder, *QUICK)
+    assert (result["subject"]["role"], result["subject"]["model"], result["reference"]) == (
         "model",
         "resnet8",
         None,
     )
 
 
-def test_other_data_or_another_teacher_than_the_runs_are_said(wttm, tmp_path, capsys):
+def test_notes_mention_other_data_and_another_teacher(wttm, tmp_path, capsys):
     torch.manual_seed(1)
     save_weights(create_model("resnet8", 4), tmp_path / "other.safetensors", {})
     changed = [f"teacher.checkpoint={tmp_path}/other.safetensors", "dataset.data_seed=3"]
-    found = analysed(capsys, wttm, *QUICK, f"output={tmp_path}", *changed)
-    assert "not those of the run" in found["notes"][0]
-    assert "The teacher is not the one of the run" in found["notes"][1]
+    result = analyse(capsys, wttm, *QUICK, f"output={tmp_path}", *changed)
+    assert "not those of the run" in result["notes"][0]
+    assert "The teacher is not the one of the run" in result["notes"][1]
 
 
 MISTAKES = [
@@ -166,13 +166,13 @@ MISTAKES = [
     (["{run}", "split=tset"], "split=tset; fake has validation, test, train"),
     (["{run}", "dataset.validation=0", "split=validation"], "dataset.validation=N holds a part out"),
     (["{run}", "dataset.classes=5"], "expects classifier [5, 64], the file has [4, 64]"),
-    (["{run}", "images=[32]"], "32 is no row of test, which has 0 to 31"),
+    (["{run}", "images=[32]"], "images=[32]: test has rows 0 to 31, and not 32"),
     (["{run}", "gamma=0"], "gamma must be positive"),
     (["{run}", "gama=1"], "did you mean 'gamma'?"),
     (["{run}", "threads=0"], "threads must be at least 1"),
     (["{run}", "checkpoint=x"], "give one of them"),
     (["{run}", "against=nowhere"], "no run folder and no checkpoint at nowhere"),
-    (["{run}", "teacher.checkpoint=nowhere"], "teacher=none leaves it out"),
+    (["{run}", "teacher.checkpoint=nowhere"], "teacher=none omits the teacher"),
     (["dataset=fake", "model=resnet8"], "checkpoint has no value yet"),
     (["dataset=fake", "model=resnet8", "checkpoint=nowhere"], "no checkpoint at nowhere"),
     (["dataset=fake", "model=resnet88", "checkpoint=x"], "no model=resnet88"),
@@ -183,7 +183,7 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("arguments", "words"), MISTAKES, ids=lambda value: value[:40] if isinstance(value, str) else ""
 )
-def test_mistakes_are_said_in_a_line(arguments, words, wttm, teacher, tmp_path, capsys):
+def test_mistakes_are_reported_in_one_line(arguments, words, wttm, teacher, tmp_path, capsys):
     places = {
         "run": wttm,
         "teacher": teacher,
@@ -201,7 +201,7 @@ def test_mistakes_are_said_in_a_line(arguments, words, wttm, teacher, tmp_path, 
     assert "Traceback" not in error
 
 
-def test_answers_that_are_no_numbers_are_refused(tmp_path, capsys):
+def test_outputs_that_are_not_finite_are_refused(tmp_path, capsys):
     model = create_model("resnet8", 4)
     torch.nn.init.constant_(model.get_classifier().weight, float("nan"))
     save_weights(model, tmp_path / "nan.safetensors", {})

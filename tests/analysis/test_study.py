@@ -31,60 +31,60 @@ def side(data, teacher):
     return subject_side("model", NODE, teacher, data)
 
 
-def test_batches_of_any_size_answer_the_same(data, side):
+def test_outputs_do_not_depend_on_the_batch_size(data, side):
     whole = fake(seed=0, batch_size=8)
     whole.setup()
     one, other = (
         study(images, "test", side, None, gamma=0.5, gamma_from="given") for images in (data, whole)
     )
-    torch.testing.assert_close(one.subject.answers.logits, other.subject.answers.logits)
+    torch.testing.assert_close(one.subject.outputs.logits, other.subject.outputs.logits)
     assert one.target.tolist() == other.target.tolist()
     assert one.images == other.images == sorted(set(one.images))
 
 
-def test_features_are_what_the_classifier_sees(data, side):
-    looked = study(data, "test", side, None, gamma=0.5, gamma_from="given").subject.answers
+def test_features_are_the_input_of_the_classifier(data, side):
+    outputs = study(data, "test", side, None, gamma=0.5, gamma_from="given").subject.outputs
     classifier = side.module.get_classifier()
-    torch.testing.assert_close(classifier(looked.features).double(), looked.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(classifier(outputs.features).double(), outputs.logits, atol=1e-5, rtol=1e-5)
 
 
-def test_without_pooled_features_and_maps_the_rest_is_there(data, side, tmp_path):
+def test_network_without_features_has_all_other_numbers_and_plots(data, side, tmp_path):
     bare = replace(side, role="teacher", features=())
-    found = study(data, "test", side, bare, gamma=0.5, gamma_from="given")
-    assert found.numbers["pair"]["cka"] == {"unbiased": None, "biased": None}
-    assert "teacher resnet8 has no pooled features" in found.numbers["notes"][0]
-    made, left_out = draw(found, tmp_path)
+    result = study(data, "test", side, bare, gamma=0.5, gamma_from="given")
+    assert result.numbers["pair"]["cka"] == {"unbiased": None, "biased": None}
+    assert "teacher resnet8 has no pooled features" in result.numbers["notes"][0]
+    made, left_out = draw(result, tmp_path)
     assert {picture.title for picture in made} & {"Features", "Eigen-CAM"} == set()
     assert len(made) == 5
     assert "t-SNE needs the pooled features of every network" in left_out[0]
-    assert "no Eigen-CAM" in left_out[1] or cam.HOW_TO_GET_IT in left_out[1]
-    assert "| linear CKA of pooled features, unbiased | - |" in page(found.numbers, made)
+    assert "no Eigen-CAM" in left_out[1] or cam.INSTALL_HINT in left_out[1]
+    assert "| linear CKA of pooled features, unbiased | - |" in page(result.numbers, made)
 
 
-def test_few_images_make_a_picture_too(data, side, tmp_path):
-    found = study(data, "test", side, None, gamma=1, gamma_from="given")
-    assert "32 images of 4 classes" in features(found, tmp_path).caption
+def test_tsne_works_with_few_images(data, side, tmp_path):
+    result = study(data, "test", side, None, gamma=1, gamma_from="given")
+    assert "32 images of 4 classes" in features(result, tmp_path).caption
 
 
-def test_pixels_are_the_image_again(side):
+def test_pixels_undo_the_normalisation(side):
     data = fake(seed=0, batch_size=8, mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 2.0])
     data.setup()
-    found = study(data, "test", side, None, gamma=1, gamma_from="given")
-    shown = torch.from_numpy(_pixels(found, data.eval_batch("test", 0, 5).inputs)).permute(0, 3, 1, 2)
+    result = study(data, "test", side, None, gamma=1, gamma_from="given")
+    shown = torch.from_numpy(_pixels(result, data.eval_batch("test", 0, 5).inputs)).permute(0, 3, 1, 2)
     torch.testing.assert_close(shown, load_fake().test.images[:5] / 255)
 
 
-def test_the_order_puts_classes_that_are_taken_for_each_other_together(data, side):
-    found = study(data, "test", side, None, gamma=0.5, gamma_from="given")
+def test_confused_classes_are_neighbours(data, side):
+    result = study(data, "test", side, None, gamma=0.5, gamma_from="given")
     pairs = torch.full((4, 4), 0.02, dtype=torch.float64)
     for one, other in ((0, 2), (1, 3)):
         pairs[one, other] = pairs[other, one] = 0.3
-    found.subject.measured.matrices["centroids"] = pairs / pairs.sum(dim=1, keepdim=True)
-    order = _order(found)
+    result.subject.measurements.matrices["centroids"] = pairs / pairs.sum(dim=1, keepdim=True)
+    order = _order(result)
     assert {frozenset(order[:2]), frozenset(order[2:])} == {frozenset({0, 2}), frozenset({1, 3})}
 
 
-def test_a_place_that_cannot_be_written_is_said(data, side, tmp_path):
+def test_folder_that_cannot_be_written_is_an_error(data, side, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         write(
@@ -96,13 +96,13 @@ def test_a_place_that_cannot_be_written_is_said(data, side, tmp_path):
 
 @pytest.mark.skipif(not cam.available(), reason="the extra cam is not installed")
 @pytest.mark.filterwarnings("ignore")
-def test_eigen_cam_is_the_first_component_of_the_last_map(data, side):
+def test_eigen_cam_is_the_first_component_of_the_last_feature_map(data, side):
     inputs = data.eval_batch("test", 0, 3).inputs
     shown = cam.eigen_cam(side, inputs)
     assert shown.shape == (3, 32, 32)
     assert 0 <= shown.min() < 0.01
     assert shown.max() == pytest.approx(1, abs=1e-4)
-    maps = side.update(inputs, ("unpooled",)).features["unpooled"].double()
+    maps = side.answer_images(inputs, ("unpooled",)).features["unpooled"].double()
     for image, ours in zip(maps, shown, strict=True):
         values = image.flatten(1).T.detach().numpy()
         values = values - values.mean(axis=0)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from kdbench.analysis.collect import Answers
-from kdbench.analysis.measure import of_one, of_pair
+from kdbench.analysis.collect import SplitOutputs
+from kdbench.analysis.measure import measure_pair, measure_side
 from kdbench.config.compose import compose_checked
 from kdbench.metrics.classification import ClassificationScores
 from kdbench.metrics.diagnostics import GAMMA, NETWORK_SCORES, TEACHER_SCORES, Diagnostics
@@ -29,9 +29,9 @@ def test_scores_equal_those_of_analyze_for_any_chunks(answers):
     for rows in (slice(0, 20), slice(20, 21), slice(21, 57)):
         metric.add(student[rows], target[rows], teacher[rows])
     scores = metric.compute()
-    sides = [Answers(logits, None) for logits in (teacher, student)]
-    alone = of_one(sides[1], target, list("abcde"), GAMMA).numbers
-    pair = of_pair(*sides, GAMMA).numbers
+    sides = [SplitOutputs(logits, None) for logits in (teacher, student)]
+    alone = measure_side(sides[1], target, list("abcde"), GAMMA).numbers
+    pair = measure_pair(*sides, GAMMA).numbers
     expected = {name: alone[name] for name in NETWORK_SCORES}
     expected |= {"conditional_mutual_information": alone["cmi"], "predictive_kl": pair["predictive_kl"]}
     expected |= {name: pair["ttm"][name] for name in TEACHER_SCORES if name != "predictive_kl"}
