@@ -189,6 +189,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
 _WHERE_THERE_IS_ROOM = (
     *(
         "disagreements",
+        "high_cost",
         "defaults_from",
         "defaults",
         "owns_predict",

@@ -78,6 +78,9 @@ class Objective(nn.Module):
     defaults_from: ClassVar[str] = ""
     """Where the default parameters come from."""
 
+    high_cost: ClassVar[str] = ""
+    """Why the method takes more than 10 % of a training step; empty where it does not."""
+
     disagreements: ClassVar[tuple[str, ...]] = ()
     """Where paper, official code and this file differ, a sentence each, with the switch where there is one."""
 

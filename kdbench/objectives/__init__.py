@@ -47,6 +47,7 @@ class Entry:
         tasks: The names of the tasks that it serves.
         defaults: The parameters that have a default, with it.
         defaults_from: The source of the defaults.
+        high_cost: Why the method takes more than 10 % of a training step; empty where it does not.
         disagreements: Where the paper, the official code and kdbench differ, one sentence each.
         couples_rows: Whether the value is not a mean of per-row values.
         order_dependent: Whether the order of the rows changes the value.
@@ -63,6 +64,7 @@ class Entry:
     tasks: tuple[str, ...]
     defaults: dict[str, Any]
     defaults_from: str
+    high_cost: str
     disagreements: tuple[str, ...]
     couples_rows: bool
     order_dependent: bool
@@ -222,9 +224,8 @@ def _entry(name: str, objective: type[Objective]) -> Entry:
     from kdbench.core.objective import tasks_of
 
     defaults = {key: p.default for key, p in _parameters(objective).items() if p.default is not p.empty}
-    attributes = {
-        key: getattr(objective, key) for key in ("formula", "needs", "defaults_from", "disagreements", *FLAGS)
-    }
+    keys = ("formula", "needs", "defaults_from", "high_cost", "disagreements", *FLAGS)
+    attributes = {key: getattr(objective, key) for key in keys}
     paper = objective.paper
     return Entry(
         name,

@@ -54,6 +54,9 @@ class CMKD(Objective):
     defaults_from = (
         "kdbench: the temperature of KD; a tenth of the logits' standard deviation as the width of a rank"
     )
+    high_cost = (
+        "soft ranks compare all pairs of classes: nothing at C = 100, a million pairs per row at C = 1000"
+    )
     disagreements = (
         "This is a reimplementation from the abstract: no official code was found, so the paper's numbers do"
         " not apply to it.",

@@ -70,6 +70,7 @@ class FT(Objective):
     paper = Paper("Paraphrasing Complex Network: Network Compression via Factor Transfer", 2018, "1802.04977")
     formula = "mean |A(T(F_s)) - A(P(F_t))|^p2, A = unit(mean_c |F|^p1), P and T three convolutions each"
     defaults_from = "RepDistiller: p1 = 2, p2 = 1, the deepest stage"
+    high_cost = "a frozen auto-encoder on the teacher's map and a translator: six and three 3x3 convolutions"
     disagreements = (
         "The paper normalises the whole factor and takes the L1 norm of the difference. RepDistiller and "
         "kdbench take the mean over channels of its square first, which the published weight of 200 belongs "

@@ -81,6 +81,7 @@ class OFD(Objective):
     paper = Paper("A Comprehensive Overhaul of Feature Distillation", 2019, "1904.01866")
     formula = "sum over stages of 1/1000 * 2^(l-n+1) * sum((s - max(t, m))^2 [s > max(t, m) or t > 0]) / N"
     defaults_from = "the authors' CIFAR-100 code: all stages"
+    high_cost = "a 1x1 convolution with BatchNorm on every stage"
     disagreements = (
         "mdistiller leaves the teacher in training mode; the authors' code and kdbench evaluate it.",
         "In residual networks the margins come from the last block's branch alone, without its shortcut, "

@@ -154,6 +154,7 @@ class R2KD(Objective):
         "the official code (Seonghak35/R2KD, mdistiller/engine/cfg.py), whose configuration files do not "
         "change them; tau: kdbench"
     )
+    high_cost = "a second, pruned teacher sees each batch; soft ranks as in cmkd"
     disagreements = (
         "The published ranks come from argsort and have no gradient, so the rank term trains nothing; here "
         "they are soft (rank=hard restores them).",

@@ -119,6 +119,9 @@ class ReviewKD(Objective):
     paper = Paper("Distilling Knowledge via Knowledge Review", 2021, "2104.09044")
     formula = "sum over levels of HCL(ABF(F_s, deeper), F_t), HCL = weighted MSE at grids H, 4, 2, 1"
     defaults_from = "the authors' CIFAR-100 code: mid 512, the student's stages after their ReLU"
+    high_cost = (
+        "a chain of 3x3 convolutions up to the largest map: more multiplications than the student itself has"
+    )
     disagreements = (
         "The authors' code reads channels and sizes from a table per student; kdbench reads them from a "
         "probe batch, so any pair works.",

@@ -62,6 +62,7 @@ class VID(Objective):
     paper = Paper("Variational Information Distillation for Knowledge Transfer", 2019, "1904.05835")
     formula = "sum over stages of mean of 0.5 ((mu(F_s) - F_t)^2 / v + log v), v = softplus(rho) + 1e-5"
     defaults_from = "RepDistiller: all stages, variances start at 5"
+    high_cost = "three 1x1 convolutions on every stage"
     disagreements = (
         "mdistiller does not pass rho to the optimiser, so every variance stays at 5. The paper, "
         "RepDistiller and kdbench learn it; fixed_variance=True restores mdistiller.",

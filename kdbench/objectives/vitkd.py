@@ -80,6 +80,7 @@ class ViTKD(Objective):
     paper = Paper("ViTKD: Practical Guidelines for ViT Feature Knowledge Distillation", 2022, "2209.02432")
     formula = "(alpha sum_{l=1,2} ||align(F_s) - F_t||^2 + beta/ratio ||mask * (G(masked F_s) - F_t)||^2) / N"
     defaults_from = "the authors' ImageNet configurations: alpha 3e-5, beta 3e-6, ratio 0.5"
+    high_cost = "3x3 convolutions on a map of tokens"
     disagreements = (
         "The authors compare the last block after the final LayerNorm on both sides. kdbench compares after "
         "it for the teacher (a frozen copy) and before it for the student, whose feature it is.",

@@ -30,19 +30,8 @@ FLAGS = {
     "owns_predict": "replaces the student's head at test time; its parameters are counted",
 }
 
-HEAVY = {
-    "cmkd": "soft ranks compare all pairs of classes: nothing at C = 100, a million pairs a row at C = 1000",
-    "ft": "a frozen auto-encoder on the teacher's map and a translator, six and three 3x3 convolutions",
-    "ofd": "a 1x1 convolution with BatchNorm on every stage",
-    "r2kd": "a second, pruned teacher answers each batch; soft ranks as in cmkd",
-    "reviewkd": "a chain of 3x3 convolutions up to the largest map: more multiplications than the student itself has",
-    "vid": "three 1x1 convolutions on every stage",
-    "vitkd": "3x3 convolutions on a map of tokens",
-}
-"""Objectives that take more than `LIMIT` per cent of a training step, each with the reason."""
-
 LIMIT = 10.0
-"""Per cent of a training step."""
+"""Per cent of a training step above which an objective must give a reason, `Objective.high_cost`."""
 
 
 def page(measured: Mapping[str, Any] | None) -> str:
@@ -57,7 +46,7 @@ def page(measured: Mapping[str, Any] | None) -> str:
     parts += ["The command line takes any sum of objectives, and each weight by name: see README.\n"]
     parts += ["## Objectives\n", *(_section(entry, recipes) for entry in entries)]
     if measured:
-        parts += ["## Time and memory\n", _costs(measured)]
+        parts += ["## Time and memory\n", _costs(measured, entries)]
     return "\n".join(parts)
 
 
@@ -97,7 +86,7 @@ def _section(entry: Entry, recipes: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _costs(measured: Mapping[str, Any]) -> str:
+def _costs(measured: Mapping[str, Any], entries: Sequence[Entry]) -> str:
     rows = [
         {
             "objective": row["objective"],
@@ -109,10 +98,10 @@ def _costs(measured: Mapping[str, Any]) -> str:
         }
         for row in sorted(measured["rows"], key=lambda row: row["objective"])
     ]
-    heavy = "\n".join(f"* {name}: {reason}." for name, reason in HEAVY.items())
+    reasons = "\n".join(f"* {entry.name}: {entry.high_cost}." for entry in entries if entry.high_cost)
     return (
         f"{measured['about']} The second view of mlkd is not included: both networks see each image twice.\n\n"
-        f"{markdown_table(rows)}\n\nMore than {LIMIT:.0f} % of a step, by definition of the method:\n\n{heavy}\n"
+        f"{markdown_table(rows)}\n\nMore than {LIMIT:.0f} % of a step, by definition of the method:\n\n{reasons}\n"
     )
 
 
