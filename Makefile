@@ -71,6 +71,7 @@ docs: install  ## write anew what the pages have from code and measured files
 	@$(BIN)/python scripts/render_performance.py
 	@$(BIN)/python scripts/render_lm.py
 	@$(BIN)/python scripts/render_experiments.py
+	@$(BIN)/python -m tools.docs.rooms
 
 docs-site: install  ## build the documentation into site/ (open site/index.html; needs no network)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

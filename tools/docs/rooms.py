@@ -14,7 +14,18 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "kdbench"
 PICTURE = ROOT / "docs" / "assets" / "rooms.svg"
 ROOMS = (
-    *("core", "utils", "functional", "config", "models", "jobs", "distributed", "objectives", "losses", "metrics"),
+    *(
+        "core",
+        "utils",
+        "functional",
+        "config",
+        "models",
+        "jobs",
+        "distributed",
+        "objectives",
+        "losses",
+        "metrics",
+    ),
     *("data", "tasks", "teachers", "training", "runs", "tables", "analysis", "benchmark", "reports", "cli"),
 )
 """A room may import only rooms that stand before it."""
@@ -117,9 +128,11 @@ def picture(graph: Mapping[str, Set[str]]) -> str:
     """Draw the rooms as SVG, high rooms above those that they import."""
     graph = {room: {other for other in others if _precedes(other, room)} for room, others in graph.items()}
     level = levels(graph)
-    rows = [[room for room in ROOMS if level.get(room) == height] for height in range(max(level.values()) + 1)]
+    rows = [
+        [room for room in ROOMS if level.get(room) == height] for height in range(max(level.values()) + 1)
+    ]
     widest = max(len(row) for row in rows)
-    width = 2 * MARGIN + widest * (WIDTH + GAP_X) - GAP_X 
+    width = 2 * MARGIN + widest * (WIDTH + GAP_X) - GAP_X
     height = 2 * MARGIN + len(rows) * (HEIGHT + GAP_Y) - GAP_Y
     place = {}
     for number, row in enumerate(rows):
