@@ -58,7 +58,7 @@ def train(**options: Any) -> Run:
         RunError: If training fails, e.g. because the loss is not finite.
         KeyboardInterrupt: If the run was interrupted; its checkpoint is saved.
 
-    Example:
+    Examples:
         >>> run = kdbench.train(dataset="cifar100_mini", teacher="resnet20", student="resnet8", loss="wttm",
         ...                     schedule="quick", **{"schedule.epochs": 5})
         >>> run.results["last"]["top1"]

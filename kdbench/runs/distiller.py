@@ -48,7 +48,7 @@ class Distiller(nn.Module):
         ValueError: For an unknown recipe or term, a weight that belongs to no term, or a loss that is more than
             one sum of terms per step (a first stage, generated text, DOT); `kdbench.train` runs those.
 
-    Example:
+    Examples:
         >>> distiller = Distiller(student, teacher, "reviewkd",
         ...                       student_features=["layer1", "layer2"], teacher_features=["layer2", "layer3"])
         >>> distiller.setup(images)
