@@ -60,7 +60,7 @@ MISTAKES = [
     ("+dataset.options=1", ["'dataset.options'"]),
     ("teacher=none", ["the loss has kd", "needs a teacher"]),
     ("experiment=nope", ["no experiment=nope", "mini"]),
-    ("trainer.devices=2", ["trainer.devices=2", "give trainer=ddp, too"]),
+    ("trainer.devices=2", ["trainer.devices=2", "need trainer=ddp"]),
     (
         "dataset=svamp student=t5_tiny teacher=none loss=dss trainer=ddp trainer.accelerator=cpu trainer.devices=2",
         ["trainer=ddp: task=rationale supports a single device only; give trainer=auto"],

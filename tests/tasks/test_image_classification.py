@@ -9,8 +9,8 @@ from kdbench.tasks import Capability, TeacherTraining, get
 TASK = get("images")
 
 
-def images(space: str = "cifar100", counts_views: bool = True) -> SimpleNamespace:
-    return SimpleNamespace(name="photos", label_space=space, counts_views=counts_views)
+def images(space: str = "cifar100", has_finite_views: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(name="photos", label_space=space, has_finite_views=has_finite_views)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,6 @@ def test_teachers_are_trained_on_the_whole_label_space(space, dataset, keys, tra
     "capability", [Capability.STORED_ANSWERS, Capability.CUDA_GRAPHS, Capability.EXTRA_VIEWS]
 )
 def test_streamed_images_lack_what_needs_resident_images(capability):
-    assert "photos" in str(TASK.why_not(capability, images(counts_views=False)))
+    assert "photos" in str(TASK.why_not(capability, images(has_finite_views=False)))
     assert TASK.why_not(capability, images()) is None
     assert TASK.why_not(capability) is None
