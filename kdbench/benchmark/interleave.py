@@ -16,8 +16,8 @@ from kdbench.benchmark.stopwatch import Stopwatch, Turn
 from kdbench.core.errors import Interrupted
 from kdbench.core.types import Batch, Outputs
 from kdbench.data.positions import Chunk
+from kdbench.runs.execute import run_cohort
 from kdbench.runs.plan import Plan
-from kdbench.runs.run import run_cohort
 from kdbench.teachers.cache.logits import CachedTeacher
 from kdbench.training.module import StudentModule
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from kdbench.benchmark.settings import Setup
 from kdbench.core.errors import Interrupted
 from kdbench.data.positions import Chunk
-from kdbench.runs.run import run_cohort
+from kdbench.runs.execute import run_cohort
 from kdbench.training.module import StudentModule
 
 CHUNK = 50

@@ -16,8 +16,8 @@ from kdbench.benchmark.stopwatch import Stopwatch, part_ms
 from kdbench.core.errors import Interrupted
 from kdbench.data.images.crop_flip import view_count
 from kdbench.data.positions import Chunk
+from kdbench.runs.execute import run_cohort
 from kdbench.runs.plan import Plan
-from kdbench.runs.run import run_cohort
 from kdbench.teachers.cache.logits import LOGITS
 from kdbench.training.module import StudentModule
 from kdbench.utils.hardware import resident_mib

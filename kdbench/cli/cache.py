@@ -15,7 +15,6 @@ from kdbench.core.errors import RunError
 from kdbench.runs.answer_cache import fill, filling_for, folders, served_together
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
-from kdbench.runs.validation import why_not_stored
 from kdbench.teachers.cache.kinds import open_cache
 from kdbench.teachers.cache.logits import CARD, STORAGES, Sealed
 from kdbench.utils.paths import home
@@ -61,7 +60,7 @@ def _fill(options: argparse.Namespace) -> int:
     jobs = command_line_jobs(["-m", *options.runs])
     plans = [make_plan(compose_checked("train", job), {}) for job in jobs]
     if not any(plan.storable for plan in plans):
-        reasons = {why_not_stored(plan) or "" for plan in plans}
+        reasons = {plan.why_not_stored or "" for plan in plans}
         raise ValueError(f"nothing to store for these runs: {'; '.join(sorted(reasons))}")
     for group in served_together(plans):
         fill(filling_for(group, options.all, options.storage), Console(), options.dry_run)

@@ -56,7 +56,7 @@ def work(root: str, jobs: Sequence[Job], outcomes: list[int]) -> float | None:
 def _run_group(group: Sequence[Plan], outcomes: list[int]) -> list[dict[str, Any]]:
     """The records of those that are done."""
     from kdbench.core.errors import Interrupted, RunError
-    from kdbench.runs.run import run_cohort
+    from kdbench.runs.execute import run_cohort
     from kdbench.training.callbacks import StopOnSignal
 
     try:

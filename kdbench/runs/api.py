@@ -15,9 +15,9 @@ from kdbench.config.compose import compose_checked
 from kdbench.core.errors import Interrupted
 from kdbench.data.base import TaskData
 from kdbench.runs.checkpoint import STUDENT, finished, load_student
+from kdbench.runs.execute import run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
-from kdbench.runs.run import run_cohort
 from kdbench.tasks import task_of
 
 

@@ -1,9 +1,11 @@
-"""What a run will be, built as far as it costs nothing: the place where mistakes are found before any work."""
+"""Plan runs: everything that can be built and checked without loading data or weights."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,12 +18,13 @@ from kdbench.runs.identity import recipe_of
 from kdbench.runs.validation import (
     check_capabilities,
     check_graph,
-    check_settings,
+    check_run_settings,
     check_task,
     check_teacher,
     check_top_k,
     check_trainer,
     check_views,
+    trains_teacher,
     why_not_stored,
 )
 from kdbench.tasks import Task, TeacherTraining, task_of
@@ -33,7 +36,16 @@ from kdbench.utils.hashing import digest
 
 @dataclass(frozen=True)
 class Plan:
-    """The parts of a run that cost nothing to build: they are made to find mistakes before any work."""
+    """One planned run.
+
+    Attributes:
+        cfg: The checked configuration.
+        names: The options chosen in the groups `dataset`, `teacher`, `student` and `loss`.
+        data: The data; not set up.
+        loss: The loss.
+        schedule: The schedule.
+        is_stage: Whether this is the first stage of another run.
+    """
 
     cfg: DictConfig
     names: dict[str, str]
@@ -41,7 +53,6 @@ class Plan:
     loss: Loss
     schedule: Schedule
     is_stage: bool = False
-    """Whether this is the first stage of another run."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -58,32 +69,39 @@ class Plan:
     @property
     def trains_teacher(self) -> bool:
         """Whether the network goes into the teacher store."""
-        return "student" not in self.cfg
+        return trains_teacher(self.cfg)
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a teacher has a part in the weights, in the main phase or in a first stage."""
+        """Whether a teacher influences the weights, in the main phase or in a first stage."""
         return self.loss.needs_teacher or (self.loss.stage is not None and self.loss.stage.loss.needs_teacher)
 
     @property
     def storable(self) -> bool:
-        """Whether all that the loss wants of the teacher can be stored: its logits for views of images that can be
-        counted, or its likeliest words of the training texts."""
-        return why_not_stored(self) is None
+        """Whether the teacher's answers in this run can be read from a cache."""
+        return self.why_not_stored is None
+
+    @property
+    def why_not_stored(self) -> str | None:
+        """The reason why the teacher's answers in this run cannot be stored, or None."""
+        return why_not_stored(self.data, self.loss, self.cfg.teacher.get("top_k"))
 
     @property
     def ranks(self) -> int:
-        """How many processes train it together."""
+        """The number of processes that train the run together."""
         return world_of(self.cfg.trainer)
 
     @property
     def network(self) -> dict[str, Any]:
-        """The configuration of the network to be trained: its `name` and `options`."""
+        """The configuration of the network to be trained, with its `name` and `options`."""
         node: dict[str, Any] = self.config["teacher" if self.trains_teacher else "student"]
         return node
 
     def training_command(self, teacher: str) -> str:
-        """Return the command that makes a teacher for this run: a network of timm's has weights, others are trained."""
+        """Return the command that makes a teacher for this run.
+
+        It stores the published weights of a network from timm, and trains any other network.
+        """
         if teacher.startswith(TIMM):
             words = self._teacher_training.dataset
             model = f"model=timm model.name={teacher} checkpoint=hub store={teacher} ..."
@@ -91,7 +109,7 @@ class Plan:
         return f"kdbench train-teacher {shlex.join(self.teacher_overrides(teacher))}"
 
     def teacher_overrides(self, teacher: str) -> list[str]:
-        """Return the overrides with which `kdbench train-teacher` trains a teacher for this run."""
+        """Return the overrides for `kdbench train-teacher` to train a teacher for this run."""
         training, space, plain = self._teacher_training, self.data.label_space, network_of(teacher)
         from_package = not stored(space, plain).is_file() and shipped(space, plain).is_file()
         init = "shipped" if from_package else "store"
@@ -103,7 +121,7 @@ class Plan:
 
     @property
     def title(self) -> str:
-        """The run in one word for people: what the folder's name begins with."""
+        """A readable name of the run, with which the name of its folder begins."""
         parts = (
             self.names["dataset"],
             self.names["teacher"],
@@ -112,66 +130,93 @@ class Plan:
         )
         return "-".join(part.replace("/", "_") for part in parts if part) + f"-s{self.cfg.seed}"
 
+    @cached_property
+    def recipe_hash(self) -> str:
+        """A hash of everything in the configuration, and of the objectives' versions, that changes the weights."""
+        versions: dict[str, Any] = {name: term.version for name, term in self.loss.terms.items()}
+        if (stage := self.loss.stage) is not None:
+            versions["stage"] = {name: term.version for name, term in stage.loss.terms.items()}
+        recipe = recipe_of(self.config)
+        if not self.loss.needs_student:
+            recipe.pop("student", None)
+        if self.cfg.precision != "fp32":  # BatchNorm folding changed the rounding (models/bn_folding.py)
+            recipe["folded"] = True
+        return digest(recipe | {"objective_versions": versions})
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The title and the recipe hash: together different for all runs of a cohort."""
+        return self.title, self.recipe_hash
+
 
 def data_of(cfg: DictConfig) -> TaskData:
-    """The data of a run; nothing is loaded before `setup`."""
+    """Build the data of a run; nothing is loaded before `setup`."""
     data: TaskData = build(cfg.dataset, seed=cfg.seed, batch_size=cfg.schedule.batch_size)
     data.diagnostics = cfg.diagnostics
     return data
 
 
-def make_plan(cfg: DictConfig, choices: dict[str, str]) -> Plan:
-    """Build what is cheap; every ValueError here is the user's to mend."""
-    check_settings(cfg)
-    for side in ("teacher", "student"):
-        if side in cfg and "name" not in cfg[side]:
-            raise ValueError(f"{side} has no name: it is what others are made from; see kdbench --help")
-    for key in ("log_every", "evaluate_every"):
-        if cfg[key] < 1:
-            raise ValueError(f"{key} must be at least 1, got {cfg[key]}")
+def make_plan(cfg: DictConfig, choices: Mapping[str, str]) -> Plan:
+    """Plan a run, and check everything that can be checked without loading data or weights.
+
+    Args:
+        cfg: The composed and checked configuration.
+        choices: The option that was chosen in each config group.
+
+    Raises:
+        ValueError: A setting has a value that is not possible, or settings exclude each other. The message says what
+            is possible.
+    """
+    check_run_settings(cfg)
     schedule: Schedule = build(cfg.schedule)
     check_trainer(cfg.trainer, schedule)
     data = data_of(cfg)
     loss: Loss = build(cfg.loss if "loss" in cfg else cfg.teacher_loss)
     if loss.dot is not None:
         schedule.check_dot(loss.dot)
-    names = {group: choices.get(group, "") for group in ("dataset", "loss")}
-    if data.uses_own_name:
-        names["dataset"] = data.name
-    names["teacher"] = _teacher_name(cfg, loss)
-    names |= {"student": cfg.student.name} if "student" in cfg else {}
-    plan = Plan(cfg, names, data, loss, schedule)
+    plan = Plan(cfg, _names(cfg, choices, data, loss), data, loss, schedule)
     check_task(data, loss)
     check_views(data, loss)
-    check_capabilities(plan)
+    check_capabilities(cfg, data, plan.ranks)
     if plan.needs_teacher and ("loss" not in cfg or cfg.teacher.name == "none"):
         terms = loss.terms or (loss.stage.loss.terms if loss.stage else ["a policy"])
         raise ValueError(f"the loss has {', '.join(terms)}: that needs a teacher, and there is none")
-    check_teacher(plan)
-    check_top_k(plan)
+    check_teacher(cfg, loss)
+    check_top_k(cfg, data, loss)
     if cfg.cuda_graph:
-        check_graph(plan)
+        check_graph(cfg, data, loss, schedule, plan.ranks)
     plan.task.check_model(data, plan.network["name"])
     required = cfg.teacher.get("cache") == "require" and loss.needs_teacher
-    if required and (reason := why_not_stored(plan)):
+    if required and (reason := plan.why_not_stored):
         raise ValueError(f"teacher.cache=require, but {reason}; give teacher.cache=auto")
     return plan
 
 
+def _names(cfg: DictConfig, choices: Mapping[str, str], data: TaskData, loss: Loss) -> dict[str, str]:
+    names = {group: choices.get(group, "") for group in ("dataset", "loss")}
+    if data.uses_own_name:
+        names["dataset"] = data.name
+    names["teacher"] = _teacher_name(cfg, loss)
+    return names | ({"student": cfg.student.name} if "student" in cfg else {})
+
+
 def _teacher_name(cfg: DictConfig, loss: Loss) -> str:
-    """As the store, records and tables know it; a teacher in training is named after the objectives of its loss."""
+    """Return the teacher's name in the store, records and tables.
+
+    A teacher in training without a variant is named after the objectives of its loss.
+    """
     node = OmegaConf.to_container(cfg.teacher)
     assert isinstance(node, dict)
     teacher = {str(key): value for key, value in node.items()}
-    if "student" not in cfg and not teacher.get("variant"):
+    if trains_teacher(cfg) and not teacher.get("variant"):
         teacher["variant"] = "-".join(f"{name}-{loss.weights[name]:.12g}" for name in loss.terms)
     return known_as(teacher)
 
 
 def first_stage(plan: Plan) -> Plan:
-    """The run that the loss's first stage is: its loss, for its epochs, at a constant learning rate.
+    """Plan the first stage of a run: the loss of the stage, for its epochs, at a constant learning rate.
 
-    An unfinished one is continued, a finished one reused, whatever the main run was told of itself.
+    An unfinished stage is continued and a finished one reused, whatever `resume` and `overwrite` say of the main run.
     """
     stage = plan.loss.stage
     assert stage is not None
@@ -179,7 +224,7 @@ def first_stage(plan: Plan) -> Plan:
     OmegaConf.set_struct(cfg, False)
     cfg.loss = cfg.loss.stage.loss
     cfg.schedule.update(epochs=stage.epochs, plan="constant", milestones=[], milestones_for=None)
-    cfg.schedule.update(decay=1.0, warmup=0.0)  # mean nothing here, and must not make it another run
+    cfg.schedule.update(decay=1.0, warmup=0.0)  # have no effect here, so they must not change the identity
     if stage.lr is not None:
         cfg.schedule.lr = stage.lr
     cfg.trainer.max_epochs = stage.epochs
@@ -188,18 +233,3 @@ def first_stage(plan: Plan) -> Plan:
     if not stage.loss.needs_student:
         names.pop("student", None)
     return Plan(cfg, names, plan.data, stage.loss, build(cfg.schedule), is_stage=True)
-
-
-def recipe_hash(plan: Plan) -> str:
-    """What of the configuration and of the objectives' versions changes weights, as a hash."""
-    versions = {name: term.version for name, term in plan.loss.terms.items()}
-    if plan.loss.stage is not None:
-        versions["stage"] = {name: term.version for name, term in plan.loss.stage.loss.terms.items()}  # type: ignore[assignment]
-    recipe = recipe_of(plan.config)
-    if not plan.loss.needs_student:
-        recipe.pop("student", None)
-    if (
-        plan.cfg.precision != "fp32"
-    ):  # teachers of images round in other places than they did (models/folding.py)
-        recipe["folded"] = True
-    return digest(recipe | {"objective_versions": versions})

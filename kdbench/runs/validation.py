@@ -1,8 +1,9 @@
-"""What a plan's parts cannot have together: ValueErrors that name what is possible, before any work."""
+"""Check that the settings of a run are possible together, before any work.
+
+Every check raises ValueError with a message that says what is possible.
+"""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from omegaconf import DictConfig
@@ -17,23 +18,36 @@ from kdbench.teachers.ensemble import check_ensemble
 from kdbench.training.cuda_graph import hindrance
 from kdbench.training.schedule import Schedule
 
-if TYPE_CHECKING:
-    from kdbench.runs.plan import Plan
-
 _TRAINER_KEYS = ("_target_", "accelerator", "devices", "max_epochs", "profiler", "detect_anomaly")
 _DDP_KEYS = ("strategy", "num_nodes", "sync_batchnorm")
 
 
+def trains_teacher(cfg: DictConfig) -> bool:
+    """Whether a configuration is that of `kdbench train-teacher`."""
+    return "student" not in cfg
+
+
 def check_settings(cfg: DictConfig) -> None:
-    """The values of the keys that every command has; ValueError names the possible ones."""
+    """Check the settings that every command has."""
     if cfg.precision not in PRECISIONS:
         raise ValueError(f"precision={cfg.precision}; possible: {', '.join(PRECISIONS)}")
     if cfg.threads is not None and cfg.threads < 1:
         raise ValueError(f"threads must be at least 1, got {cfg.threads}")
 
 
+def check_run_settings(cfg: DictConfig) -> None:
+    """Check the settings of a run that concern no single group."""
+    check_settings(cfg)
+    for side in ("teacher", "student"):
+        if side in cfg and "name" not in cfg[side]:
+            raise ValueError(f"{side} has no name: it is what others are made from; see kdbench --help")
+    for key in ("log_every", "evaluate_every"):
+        if cfg[key] < 1:
+            raise ValueError(f"{key} must be at least 1, got {cfg[key]}")
+
+
 def check_trainer(trainer: DictConfig, schedule: Schedule) -> None:
-    """What else Lightning's trainer could do would change weights behind the recipe's back."""
+    """Check the trainer: options of Lightning that would change the weights without changing the recipe are refused."""
     if stray := [str(key) for key in trainer if key not in (*_TRAINER_KEYS, *_DDP_KEYS)]:
         raise ValueError(
             f"trainer.{stray[0]} is not for a run of kdbench; possible: {', '.join(_TRAINER_KEYS[1:])}"
@@ -49,7 +63,7 @@ def check_trainer(trainer: DictConfig, schedule: Schedule) -> None:
 
 
 def check_task(data: TaskData, loss: Loss) -> None:
-    """Every term must be made for what the rows of the data set are."""
+    """Check that the loss serves the task of the data."""
     task = task_of(data)
     for name, term in loss.terms.items():
         if not task.accepts(term):
@@ -68,18 +82,18 @@ def check_task(data: TaskData, loss: Loss) -> None:
         check_task(data, loss.stage.loss)
 
 
-def check_capabilities(plan: Plan) -> None:
-    """Raise ValueError if a run wants several devices, or a teacher, and its task does not support that."""
-    cfg, task, data = plan.cfg, plan.task, plan.data
-    if plan.ranks > 1 and (reason := task.why_not(Capability.DDP, data)):
+def check_capabilities(cfg: DictConfig, data: TaskData, ranks: int) -> None:
+    """Check that the task supports several devices and a teacher, where the run has them."""
+    task = task_of(data)
+    if ranks > 1 and (reason := task.why_not(Capability.DDP, data)):
         raise ValueError(f"trainer=ddp: {reason}; give trainer=auto")
-    has_teacher = "student" in cfg and cfg.teacher.name != "none"
+    has_teacher = not trains_teacher(cfg) and cfg.teacher.name != "none"
     if has_teacher and (reason := task.why_not(Capability.TEACHERS, data)):
         raise ValueError(f"teacher={cfg.teacher.name}: {reason}; give teacher=none")
 
 
 def check_views(data: TaskData, loss: Loss) -> None:
-    """Images that are read from files as they are needed have one view of each, and none drawn by class."""
+    """Check that the data have the further views and class-balanced batches that the loss needs."""
     reason = task_of(data).why_not(Capability.EXTRA_VIEWS, data)
     if reason is None:
         return
@@ -91,73 +105,72 @@ def check_views(data: TaskData, loss: Loss) -> None:
         check_views(data, loss.stage.loss)
 
 
-def check_teacher(plan: Plan) -> None:
-    """What a teacher's section says must have a meaning here."""
-    teacher = plan.cfg.teacher
-    if plan.trains_teacher and "members" in teacher:
+def check_teacher(cfg: DictConfig, loss: Loss) -> None:
+    """Check that the options of the teacher are for this command."""
+    teacher, in_training = cfg.teacher, trains_teacher(cfg)
+    if in_training and "members" in teacher:
         raise ValueError(
             "kdbench train-teacher trains one network: teacher=NAME; an ensemble is made of trained ones"
         )
-    if plan.trains_teacher and teacher.get("checkpoint"):
+    if in_training and teacher.get("checkpoint"):
         raise ValueError(
             f"teacher.checkpoint={teacher.checkpoint}: a teacher in training has none yet; "
             f"teacher.init is where it starts"
         )
-    if not plan.trains_teacher and teacher.get("init"):
+    if not in_training and teacher.get("init"):
         raise ValueError(
             f"teacher.init={teacher.init} is where kdbench train-teacher starts; a trained teacher is given by "
             f"teacher.checkpoint, or by its name and teacher.variant"
         )
     if "members" in teacher:
-        check_ensemble(teacher.members, teacher.weights, teacher.checkpoints, plan.loss)
+        check_ensemble(teacher.members, teacher.weights, teacher.checkpoints, loss)
 
 
-def why_not_stored(plan: Plan) -> str | None:
-    """Why the teacher's answers in this run cannot be stored, or None."""
-    data, loss = plan.data, plan.loss
+def why_not_stored(data: TaskData, loss: Loss, top_k: int | None) -> str | None:
+    """Return the reason why the teacher's answers in a run cannot be stored, or None."""
     if not loss.needs_teacher:
         return "the loss does not look at a teacher"
-    if reason := plan.task.why_not(Capability.STORED_ANSWERS, data):
+    task = task_of(data)
+    if reason := task.why_not(Capability.STORED_ANSWERS, data):
         return reason
-    return CACHES[plan.task.answer_cache].obstacle(loss, plan.cfg.teacher.get("top_k"))
+    return CACHES[task.answer_cache].obstacle(loss, top_k)
 
 
-def check_top_k(plan: Plan) -> None:
-    """A teacher that is known by its likeliest words, of texts alone, and to losses that can be told from them."""
-    top_k, loss = plan.cfg.teacher.get("top_k"), plan.loss
+def check_top_k(cfg: DictConfig, data: TaskData, loss: Loss) -> None:
+    """Check that the task and the loss can work with the teacher's top-k classes alone (`teacher.top_k`)."""
+    top_k = cfg.teacher.get("top_k")
     if top_k is None:
         return
-    stage = loss.stage.loss if loss.stage else None
-    why = None
-    if plan.trains_teacher:
-        why = "a teacher in training has no teacher"
-    elif reason := plan.task.why_not(Capability.TOP_K_TEACHERS, plan.data):
-        why = reason
+    problem = None
+    if trains_teacher(cfg):
+        problem = "a teacher in training has no teacher"
+    elif reason := task_of(data).why_not(Capability.TOP_K_TEACHERS, data):
+        problem = reason
     elif loss.policy is not None and not loss.terms:
-        why = "no term of this loss looks at the teacher"
-    if why:
-        raise ValueError(f"teacher.top_k={top_k}: {why}; give teacher.top_k=null")
+        problem = "no term of this loss looks at the teacher"
+    if problem:
+        raise ValueError(f"teacher.top_k={top_k}: {problem}; give teacher.top_k=null")
     if top_k < 1:
         raise ValueError(f"teacher.top_k must be at least 1, got {top_k}")
-    for one in filter(None, (loss, stage)):
-        one.refuse_topk()
+    loss.refuse_topk()
+    if loss.stage is not None:
+        loss.stage.loss.refuse_topk()
 
 
-def check_graph(plan: Plan) -> None:
-    """Steps can be recorded where they are nothing but work of one CUDA device."""
-    data, stage = plan.data, plan.loss.stage
-    reason = hindrance(plan.loss) or (hindrance(stage.loss) if stage else None)
-    if missing := plan.task.why_not(Capability.CUDA_GRAPHS, data):
+def check_graph(cfg: DictConfig, data: TaskData, loss: Loss, schedule: Schedule, ranks: int) -> None:
+    """Check that the steps of a run can be recorded as CUDA graphs (`cuda_graph=true`)."""
+    reason = hindrance(loss) or (hindrance(loss.stage.loss) if loss.stage else None)
+    if missing := task_of(data).why_not(Capability.CUDA_GRAPHS, data):
         reason = missing
-    elif plan.ranks > 1:
-        reason = f"this is a run of {plan.ranks} processes; several GPUs take several cohorts"
-    elif plan.schedule.algorithm != "sgd":
-        reason = f"schedule.algorithm={plan.schedule.algorithm} is not recorded, sgd is"
-    elif plan.cfg.trainer.get("detect_anomaly"):
+    elif ranks > 1:
+        reason = f"this is a run of {ranks} processes; several GPUs take several cohorts"
+    elif schedule.algorithm != "sgd":
+        reason = f"schedule.algorithm={schedule.algorithm} is not recorded, sgd is"
+    elif cfg.trainer.get("detect_anomaly"):
         reason = "trainer.detect_anomaly looks at numbers within a step"
-    elif plan.cfg.dataset.get("omit") == "loop":
+    elif cfg.dataset.get("omit") == "loop":
         reason = "dataset.omit=loop has a batch of another size in nearly every step"
-    elif reason is None and (plan.cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+    elif reason is None and (cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
         reason = "the run is on a CPU"
     if reason:
         raise ValueError(f"cuda_graph=true: {reason}; give cuda_graph=false")

@@ -10,7 +10,7 @@ from typing import Any
 
 from kdbench.config.compose import Composer
 from kdbench.runs.identity import places_of
-from kdbench.runs.plan import Plan, make_plan, recipe_hash
+from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.weights import teacher_files
 from kdbench.tables.definition import Table, overrides_of
 from kdbench.teachers.names import chosen_by
@@ -138,7 +138,7 @@ def _taught(cell: Cell, before: Cell, there: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _key(plan: Plan, teacher: str) -> str:
-    return _key_of(plan.names, recipe_hash(plan), teacher, plan.config)
+    return _key_of(plan.names, plan.recipe_hash, teacher, plan.config)
 
 
 def _key_of(names: Mapping[str, str], recipe: str, teacher: str, config: Mapping[str, Any]) -> str:

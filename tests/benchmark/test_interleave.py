@@ -15,8 +15,8 @@ from kdbench.benchmark.settings import SETTINGS, Setup, make_setup
 from kdbench.benchmark.stopwatch import Stopwatch, Turn
 from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
+from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.run import run
 from kdbench.teachers.cache.logits import CachedTeacher
 from kdbench.teachers.live import LiveTeacher
 

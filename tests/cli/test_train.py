@@ -18,9 +18,9 @@ from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
+from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
-from kdbench.runs.run import run
 from kdbench.training.run_folder import RunFolder
 
 register()

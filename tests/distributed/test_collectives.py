@@ -32,10 +32,10 @@ from kdbench.models.checkpoints import save_weights
 from kdbench.models.features import answer_batch
 from kdbench.models.registry import create_model
 from kdbench.objectives import create
+from kdbench.runs.execute import run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.identity import recipe_of
 from kdbench.runs.plan import make_plan
-from kdbench.runs.run import run_cohort
 from kdbench.training.evaluation import evaluate
 from kdbench.training.extra_forwards import ExtraForwards
 

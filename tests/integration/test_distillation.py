@@ -3,9 +3,9 @@
 import pytest
 
 from kdbench.config.compose import compose_checked
+from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
-from kdbench.runs.run import run
 
 register()
 

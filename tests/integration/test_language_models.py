@@ -17,9 +17,9 @@ from kdbench.metrics.token import TokenScores
 from kdbench.models.features import answer_batch
 from kdbench.models.language.causal_lm import causal_lm
 from kdbench.runs.cohort import cohorts
+from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import Plan, make_plan
-from kdbench.runs.run import run, run_cohort
 from kdbench.tasks import task_of
 from kdbench.teachers.store import put
 from kdbench.training.evaluation import Scoring

@@ -4,9 +4,9 @@ import pytest
 
 from kdbench.config.compose import compose_checked
 from kdbench.runs.cohort import cohorts
+from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import Plan, make_plan
-from kdbench.runs.run import run, run_cohort
 
 register()
 

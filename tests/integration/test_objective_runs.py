@@ -13,9 +13,9 @@ from kdbench.core.types import Batch
 from kdbench.models.checkpoints import load_weights, save_weights
 from kdbench.models.features import answer, feature_names
 from kdbench.models.registry import create_model
+from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import first_stage, make_plan, recipe_hash
-from kdbench.runs.run import run
+from kdbench.runs.plan import first_stage, make_plan
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.run_folder import RunFolder, records
 
@@ -143,11 +143,11 @@ def test_a_first_stage_on_the_teacher_alone_serves_every_student(tmp_path, teach
     assert shared
     assert all(torch.equal(main[key], made[key]) for key in shared), "frozen since the first stage"
     hashes = {
-        recipe_hash(first_stage(plan("loss=ft", teacher, "loss.stage.epochs=1", *more)))
+        first_stage(plan("loss=ft", teacher, "loss.stage.epochs=1", *more)).recipe_hash
         for more in ((), ("student=resnet14",), ("loss.weights.ft=1",))
     }
     assert len(hashes) == 1
-    assert recipe_hash(first_stage(plan("loss=ft", teacher, "loss.stage.epochs=2"))) not in hashes
+    assert first_stage(plan("loss=ft", teacher, "loss.stage.epochs=2")).recipe_hash not in hashes
 
 
 def test_a_first_stage_whose_state_was_deleted_is_run_again(tmp_path, teacher):
@@ -168,12 +168,12 @@ def test_a_first_stage_that_failed_says_what_to_delete(tmp_path, teacher):
 
 def test_what_means_nothing_at_a_constant_rate_does_not_make_it_another_stage(teacher):
     decays = [plan("loss=ab", teacher, f"schedule.warmup={warmup}") for warmup in (0.1, 0.2)]
-    assert len({recipe_hash(first_stage(one)) for one in decays}) == 1
+    assert len({first_stage(one).recipe_hash for one in decays}) == 1
 
 
 def test_a_change_of_the_first_stage_is_another_run(teacher):
     one, other = (plan("loss=ab", teacher, f"loss.stage.epochs={epochs}") for epochs in (1, 2))
-    assert recipe_hash(one) != recipe_hash(other)
+    assert one.recipe_hash != other.recipe_hash
 
 
 def test_simkd_answers_with_its_own_head_and_says_what_that_costs(tmp_path, teacher):

@@ -15,10 +15,10 @@ from kdbench.core.objective import tasks_of
 from kdbench.metrics.classification import ClassificationScores
 from kdbench.objectives import crd, ltkd
 from kdbench.runs.cohort import cohorts
+from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.identity import recipe_of
 from kdbench.runs.plan import make_plan
-from kdbench.runs.run import run, run_cohort
 from kdbench.training.run_folder import RunFolder
 from kdbench.training.step import Steps
 from kdbench.utils.hashing import digest

@@ -7,9 +7,9 @@ import torch
 
 from kdbench.cli.evaluate import main
 from kdbench.config.compose import compose_checked, spelled_out
+from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import make_plan, recipe_hash
-from kdbench.runs.run import run, run_cohort
+from kdbench.runs.plan import make_plan
 from kdbench.training.run_folder import RunFolder, records
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")
@@ -154,5 +154,5 @@ def test_an_image_run_with_a_loss_of_text_is_refused():
 
 
 def test_where_things_lie_is_no_part_of_a_run():
-    assert recipe_hash(plan("loss=dss")) == recipe_hash(plan("loss=dss", "dataset.path=/elsewhere"))
-    assert recipe_hash(plan("loss=dss")) != recipe_hash(plan("loss=dss", "dataset.rationale_noise=0.3"))
+    assert plan("loss=dss").recipe_hash == plan("loss=dss", "dataset.path=/elsewhere").recipe_hash
+    assert plan("loss=dss").recipe_hash != plan("loss=dss", "dataset.rationale_noise=0.3").recipe_hash

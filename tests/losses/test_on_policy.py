@@ -11,9 +11,9 @@ from kdbench.data.text.rationale_lm import LanguageData
 from kdbench.losses.on_policy import Policy
 from kdbench.models.language.causal_lm import causal_lm
 from kdbench.models.language.generation import beam_search, generate
+from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import make_plan, recipe_hash
-from kdbench.runs.run import run, run_cohort
+from kdbench.runs.plan import make_plan
 from kdbench.teachers.store import put
 from kdbench.training.run_folder import records
 
@@ -242,5 +242,5 @@ def test_what_cannot_be_is_said():
         plan("loss=seqkd", "teacher=none")
     with pytest.raises(ValueError, match=r"loss\.policy\.beams=5: from 1, and several for one writer"):
         Policy("student", beams=5)
-    assert recipe_hash(plan("loss=fkl")) != recipe_hash(plan("loss=skd"))
-    assert recipe_hash(plan("loss=seqkd")) != recipe_hash(plan("loss=seqkd", "loss.policy.beams=5"))
+    assert plan("loss=fkl").recipe_hash != plan("loss=skd").recipe_hash
+    assert plan("loss=seqkd").recipe_hash != plan("loss=seqkd", "loss.policy.beams=5").recipe_hash

@@ -21,9 +21,9 @@ from kdbench.losses.composite import Loss
 from kdbench.models.features import answer_batch, feature_names
 from kdbench.models.registry import create_model
 from kdbench.objectives import available
+from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import Plan, first_stage, make_plan
-from kdbench.runs.run import run
 from kdbench.teachers.live import LiveTeacher, live_teacher
 from kdbench.training.run_folder import records
 from kdbench.utils.paths import CONF_DIR

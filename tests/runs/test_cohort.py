@@ -15,10 +15,10 @@ import torch
 from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.runs.cohort import cohorts
+from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import Plan, make_plan
-from kdbench.runs.record import Member
-from kdbench.runs.run import run, run_cohort
+from kdbench.runs.prepare import PreparedRun
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.run_folder import RunFolder
 from kdbench.training.step import Steps
@@ -51,7 +51,7 @@ def plan(*overrides: str) -> Plan:
     return make_plan(compose_checked("train", list(overrides)), choices)
 
 
-def together(*runs: list[str]) -> list[Member]:
+def together(*runs: list[str]) -> list[PreparedRun]:
     (group,) = cohorts([plan(*overrides) for overrides in runs])
     return run_cohort(group)
 
@@ -244,7 +244,7 @@ def test_first_stages_come_first_and_are_shared(tmp_path, common, monkeypatch):
     losses = [f"loss={loss}" for loss in ("ft", "ab")]
     runs = [[*common, *few, loss, f"student={name}"] for loss in losses for name in ("resnet8", "resnet14")]
     scored = []
-    monkeypatch.setattr("kdbench.runs.run.evaluate", lambda *_: scored.append(1))
+    monkeypatch.setattr("kdbench.runs.execute.evaluate", lambda *_: scored.append(1))
     for overrides in runs:
         run(plan(*overrides, f"output={tmp_path / 'alone'}"))
     assert not scored, "the teacher's scores are no part of a first stage"

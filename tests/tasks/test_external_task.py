@@ -11,9 +11,9 @@ import pytest
 
 from kdbench.config.build import allowed_targets
 from kdbench.config.compose import compose_checked
+from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import Plan, make_plan
-from kdbench.runs.run import run
 from kdbench.tasks import Capability, available, get, task_of_record, tasks_for
 
 OUTSIDE = Path(__file__).parents[1] / "helpers" / "outside"

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from kdbench.config.compose import compose_checked, spelled_out
 from kdbench.models.checkpoints import load_weights, save_weights, weights_hash
 from kdbench.models.registry import create_model
+from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.identity import sibling_key
-from kdbench.runs.plan import make_plan, recipe_hash
-from kdbench.runs.run import run
+from kdbench.runs.plan import make_plan
 from kdbench.teachers.store import put, stored
 from kdbench.training.run_folder import finished_run, read_record
 
@@ -196,7 +196,7 @@ def test_a_chain_of_students_each_taught_by_the_one_before(tmp_path):
         assert record["config"]["loss"]["pair"] is None
     whole = plan("train", f"teacher=run:{tmp_path / 'g1'}", *common)
     direct = plan("train", f"teacher=run:{next((tmp_path / 'g1').glob('*'))}", *common)
-    assert recipe_hash(whole) == recipe_hash(direct)
+    assert whole.recipe_hash == direct.recipe_hash
 
 
 def test_a_teachers_run_and_its_state_serve_too(tmp_path):

@@ -16,9 +16,9 @@ from kdbench.core.objective import tasks_of
 from kdbench.data.images.image_data import _RESIDENT, ImageData, _Epoch
 from kdbench.models.registry import create_model
 from kdbench.runs.cohort import cohorts
+from kdbench.runs.execute import run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import Plan, make_plan
-from kdbench.runs.run import run_cohort
 from kdbench.teachers.live import live_teacher
 from kdbench.training.cuda_graph import WARM_UP, hindrance, of_epoch
 from kdbench.training.run_folder import RunFolder
@@ -74,7 +74,7 @@ def trained(monkeypatch, output: Path, runs: list[list[str]], record: bool) -> d
     plans = [plan(*overrides, f"output={output}") for overrides in runs]
     for one in plans:
         one.cfg.cuda_graph = record
-    monkeypatch.setattr("kdbench.runs.fit.CudaGraph", Tape)
+    monkeypatch.setattr("kdbench.runs.execute.CudaGraph", Tape)
     (group,) = cohorts(plans)
     before = Tape.replays
     for member in run_cohort(group):
@@ -167,7 +167,7 @@ def test_a_student_that_fails_leaves_the_others_recorded(tmp_path, monkeypatch, 
     plans += [plan(*common, "loss=mse", "loss.weights.mse=1e30", f"output={tmp_path / 'both'}")]
     for one in plans:
         one.cfg.cuda_graph = True
-    monkeypatch.setattr("kdbench.runs.fit.CudaGraph", Tape)
+    monkeypatch.setattr("kdbench.runs.execute.CudaGraph", Tape)
     fine, failed = run_cohort(plans)
     assert fine.error is None
     assert "not finite" in str(failed.error)

@@ -12,9 +12,9 @@ from kdbench.core.types import Batch, Outputs
 from kdbench.losses.composite import Loss
 from kdbench.objectives import create
 from kdbench.objectives.kd import kd_loss
+from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
-from kdbench.runs.run import run
 from kdbench.training.dot import DOT
 from kdbench.training.schedule import Schedule
 from kdbench.training.step import Steps

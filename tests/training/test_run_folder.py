@@ -9,7 +9,7 @@ from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.identity import moved, places_of, recipe_of, sibling_key
-from kdbench.runs.plan import make_plan, recipe_hash
+from kdbench.runs.plan import make_plan
 from kdbench.training.progress import Progress
 from kdbench.training.run_folder import RunFolder, records
 from kdbench.utils.atomic_io import write_atomically
@@ -160,7 +160,7 @@ def test_a_run_keeps_its_identity_when_keys_are_added(loss, recipe):
     """
     register()
     plan = make_plan(compose_checked("train", ["dataset=fake", f"loss={loss}", "trainer=cpu"]), {})
-    assert recipe_hash(plan) == recipe
+    assert plan.recipe_hash == recipe
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_run_keeps_its_identity_when_keys_are_added(loss, recipe):
 def test_a_teachers_run_keeps_its_identity_when_keys_are_added(overrides, recipe):
     register()
     plan = make_plan(compose_checked("train_teacher", [*overrides, "trainer=cpu"]), {})
-    assert recipe_hash(plan) == recipe
+    assert plan.recipe_hash == recipe
 
 
 def test_moving_a_module_does_not_change_the_identity():
@@ -201,7 +201,7 @@ def test_a_switch_that_is_set_makes_another_run():
     plans = [
         make_plan(compose_checked("train", [*common, *one]), {}) for one in ([], *([key] for key in more))
     ]
-    assert len({recipe_hash(plan) for plan in plans}) == 4
+    assert len({plan.recipe_hash for plan in plans}) == 4
 
 
 def test_forgetting_a_run_forgets_what_was_made_of_it(tmp_path):

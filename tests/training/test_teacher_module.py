@@ -18,9 +18,9 @@ from kdbench.metrics.conditional_mutual_information import ClassSpread
 from kdbench.models.checkpoints import load_weights
 from kdbench.models.registry import create_model
 from kdbench.objectives.mcmi import MCMI
+from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
-from kdbench.runs.run import run
 from kdbench.tasks import get
 from kdbench.teachers.store import cards, stored
 from kdbench.training.evaluation import evaluate

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from kdbench.config.compose import compose_checked
-from kdbench.runs import run as run_module
+from kdbench.runs import prepare
+from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
-from kdbench.runs.run import run
 from kdbench.utils import hardware
 from kdbench.utils.hardware import emulates_bf16, free_cores, has_bf16_units, resident_mib
 
@@ -47,7 +47,7 @@ def test_only_cpus_emulate_bf16(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-teacher"])
 def test_emulated_bf16_warns_once(tmp_path, monkeypatch, precision):
-    monkeypatch.setattr(run_module, "emulates_bf16", lambda accelerator: accelerator == "cpu")
+    monkeypatch.setattr(prepare, "emulates_bf16", lambda accelerator: accelerator == "cpu")
     overrides = [*TINY, "trainer=cpu", "progress=false", f"output={tmp_path}", f"precision={precision}"]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

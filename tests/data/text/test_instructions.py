@@ -16,9 +16,9 @@ from kdbench.data.text.instructions import InstructionData, read_instructions
 from kdbench.reports.aggregate import gather
 from kdbench.reports.read import Run, by_test_set
 from kdbench.reports.report import report_on
+from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import make_plan, recipe_hash
-from kdbench.runs.run import run
+from kdbench.runs.plan import make_plan
 from kdbench.tasks import task_of
 from kdbench.training.run_folder import records
 from tests.helpers.model_folders import rows, save_instructions
@@ -193,8 +193,8 @@ def test_recipe_hash_ignores_paths_of_files(settings, tmp_path):
         "dataset.further.vicuna=/elsewhere/v.jsonl",
         "loss=ce",
     ]
-    assert recipe_hash(plan(*other)) == recipe_hash(plan(*settings, "loss=ce"))
-    assert recipe_hash(plan(*other, "+dataset.further.more=x")) != recipe_hash(plan(*other))
+    assert plan(*other).recipe_hash == plan(*settings, "loss=ce").recipe_hash
+    assert plan(*other, "+dataset.further.more=x").recipe_hash != plan(*other).recipe_hash
 
 
 def test_top_k_cache_of_custom_files_is_filled(settings, gpt2, capsys):

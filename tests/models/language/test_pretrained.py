@@ -16,9 +16,9 @@ from kdbench.models.features import answer_batch
 from kdbench.models.language.causal_lm import causal_lm
 from kdbench.models.language.generation import generate, prompts_of
 from kdbench.models.language.t5 import t5
+from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.plan import make_plan, recipe_hash
-from kdbench.runs.run import run
+from kdbench.runs.plan import make_plan
 from kdbench.tasks import task_of
 from kdbench.training.run_folder import records
 from tests.helpers.model_folders import END, save_gpt2, save_llama, save_t5, save_tokenizer
@@ -139,7 +139,7 @@ def plan(*overrides):
 
 
 def test_recipe_hash_ignores_the_path_of_the_weights(gpt2, tmp_path):
-    assert recipe_hash(plan(*overrides_for(gpt2))) == recipe_hash(plan(*overrides_for(save_gpt2(tmp_path))))
+    assert plan(*overrides_for(gpt2)).recipe_hash == plan(*overrides_for(save_gpt2(tmp_path))).recipe_hash
 
 
 def test_student_starts_from_the_weights_and_the_record_has_their_hash(gpt2, tmp_path):

@@ -17,9 +17,9 @@ from kdbench.config.compose import compose_checked
 from kdbench.core.errors import Interrupted, RunError
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
+from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import Plan, make_plan
-from kdbench.runs.run import run, run_cohort
 from kdbench.runs.weights import load_teacher, teacher_files
 from kdbench.teachers.cache import writer as filling_module
 from kdbench.teachers.cache.logits import Cache, CachedTeacher, find, place

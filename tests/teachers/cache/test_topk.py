@@ -10,10 +10,9 @@ from kdbench.cli.cache import main
 from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
 from kdbench.core.logits import TopKLogits
+from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import Plan, make_plan
-from kdbench.runs.run import run, run_cohort
-from kdbench.runs.validation import why_not_stored
 from kdbench.runs.weights import load_teacher, teacher_files
 from kdbench.tasks import task_of
 from kdbench.teachers.cache.topk import LikeliestCache, TopKTeacher, top_k_answers
@@ -212,4 +211,4 @@ def test_what_cannot_be_known_so_is_refused():
         run(plan(*SHORT, "loss=fkl", "teacher.top_k=401"))
     assert main(["fill", *SHORT, "loss=fkl", "teacher.top_k=401"]) == 2
     assert main(["fill", *TOP, "loss=fkl", "--all"]) == 2
-    assert why_not_stored(plan(*TOP, "loss=ce")) == "the loss does not look at a teacher"
+    assert plan(*TOP, "loss=ce").why_not_stored == "the loss does not look at a teacher"
