@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,10 @@ class Objective(nn.Module):
 
     version: ClassVar[int] = 1
     """Raised when the value computed changes, so that old runs are not taken for new ones."""
+
+    neutral_options: ClassVar[Mapping[str, Any]] = {}
+    """Options that were added later, with the values at which the objective computes what it did before. Options with
+    these values are left out of the identity of a run, so that earlier runs stay valid. A literal."""
 
     needs: tuple[str, ...] = ("logits",)
     """For people and tables: logits, labels, features, classifier, index, epoch, views, ..."""

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,15 @@ class Loss(nn.Module):
     dot: DOT's delta, by which the momenta of the labels' and of the objectives' gradients differ; None: one momentum.
     pair: whose published values the recipe uses, `teacher:student`; for the record, not for the maths.
     """
+
+    neutral_options: ClassVar[Mapping[str, Any]] = {
+        "standardise": [],
+        "stage": None,
+        "input": None,
+        "policy": None,
+        "dot": None,
+    }
+    """See `Objective.neutral_options`."""
 
     def __init__(
         self,

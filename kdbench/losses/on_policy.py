@@ -3,8 +3,9 @@ them pass."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -26,6 +27,9 @@ class Policy:
     teacher's). temperature: of the draws; 0 takes the likeliest word, or with several beams the likeliest text that a
     search with so many finds. Gradients do not go through what is written.
     """
+
+    neutral_options: ClassVar[Mapping[str, Any]] = {"beams": 1}
+    """See `Objective.neutral_options`."""
 
     writer: str
     share: float = 1.0

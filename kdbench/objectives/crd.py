@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +83,7 @@ class CRD(Objective):
     start: Tensor
     count: Tensor
     key: Tensor
+    neutral_options: ClassVar[Mapping[str, Any]] = {"negatives_from": "trained"}
 
     def __init__(
         self,

@@ -1,5 +1,8 @@
 """Forward KL per token: word-level distillation (Kim and Rush 2016, arXiv:1606.07947, eq. 5)."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -41,6 +44,7 @@ class FKL(Objective):
         "q, which has the same gradient and is larger by the teacher's entropy.",
     )
     f_divergence = True
+    neutral_options: ClassVar[Mapping[str, Any]] = {"kernel": "torch"}
 
     def __init__(self, kernel: str = "torch") -> None:
         super().__init__()

@@ -1,5 +1,8 @@
 """Generalised Jensen-Shannon divergence of GKD (Agarwal et al. 2024, arXiv:2306.13649, eq. 2)."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -48,6 +51,7 @@ class JS(Objective):
         "the code of DistiLLM and ABKD, whose 0.1 is the default; TRL's default is 0.5.",
     )
     f_divergence = True
+    neutral_options: ClassVar[Mapping[str, Any]] = {"kernel": "torch"}
 
     def __init__(self, skew: float = 0.1, kernel: str = "torch") -> None:
         super().__init__()

@@ -1,5 +1,8 @@
 """Reverse KL per token (MiniLLM, Gu et al. 2024, arXiv:2306.08543, eq. 1)."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -41,6 +44,7 @@ class RKL(Objective):
         "This is the term per token of a given text, as in the code of DistiLLM and ABKD.",
     )
     f_divergence = True
+    neutral_options: ClassVar[Mapping[str, Any]] = {"kernel": "torch"}
 
     def __init__(self, kernel: str = "torch") -> None:
         super().__init__()

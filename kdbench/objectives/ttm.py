@@ -1,6 +1,8 @@
 """TTM, transformed teacher matching (Zheng and Yang 2024, arXiv:2402.11148)."""
 
 import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -119,6 +121,7 @@ class TTM(Objective):
         "The paper leaves other transforms than the power open; transform=mix and transform=log1p are "
         "kdbench's.",
     )
+    neutral_options: ClassVar[Mapping[str, Any]] = {"transform": "power"}
 
     def __init__(self, gamma: float, transform: str = "power") -> None:
         super().__init__()

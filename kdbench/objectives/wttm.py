@@ -1,5 +1,8 @@
 """WTTM, weighted transformed teacher matching (Zheng and Yang 2024, arXiv:2402.11148)."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -63,6 +66,7 @@ class WTTM(Objective):
         "The paper leaves other weights than the power sum open; weighting=shannon is kdbench's, "
         "weighting=none is TTM.",
     )
+    neutral_options: ClassVar[Mapping[str, Any]] = {"weighting": "power_sum"}
 
     def __init__(self, gamma: float, weighting: str = "power_sum") -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from kdbench.core.class_groups import CLASS_GROUPS
 from kdbench.objectives import available
 from kdbench.reports.compare import PublishedMatch
 from kdbench.reports.read import NotCounted, Record, Run, by_test_set
-from kdbench.runs.identity import Flat, flat, recipe_without, sibling_key
+from kdbench.runs.identity import Flat, flat, recipe_without, series_key
 from kdbench.tasks import Task, task_of_record
 
 
@@ -154,7 +154,7 @@ def gather(runs: Sequence[Run]) -> tuple[list[Series], list[NotCounted]]:
     """
     groups: dict[str, list[Run]] = {}
     for run in (Run(record, one.where) for one in runs for record in by_test_set(one.record)):
-        groups.setdefault(sibling_key(run.record), []).append(run)
+        groups.setdefault(series_key(run.record), []).append(run)
     series, left = [], []
     for group in groups.values():
         for part in _by_commit(group):

@@ -1,4 +1,4 @@
-"""What of a configuration makes a run another run."""
+"""The identity of a run: which parts of a configuration make it another run, and which runs belong together."""
 
 from __future__ import annotations
 
@@ -6,71 +6,62 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdbench.config.signatures import class_attribute
+from kdbench.data.identity import identity_options
 from kdbench.distributed.devices import of_recipe
 from kdbench.utils.hashing import digest
 
+_SECTIONS = ("dataset", "teacher", "student", "loss", "teacher_loss", "schedule", "seed", "precision")
+
 
 def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a resolved configuration changes weights: not names, paths, logging or hardware."""
-    parts = ("dataset", "teacher", "student", "loss", "teacher_loss", "schedule", "seed", "precision")
-    recipe = {
-        key: dict(value) if isinstance(value, Mapping) else value
-        for key in parts
-        if (value := config.get(key)) is not None
-    }
-    for section, key in (
-        ("dataset", "path"),
-        ("dataset", "eval_batch_size"),
-        ("dataset", "readers"),
-        ("dataset", "tokenizer"),  # in the hash of the data, by what it does
-        ("dataset", "quality_samples"),
-        ("teacher", "checkpoint"),
-        ("teacher", "checkpoints"),
-        ("teacher", "variant"),  # a name; its weights have a hash of their own, as those of `init`
-        ("teacher", "init"),
-        ("teacher", "cache"),
-        ("loss", "pair"),
-        ("teacher_loss", "pair"),
-    ):
-        recipe.get(section, {}).pop(key, None)
-    data = recipe.get("dataset") or {}  # what files say is in the hash of the data, where they lie is nothing
-    for key in [key for key in ("train", "test") if isinstance(data.get(key), str)]:
-        data.pop(key)
-    if data.get("further"):
-        data["further"] = sorted(data["further"])
-    if recipe.get("teacher", {}).get("top_k", 0) is None:
-        recipe["teacher"].pop("top_k")  # as before there was such a key
+    """Return everything in a resolved configuration that changes the weights: no names, paths, logging or hardware.
+
+    The files of data and weights enter the identity of a run by hashes of their own.
+    """
+    recipe = {key: config[key] for key in _SECTIONS if config.get(key) is not None}
+    if "dataset" in recipe:
+        recipe["dataset"] = identity_options(recipe["dataset"])
+    if "teacher" in recipe:
+        recipe["teacher"] = _teacher(recipe["teacher"])
     for side in ("student", "teacher"):
-        if "pretrained" in (options := (recipe.get(side) or {}).get("options") or {}):
-            recipe[side]["options"] = {**options, "pretrained": True}  # its weights have a hash of their own
+        options = (recipe.get(side) or {}).get("options") or {}
+        if "pretrained" in options:
+            recipe[side] = {**recipe[side], "options": {**options, "pretrained": True}}
     for section in ("loss", "teacher_loss"):
         if section in recipe:
-            recipe[section] = _without_later_keys(recipe[section])
+            loss = {key: value for key, value in recipe[section].items() if key != "pair"}
+            recipe[section] = _without_neutral_options(loss)
     if "schedule" in recipe:
-        recipe["schedule"] = _without_idle_algorithm(recipe["schedule"])
-    if "dataset" in recipe:
-        recipe["dataset"] = _without_idle_protocol(recipe["dataset"])
+        recipe["schedule"] = _schedule(recipe["schedule"])
     if "loss" in recipe and not any(recipe["loss"].get(key) for key in ("objectives", "stage", "policy")):
-        recipe["teacher"] = None  # nothing of the teacher enters a loss without objectives
+        recipe["teacher"] = None  # a loss without objectives does not use the teacher
     recipe["epochs_run"] = config["trainer"]["max_epochs"]
-    named: dict[str, Any] = _without_module_paths(recipe | of_recipe(config["trainer"]))
-    return named
+    without_paths: dict[str, Any] = _without_module_paths(recipe | of_recipe(config["trainer"]))
+    return without_paths
 
 
-def places_of(config: Mapping[str, Any]) -> list[Any]:
-    """Where the files of a run lie, which is no part of its recipe."""
-    return [_at(config, place) for place in _PLACES]
+def _teacher(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out where the weights come from: they have a hash of their own."""
+    neutral = {"checkpoint", "checkpoints", "variant", "init", "cache"}
+    if teacher.get("top_k") is None:
+        neutral.add("top_k")
+    return {key: value for key, value in teacher.items() if key not in neutral}
 
 
-def moved(config: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with the places of another."""
-    result = copy.deepcopy(dict(config))
-    for place in _PLACES:
-        *path, key = place
-        section = _at(result, path)
-        if isinstance(section, dict) and key in section:
-            section[key] = _at(now, place)
-    return result
+def _schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the options of the optimiser that is not used; SGD, the default, is not named."""
+    unused = ("momentum", "nesterov") if schedule.get("algorithm") == "adamw" else ("algorithm", "betas")
+    return {key: value for key, value in schedule.items() if key not in unused}
+
+
+def _without_neutral_options(node: Any) -> Any:
+    """Leave out options that a class of the loss declares as neutral at their value (`neutral_options`)."""
+    if not isinstance(node, Mapping):
+        return node
+    neutral = class_attribute(str(node.get("_target_", "")), "neutral_options", {})
+    kept = {key: value for key, value in node.items() if key not in neutral or value != neutral[key]}
+    return {key: _without_neutral_options(value) for key, value in kept.items()}
 
 
 def _without_module_paths(node: Any) -> Any:
@@ -85,81 +76,50 @@ def _class_name(node: Mapping[str, Any]) -> dict[str, str]:
     return {"_target_": target.rpartition(".")[2]} if target.startswith("kdbench.") else {}
 
 
+# ---- places of files
+
+
 _PLACES = (("dataset", "path"), ("dataset", "tokenizer"), ("student", "options", "pretrained"))
 
 
+def places_of(config: Mapping[str, Any]) -> list[Any]:
+    """Return the paths of the files that a run reads; they are not part of its recipe."""
+    return [_at(config, place) for place in _PLACES]
+
+
+def moved(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a configuration with the paths of another."""
+    result = copy.deepcopy(dict(config))
+    for place in _PLACES:
+        *path, key = place
+        section = _at(result, path)
+        if isinstance(section, dict) and key in section:
+            section[key] = _at(other, place)
+    return result
+
+
 def _at(config: Mapping[str, Any], place: Sequence[str]) -> Any:
-    found: Any = config
+    node: Any = config
     for key in place:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
 
 
-_LATER_KEYS: dict[str, Any] = {
-    "standardise": [],
-    "stage": None,
-    "input": None,
-    "policy": None,
-    "dot": None,
-    "kernel": "torch",
-    "beams": 1,
-    "negatives_from": "trained",
-    "transform": "power",
-    "weighting": "power_sum",
-}
-"""Keys of a loss and of the objectives here that came after the first runs, with the value at which a run is what it
-was before them; objectives of other packages may use the same words."""
-
-
-def _without_later_keys(node: Any) -> Any:
-    if not isinstance(node, Mapping):
-        return node
-    later = _LATER_KEYS if str(node.get("_target_", "")).startswith("kdbench.") else {}
-    kept = {key: value for key, value in node.items() if key not in later or value != later[key]}
-    return {key: _without_later_keys(value) for key, value in kept.items()}
-
-
-def _without_idle_algorithm(schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """What one algorithm alone looks at says nothing of another; SGD is not named, as in the first runs it was not."""
-    idle = ("momentum", "nesterov") if schedule.get("algorithm") == "adamw" else ("algorithm", "betas")
-    return {key: value for key, value in schedule.items() if key not in idle}
-
-
-_SWITCHED_OFF: dict[str, tuple[Any, str]] = {
-    "imbalance": (1, "imbalance_seed"),
-    "label_noise": (0, "label_noise_seed"),
-    "omit_classes": ([], "omit"),
-}
-"""Options of a data set's protocol: the value that switches each off, and the key that means nothing then."""
-
-
-def _without_idle_protocol(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What draws nothing and leaves nothing out is as if it were not there, as in the first runs it was not."""
-    kept = dict(dataset)
-    for key, (off, with_it) in _SWITCHED_OFF.items():
-        if kept.get(key, off) == off:
-            kept.pop(key, None)
-            kept.pop(with_it, None)
-    if "omit_classes" in kept:
-        kept["omit_classes"] = sorted(kept["omit_classes"], key=str)
-    subset = dict(kept.pop("subset", {}))
-    if subset.get("mode") == "first":
-        subset.pop("seed", None)
-    return {**kept, "subset": subset} if subset.get("fraction", 1) < 1 else kept
+# ---- runs that belong together
 
 
 Record = Mapping[str, Any]
 
 Flat = dict[str, str]
-"""A configuration as `dataset.padding` and the like, with its values as text."""
+"""A configuration with dotted keys (`dataset.padding`) and its values as text."""
 
 RUN = "run-"
-"""What the variant of a teacher begins with that is itself the network of a run: behind it the start of that run's
-`sibling_key`, so that the students of such teachers are siblings, too."""
+"""Variant prefix of teachers that are themselves trained runs; the start of that run's `series_key` follows, so that
+students of such teachers form a series, too."""
 
 
 def recipe_without(record: Record, *sections: str) -> dict[str, Any] | None:
-    """The recipe of a run apart from its seed and these sections; None where the record has no configuration."""
+    """Return the recipe of a run apart from its seed and some sections; None if the record has no configuration."""
     if "config" not in record:
         return None
     recipe = recipe_of(record["config"])
@@ -169,17 +129,18 @@ def recipe_without(record: Record, *sections: str) -> dict[str, Any] | None:
 
 
 def setting_key(record: Record, *sections: str) -> list[Any]:
-    """What two runs have in common whose difference lies in their seed and these sections of the recipe alone."""
+    """Return a key that is equal for runs that differ only in their seed and some sections of the recipe."""
     recipe = recipe_without(record, *sections)
-    said = recipe if recipe is not None else {"epochs": record["results"]["last"]["epoch"]}
-    return [record["names"]["dataset"], record["names"].get("student"), record.get("protocol", ""), said]
+    if recipe is None:
+        recipe = {"epochs": record["results"]["last"]["epoch"]}
+    return [record["names"]["dataset"], record["names"].get("student"), record.get("protocol", ""), recipe]
 
 
-def sibling_key(record: Record) -> str:
-    """The same for all seeds of one data set, teacher, student, recipe and protocol.
+def series_key(record: Record) -> str:
+    """Return a hash that is equal for all seeds of one data set, teacher, student, recipe and protocol.
 
-    A teacher is the same by its weights, but one that is a run's network by what it has in common with its own
-    siblings, which its name says, where its seed is the student's: in a chain each seed has a teacher of its own.
+    Teachers are compared by their weights. In a chain of runs, where each seed has a teacher of its own seed, they are
+    compared by name, which holds the `series_key` of the run that trained them.
     """
     own = ["recipe", "answers"]
     teacher = record.get("teacher") or {}
@@ -193,7 +154,7 @@ def sibling_key(record: Record) -> str:
 
 
 def flat(value: Any, name: str = "") -> Flat:
-    """Nested mappings as one, with dots in the names."""
+    """Flatten nested mappings into one with dotted keys."""
     if not isinstance(value, Mapping):
         return {name: str(value)}
     parts = (flat(item, f"{name}.{key}" if name else str(key)) for key, item in value.items())

@@ -42,7 +42,6 @@ def test_rooms_import_only_rooms_below_them():
     assert rooms.upward(PICTURED) == []
 
 
-@pytest.mark.xfail(reason="runs/plan.py and runs/validation.py")
 def test_no_files_import_each_other_in_a_circle():
     assert rooms.circles(FILES) == []
 

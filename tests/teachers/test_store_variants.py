@@ -12,7 +12,7 @@ from kdbench.models.checkpoints import load_weights, save_weights, weights_hash
 from kdbench.models.registry import create_model
 from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.identity import sibling_key
+from kdbench.runs.identity import series_key
 from kdbench.runs.plan import make_plan
 from kdbench.teachers.store import put, stored
 from kdbench.training.run_folder import finished_run, read_record
@@ -188,7 +188,7 @@ def test_a_chain_of_students_each_taught_by_the_one_before(tmp_path):
     ]
     for number, record in enumerate(records, 1):
         (taught_by,) = (tmp_path / f"g{number}").glob("*")
-        suffix = sibling_key(read_record(taught_by / "record.json"))[:8]
+        suffix = series_key(read_record(taught_by / "record.json"))[:8]
         assert record["names"]["teacher"] == record["teacher"]["name"] == f"resnet8@run-{suffix}"
         network = create_model("resnet8", 4)
         load_weights(network, taught_by / "student.safetensors")

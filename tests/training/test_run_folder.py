@@ -8,7 +8,7 @@ import torch
 from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.identity import moved, places_of, recipe_of, sibling_key
+from kdbench.runs.identity import moved, places_of, recipe_of, series_key
 from kdbench.runs.plan import make_plan
 from kdbench.training.progress import Progress
 from kdbench.training.run_folder import RunFolder, records
@@ -245,4 +245,4 @@ def test_the_best_of_few_epochs_is_not_in_a_row_with_the_best_of_all():
     }  # fmt: skip
     rare = {**record, "config": {**CONFIG, "evaluate_every": 10}}
     every = {**record, "config": {**CONFIG, "evaluate_every": 1}}
-    assert sibling_key(record) == sibling_key(every) != sibling_key(rare)
+    assert series_key(record) == series_key(every) != series_key(rare)
