@@ -26,7 +26,7 @@ demo: install  ## distill on real images and print the comparison (at most 5 min
 	@$(BIN)/kdbench table demo $(ARGS)
 
 table:  ## run one table: make table T=demo ARGS="losses=kd jobs=4"
-	@test -n "$(T)" || { echo "which one? make table T=demo; conf/table has them all"; exit 2; }
+	@test -n "$(T)" || { echo "which one? make table T=demo; kdbench list tables shows them all"; exit 2; }
 	@$(MAKE) --no-print-directory install
 	@$(BIN)/kdbench table $(T) $(ARGS)
 

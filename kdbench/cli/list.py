@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench.core.plugins import conf_dirs
+from kdbench.runs.generated_options import option_names
 from kdbench.utils.formatting import format_cell, markdown_table
 from kdbench.utils.paths import CONF_DIR
 
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> int:
 def groups() -> str:
     """The config groups with their options, for `kdbench --help`."""
     lines = ["Config groups (GROUP=OPTION), and any key of the composed run:"]
-    lines += [f"  {group}: {', '.join(_options(group))}" for group in GROUPS]
+    lines += [f"  {group}: {', '.join(option_names(group))}" for group in GROUPS]
     lines.append(
         f"  experiment: {', '.join(_experiments()) or 'none yet; a file experiments/NAME.yaml is experiment=NAME'}"
     )
@@ -139,7 +140,7 @@ def datasets() -> list[dict[str, Any]]:
     """Every data set."""
     return [
         {"dataset": name, "about": _about(CONF_DIR / "dataset" / f"{name}.yaml")}
-        for name in _options("dataset")
+        for name in option_names("dataset")
     ]
 
 
@@ -159,10 +160,10 @@ def teachers() -> list[dict[str, Any]]:
 
 
 def tables() -> list[dict[str, Any]]:
-    """Every table."""
-    return [
-        {"table": name, "about": _about(CONF_DIR / "table" / f"{name}.yaml")} for name in _options("table")
-    ]
+    """Describe every table by the comment at the top of its grid."""
+    from kdbench.tables.definition import tables as grids
+
+    return [{"table": name, "about": _about(file)} for name, file in grids().items()]
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -209,10 +210,6 @@ def _about(file: Path) -> str:
             break
         lines.append(line.lstrip("# ").strip())
     return " ".join(lines)
-
-
-def _options(group: str) -> list[str]:
-    return [file.stem for folder in _conf_folders() for file in sorted((folder / group).glob("*.yaml"))]
 
 
 def _conf_folders() -> list[Path]:

@@ -58,9 +58,8 @@ def main() -> None:
         sys.exit(0)
     if command in ("analyze", "evaluate", "table") and {"-h", "--help"} & set(rest):
         print("\n".join(line for line in USAGE.splitlines() if line.startswith(f"  kdbench {command} ")))
-        print(
-            f"keys with their values: conf/{command}{'/' if command == 'table' else '.yaml'}, and kdbench --help"
-        )
+        place = "experiments/NAME/grid.yaml" if command == "table" else f"conf/{command}.yaml"
+        print(f"keys with their values: {place}, and kdbench --help")
         sys.exit(0)
     if command in RUNS:
         sys.stdout.flush()

@@ -82,7 +82,9 @@ def parameter_defaults(file: Path, class_name: str) -> dict[str, Any]:
                 (one.arg, default)
                 for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
             ]
-            return {name: REQUIRED if node is None else _evaluate(node, known) for name, node in pairs}
+            return {
+                name: REQUIRED if node is None else _as_yaml(_evaluate(node, known)) for name, node in pairs
+            }
     return {}
 
 
@@ -98,6 +100,10 @@ def registered_names(file: Path) -> list[str]:
         and isinstance(node.args[0], ast.Constant)
         and isinstance(node.args[0].value, str)
     ]
+
+
+def _as_yaml(value: Any) -> Any:
+    return [_as_yaml(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _assignments(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:

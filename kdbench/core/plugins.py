@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -42,6 +43,17 @@ def load_networks() -> None:
             raise ValueError(
                 f"Networks {point.name!r} ({point.value}) cannot be imported: {error}"
             ) from error
+
+
+def source_files(group: str) -> dict[str, Path]:
+    """Return the source file of each entry point of a group, by its name; imports none of them."""
+    files = {}
+    for point in entry_points(group=group):
+        with suppress(ImportError, ValueError):  # a package that is broken is reported where it is used
+            spec = find_spec(point.module)
+            if spec is not None and spec.origin is not None and Path(spec.origin).suffix == ".py":
+                files[point.name] = Path(spec.origin)
+    return files
 
 
 def _all() -> Iterable[EntryPoint]:

@@ -9,10 +9,13 @@ A package offers objectives through the entry-point group `kdbench.objectives` (
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -20,7 +23,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.core.plugins import OBJECTIVES
+from kdbench.config.signatures import parameter_defaults, parse
+from kdbench.core.plugins import OBJECTIVES, source_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +122,35 @@ def available() -> list[Entry]:
 def names() -> list[str]:
     """Return the names of all objectives, sorted. Imports none of them."""
     return sorted({*_files(), *_entry_points()})
+
+
+def configurations() -> dict[str, dict[str, Any]]:
+    """Return the node of each objective in the config group `objective`, read from the signatures; imports none.
+
+    An objective of another package whose defaults are not literals has none: the package brings a YAML file.
+    """
+    nodes = {}
+    for name, file, class_name, module in _sources():
+        with suppress(KeyError, ValueError):
+            defaults = parameter_defaults(file, class_name)
+            nodes[name] = {"_target_": f"{module}.{class_name}", **defaults}
+    return nodes
+
+
+def _sources() -> Iterator[tuple[str, Path, str, str]]:
+    """Yield (name, file, class, module) of every objective."""
+    for name in sorted(_files()):
+        file = Path(__path__[0]) / f"{name}.py"
+        yield name, file, _class_name_in(file), f"{__name__}.{name}"
+    points = _entry_points()
+    for name, file in source_files(OBJECTIVES).items():
+        yield name, file, points[name].attr, points[name].module
+
+
+def _class_name_in(file: Path) -> str:
+    """Return the name of the class after which a file is named, ignoring case: `TTM` in `ttm.py`."""
+    classes = (node.name for node in parse(file).body if isinstance(node, ast.ClassDef))
+    return next(name for name in classes if name.lower() == file.stem.replace("_", ""))
 
 
 def objective_class(name: str) -> type[Objective]:

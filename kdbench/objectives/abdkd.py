@@ -12,8 +12,8 @@ def abdkd_loss(
     student: Tensor,
     teacher: Tensor,
     target: Tensor,
-    alpha: float,
-    beta: float,
+    alpha: float = 0.5,
+    beta: float = 0.5,
     target_weight: float = 1.0,
     other_weight: float = 6.0,
     temperature: float = 4.0,
@@ -78,8 +78,8 @@ class ABDKD(Objective):
 
     def __init__(
         self,
-        alpha: float,
-        beta: float,
+        alpha: float = 0.5,
+        beta: float = 0.5,
         target_weight: float = 1.0,
         other_weight: float = 6.0,
         temperature: float = 4.0,

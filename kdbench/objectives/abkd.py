@@ -12,8 +12,8 @@ from kdbench.utils.validation import check_finite, check_positive
 def abkd_loss(
     student: Tensor,
     teacher: Tensor,
-    alpha: float,
-    beta: float,
+    alpha: float = 0.8,
+    beta: float = 0.3,
     temperature: float = 4.0,
     official_scale: bool = False,
 ) -> Tensor:
@@ -66,7 +66,7 @@ class ABKD(Objective):
     )
 
     def __init__(
-        self, alpha: float, beta: float, temperature: float = 4.0, official_scale: bool = False
+        self, alpha: float = 0.8, beta: float = 0.3, temperature: float = 4.0, official_scale: bool = False
     ) -> None:
         super().__init__()
         check_positive("ABKD", temperature=temperature)

@@ -12,8 +12,8 @@ from kdbench.utils.validation import check_finite, check_positive
 def ablskd_loss(
     student: Tensor,
     teacher: Tensor,
-    alpha: float,
-    beta: float,
+    alpha: float = 0.9,
+    beta: float = 0.3,
     temperature: float = 2.0,
     official_scale: bool = False,
 ) -> Tensor:
@@ -61,7 +61,7 @@ class ABLSKD(Objective):
     )
 
     def __init__(
-        self, alpha: float, beta: float, temperature: float = 2.0, official_scale: bool = False
+        self, alpha: float = 0.9, beta: float = 0.3, temperature: float = 2.0, official_scale: bool = False
     ) -> None:
         super().__init__()
         check_positive("ABLSKD", temperature=temperature)

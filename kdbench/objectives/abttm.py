@@ -12,9 +12,9 @@ from kdbench.utils.validation import check_finite, check_positive
 def abttm_loss(
     student: Tensor,
     teacher: Tensor,
-    gamma: float,
-    alpha: float,
-    beta: float,
+    gamma: float = 0.1,
+    alpha: float = 0.8,
+    beta: float = 0.3,
     official_scale: bool = False,
 ) -> Tensor:
     """Return the alpha-beta divergence of the transformed teacher from the student, averaged over rows.
@@ -64,7 +64,9 @@ class ABTTM(Objective):
         "takes the continuous limit there; official_scale=true takes the scale of the ABKD code instead.",
     )
 
-    def __init__(self, gamma: float, alpha: float, beta: float, official_scale: bool = False) -> None:
+    def __init__(
+        self, gamma: float = 0.1, alpha: float = 0.8, beta: float = 0.3, official_scale: bool = False
+    ) -> None:
         super().__init__()
         check_positive("ABTTM", gamma=gamma)
         check_finite("ABTTM", alpha=alpha, beta=beta)

@@ -10,7 +10,7 @@ from kdbench.functional.divergences import alpha_beta_divergence
 from kdbench.utils.validation import check_finite
 
 
-def alphanet_loss(student: Tensor, teacher: Tensor, alpha: float, beta: float) -> Tensor:
+def alphanet_loss(student: Tensor, teacher: Tensor, alpha: float = 0.0, beta: float = 1.0) -> Tensor:
     """Return max(D_alpha, D_beta) averaged over rows, where D_a = (sum p^a q^(1 - a) - 1) / (a (a - 1)).
 
     D_1 is KL(p || q) and D_0 is KL(q || p). For exponents outside [0, 1] the log-probabilities are clamped at
@@ -52,7 +52,7 @@ class AlphaNet(Objective):
     )
     f_divergence = True
 
-    def __init__(self, alpha: float, beta: float) -> None:
+    def __init__(self, alpha: float = 0.0, beta: float = 1.0) -> None:
         super().__init__()
         check_finite("AlphaNet", alpha=alpha, beta=beta)
         self.alpha, self.beta = alpha, beta

@@ -19,7 +19,7 @@ _FAR = 40.0
 """Adding exp(-40) to 1 changes nothing in float64."""
 
 
-def ttm_loss(student: Tensor, teacher: Tensor, gamma: float, transform: str = "power") -> Tensor:
+def ttm_loss(student: Tensor, teacher: Tensor, gamma: float = 0.3, transform: str = "power") -> Tensor:
     """Return KL(transformed teacher || q), averaged over rows; no T^2.
 
     Only the teacher is transformed.
@@ -123,7 +123,7 @@ class TTM(Objective):
     )
     neutral_options: ClassVar[Mapping[str, Any]] = {"transform": "power"}
 
-    def __init__(self, gamma: float, transform: str = "power") -> None:
+    def __init__(self, gamma: float = 0.3, transform: str = "power") -> None:
         super().__init__()
         check_choice("TTM", TRANSFORMS, transform=transform)
         check_positive("TTM", gamma=gamma)

@@ -14,7 +14,7 @@ from kdbench.utils.validation import check_choice, check_positive
 WEIGHTINGS = ("power_sum", "shannon", "none")
 
 
-def wttm_loss(student: Tensor, teacher: Tensor, gamma: float, weighting: str = "power_sum") -> Tensor:
+def wttm_loss(student: Tensor, teacher: Tensor, gamma: float = 0.3, weighting: str = "power_sum") -> Tensor:
     """Return w * KL(p^gamma / U || q), where U = sum(p^gamma) over classes, averaged over rows; no T^2.
 
     The weight w of a row is 1 for a one-hot teacher and grows with the softness of the teacher. It is not
@@ -68,7 +68,7 @@ class WTTM(Objective):
     )
     neutral_options: ClassVar[Mapping[str, Any]] = {"weighting": "power_sum"}
 
-    def __init__(self, gamma: float, weighting: str = "power_sum") -> None:
+    def __init__(self, gamma: float = 0.3, weighting: str = "power_sum") -> None:
         super().__init__()
         check_positive("WTTM", gamma=gamma)
         check_choice("WTTM", WEIGHTINGS, weighting=weighting)

@@ -1,4 +1,4 @@
-"""Make schemas, resolvers, launchers and search paths known to Hydra."""
+"""Make schemas, generated options, resolvers, launchers and search paths known to Hydra."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from kdbench.config import resolvers
 from kdbench.config.build import experiment_files, load_yaml
-from kdbench.config.resolvers import _by_dataset, _by_network, _published, _published_pair
 from kdbench.config.schema import SCHEMAS
 from kdbench.core.plugins import conf_dirs
 from kdbench.runs import launchers
-from kdbench.runs.resolvers import _of_run
+from kdbench.runs.generated_options import generated_options
+from kdbench.runs.resolvers import of_run
 
 
-class _OutsideConf(SearchPathPlugin):
+class _PluginConf(SearchPathPlugin):
     """The conf folders of other packages."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
@@ -27,18 +28,27 @@ class _OutsideConf(SearchPathPlugin):
 
 
 def register() -> None:
-    """Make schemas, resolvers, experiments and outside conf folders known to Hydra (once per process)."""
+    """Make schemas, options, resolvers, experiments and other packages' conf folders known to Hydra.
+
+    Calling it again has no effect, except that experiment files are read anew.
+    """
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)
+    for group, options in generated_options().items():
+        for name, node in options.items():
+            store.store(group=group, name=name, node=node)
     for file in experiment_files():
-        # one that is broken is said when it is chosen (kdbench.config.compose), not to everybody
-        with suppress(ValueError):
+        with suppress(ValueError):  # a broken file is reported when it is chosen (kdbench.config.compose)
             store.store(group="experiment", name=file.stem, node=load_yaml(file), package="_global_")
-    Plugins.instance().register(_OutsideConf)
+    Plugins.instance().register(_PluginConf)
     launchers.register()
-    OmegaConf.register_new_resolver("by_network", _by_network, replace=True)
-    OmegaConf.register_new_resolver("by_dataset", _by_dataset, replace=True)
-    OmegaConf.register_new_resolver("published_pair", _published_pair, replace=True)
-    OmegaConf.register_new_resolver("published", _published, replace=True)
-    OmegaConf.register_new_resolver("of_run", _of_run, replace=True)
+    functions = {
+        "by_network": resolvers.by_network,
+        "by_dataset": resolvers.by_dataset,
+        "published_pair": resolvers.published_pair,
+        "published": resolvers.published,
+        "of_run": of_run,
+    }
+    for name, function in functions.items():
+        OmegaConf.register_new_resolver(name, function, replace=True)

@@ -1,4 +1,4 @@
-"""OmegaConf resolvers that read finished runs."""
+"""The OmegaConf resolver that reads finished runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ from pathlib import Path
 from typing import Any
 
 
-def _of_run(folder: str | None, what: str) -> Any:
-    """Of the network that a finished run trained its `name` or `options`, or the `variant` that it is as a teacher."""
+def of_run(folder: str | None, what: str) -> Any:
+    """Return a property of the network that a finished run trained, for `teacher=run:FOLDER`.
+
+    Args:
+        folder: The run folder, or None if the command names none.
+        what: `name`, `options`, or `variant`, the variant that the network has as a teacher.
+
+    Raises:
+        ValueError: There is no folder, or no finished run in it.
+    """
     from kdbench.runs.identity import RUN, series_key
     from kdbench.training.run_folder import finished_run
 

@@ -13,14 +13,14 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.config.messages import unknown
 from kdbench.teachers.names import chosen_by, network_chosen
 from kdbench.utils.hardware import max_parallel_runs
-from kdbench.utils.paths import CONF_DIR
+from kdbench.utils.paths import EXPERIMENTS_DIR
 
 TEACHERS = ("train", "refuse")
 
 
 @dataclass
 class Table:
-    """A grid of runs, pairs x variants x losses x seeds, and how they are started: conf/table/NAME.yaml.
+    """A grid of runs, pairs x variants x losses x seeds, and how they are started: experiments/NAME/grid.yaml.
 
     Attributes:
         title: Title of the table.
@@ -73,9 +73,11 @@ class Table:
     output: str = ""
 
 
-def tables() -> list[str]:
-    """Return the names of all tables."""
-    return sorted(file.stem for file in (CONF_DIR / "table").glob("*.yaml"))
+def tables() -> dict[str, Path]:
+    """Return the grid file of each table by its name: those of kdbench, then those in ./experiments, which win."""
+    folders = dict.fromkeys((EXPERIMENTS_DIR, Path.cwd() / "experiments"))
+    files = {file.parent.name: file for folder in folders for file in folder.glob("*/grid.yaml")}
+    return dict(sorted(files.items()))
 
 
 def load_table(name: str, arguments: list[str]) -> Table:
@@ -89,10 +91,11 @@ def load_table(name: str, arguments: list[str]) -> Table:
     Raises:
         ValueError: There is no such table, key or value; the message names what is possible.
     """
-    if name not in tables():
-        raise ValueError(unknown(name, name, tables()).replace("unknown key", "there is no table"))
+    files = tables()
+    if name not in files:
+        raise ValueError(unknown(name, name, files).replace("unknown key", "there is no table"))
     try:
-        content: Any = OmegaConf.load(CONF_DIR / "table" / f"{name}.yaml")
+        content: Any = OmegaConf.load(files[name])
         table: Any = OmegaConf.merge(OmegaConf.structured(Table), content)
         table.name, table.output = name, str(Path("runs") / "tables" / name)
         for argument in arguments:

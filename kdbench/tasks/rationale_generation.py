@@ -40,10 +40,12 @@ class RationaleGeneration(Task["RationaleData"]):
 
     def check_model(self, data: RationaleData, name: str) -> None:
         """The possible names are the T5 sizes of `kdbench.models.language.t5`."""
-        from kdbench.models.language.t5 import NAMES
+        from kdbench.models.language.t5 import NETWORKS
 
-        if name not in NAMES:
-            raise ValueError(f"model {name}: task={self.name} of {data.name} needs one of {', '.join(NAMES)}")
+        if name not in NETWORKS:
+            raise ValueError(
+                f"model {name}: task={self.name} of {data.name} needs one of {', '.join(NETWORKS)}"
+            )
 
     def build_model(
         self, data: RationaleData, name: str, options: Mapping[str, Any] | None = None

@@ -53,7 +53,6 @@ FILES = {
     "__init__.py": "",
     "networks.py": NETWORKS,
     "images.py": IMAGES,
-    "conf/student/small.yaml": "_target_: kdbench.models.registry.create_model\nname: small\n",
     "conf/dataset/noise.yaml": "defaults:\n  - images\n_target_: outsider.images.noise\n" + STATISTICS,
 }
 TINY = ["schedule=quick", "schedule.epochs=1", "schedule.batch_size=16", "threads=1", "progress=false"]

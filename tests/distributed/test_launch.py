@@ -55,13 +55,10 @@ def slow(tmp_path_factory) -> list[str]:
     """A run of 60 steps that are slow enough for a signal to arrive during one."""
     folder = tmp_path_factory.mktemp("packages")
     package, metadata = folder / "outsider", folder / "outsider-1.dist-info"
-    for path in (package, metadata, package / "conf" / "objective"):
-        path.mkdir(parents=True)
+    for path in (package, metadata):
+        path.mkdir()
     (package / "__init__.py").touch()
     (package / "slow.py").write_text(SLOW)
-    (package / "conf" / "objective" / "slow.yaml").write_text(
-        "_target_: outsider.slow.Slow\nseconds: 0.2\nbreaks_at: null\n"
-    )
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outsider\nVersion: 1\n")
     (metadata / "entry_points.txt").write_text("[kdbench.objectives]\nslow = outsider.slow:Slow\n")
     os.environ["PYTHONPATH"] = f"{folder}:{os.environ.get('PYTHONPATH', '')}"

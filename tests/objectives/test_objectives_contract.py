@@ -1,14 +1,12 @@
-"""What every objective promises, tried on each yaml of conf/objective: a new file is covered at once."""
+"""The contract of every objective, at its default parameters: a new file is covered at once."""
 
 import dataclasses
 import importlib
 import inspect
 import pkgutil
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from kdbench import objectives
@@ -16,8 +14,7 @@ from kdbench.core.objective import Objective, tasks_of
 from kdbench.losses.composite import Loss
 from tests.objectives.cases import bound, normal, of_all, sides, term, value_and_gradients
 
-CONF = Path(__file__).parents[2] / "conf" / "objective"
-FILES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted(CONF.glob("*.yaml"))}
+NODES = objectives.configurations()
 NEEDS = {
     "logits", "labels", "features", "pooled", "classifier", "index", "epoch", "step", "views", "class frequencies",
     "teacher weights", "inputs",
@@ -26,14 +23,14 @@ NEEDS = {
 
 SIDES = ("student", "teacher", "target")
 
-every_file = pytest.mark.parametrize("name", FILES)
+every_name = pytest.mark.parametrize("name", NODES)
 
 
 def build(name: str) -> Objective:
-    return objectives.create(name, **{key: value for key, value in FILES[name].items() if key != "_target_"})
+    return objectives.create(name, **{key: value for key, value in NODES[name].items() if key != "_target_"})
 
 
-ON_IMAGES = [name for name in FILES if "images" in tasks_of(build(name))]
+ON_IMAGES = [name for name in NODES if "images" in tasks_of(build(name))]
 every_objective = pytest.mark.parametrize("name", ON_IMAGES)
 """What looks at texts alone is tried in tests/text."""
 
@@ -67,22 +64,22 @@ def extremes(kind: str, rows: int = 6, classes: int = 10) -> tuple[Tensor, Tenso
 
 def test_files_yamls_and_registry_hold_together():
     modules = {module.name for module in pkgutil.iter_modules(objectives.__path__)}
-    assert modules == set(FILES)
+    assert modules == set(NODES)
     assert modules <= {entry.name for entry in objectives.available()}
 
 
-@every_file
+@every_name
 def test_the_yaml_names_the_class_and_all_its_parameters(name):
     objective = type(build(name))
-    assert FILES[name]["_target_"] == f"{objective.__module__}.{objective.__name__}"
+    assert NODES[name]["_target_"] == f"{objective.__module__}.{objective.__name__}"
     assert objective.__module__ == f"kdbench.objectives.{name}"
     parameters = own_parameters(objective)
-    assert set(FILES[name]) == {"_target_", *parameters}
+    assert set(NODES[name]) == {"_target_", *parameters}
     for key, parameter in parameters.items():
-        assert parameter.default in (parameter.empty, FILES[name][key]), key
+        assert parameter.default in (parameter.empty, NODES[name][key]), key
 
 
-@every_file
+@every_name
 def test_the_function_and_the_class_agree_on_what_both_have(name):
     function = getattr(importlib.import_module(f"kdbench.objectives.{name}"), f"{name}_loss")
     of_class = own_parameters(type(build(name)))
@@ -93,7 +90,7 @@ def test_the_function_and_the_class_agree_on_what_both_have(name):
         assert key not in of_class or of_class[key].default in (parameter.default, parameter.empty), key
 
 
-@every_file
+@every_name
 def test_says_what_it_is(name):
     objective = type(build(name))
     module = importlib.import_module(objective.__module__)

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from kdbench.config.resolvers import _published_pair
+from kdbench import objectives
+from kdbench.config.resolvers import published_pair
 
 CONF = Path(__file__).parents[2] / "conf"
 KEYS = {
@@ -32,8 +33,8 @@ ALIAS = {("ttm", "beta"), ("wttm", "beta"), ("abkd", "weight"), ("abttm", "weigh
 MAY_BE_0 = {"mi_weight"}
 
 
-def load(group: str, method: str) -> dict:
-    return yaml.safe_load((CONF / group / f"{method}.yaml").read_text())
+def load(method: str) -> dict:
+    return yaml.safe_load((CONF / "pairs" / f"{method}.yaml").read_text())
 
 
 def fallbacks(pairs: dict) -> dict[str, str]:
@@ -48,7 +49,7 @@ def test_every_file_is_checked_here():
 
 @pytest.mark.parametrize("method", KEYS)
 def test_every_pair_has_every_value(method):
-    pairs = load("pairs", method)
+    pairs = load(method)
     assert set(pairs) == {"source", "status", "fallback", "values"}
     assert set(fallbacks(pairs)) == {"same", "different"}
     assert set(fallbacks(pairs).values()) <= set(pairs["values"])
@@ -60,14 +61,14 @@ def test_every_pair_has_every_value(method):
 
 
 def test_mlkds_two_cross_entropies_have_one_weight():
-    for values in load("pairs", "mlkd_lskd")["values"].values():
+    for values in load("mlkd_lskd")["values"].values():
         assert values["weight"] * values["strong_ce"] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("method", ["ttm", "wttm", "abkd", "abttm", "ablskd"])
 def test_the_objectives_numbers_are_those_of_the_fallback(method):
-    """Where a parameter has no default of its own, conf/objective carries those of the named pair of one family."""
-    pairs, objective = load("pairs", method), load("objective", method)
+    """The defaults of an objective are those of the published pair that other pairs of one family use."""
+    pairs, objective = load(method), objectives.configurations()[method]
     for key, value in pairs["values"][fallbacks(pairs)["same"]].items():
         assert (method, key) in ALIAS or objective[key] == value
 
@@ -97,7 +98,7 @@ def test_the_objectives_numbers_are_those_of_the_fallback(method):
     ],
 )
 def test_published_values(method, pair, values):
-    assert load("pairs", method)["values"][pair] == values
+    assert load(method)["values"][pair] == values
 
 
 PAIRS_OF_ZHENG_AND_YANG = {
@@ -109,24 +110,24 @@ PAIRS_OF_ZHENG_AND_YANG = {
 
 @pytest.mark.parametrize("method", ["ttm", "wttm", "wttm_crd", "wttm_itrd", "itrd"])
 def test_both_tables_of_the_paper_are_complete(method):
-    of_cifar = {pair for pair in load("pairs", method)["values"] if not pair.startswith("timm/")}
+    of_cifar = {pair for pair in load(method)["values"] if not pair.startswith("timm/")}
     assert of_cifar == PAIRS_OF_ZHENG_AND_YANG
 
 
 @pytest.mark.parametrize("method", ["kd_lskd", "dkd_lskd"])
 def test_both_tables_of_logit_standardisation_are_complete(method):
-    assert len(load("pairs", method)["values"]) == 7 + 7
+    assert len(load(method)["values"]) == 7 + 7
 
 
 def test_itrds_alpha_is_larger_across_families():
-    for pair, values in load("pairs", "itrd")["values"].items():
+    for pair, values in load("itrd")["values"].items():
         teacher, student = (name[:3] for name in pair.split(":"))  # wrn, res, Res, vgg, Mob, Shu
         assert values["alpha"] == (1.01 if teacher == student else 1.5)
 
 
 @pytest.mark.parametrize("method", [*sorted(KEYS)])
 def test_a_fallback_per_kind_of_pair_is_of_that_kind(method):
-    chosen = load("pairs", method)["fallback"]
+    chosen = load(method)["fallback"]
     if isinstance(chosen, dict):
         for kind, pair in chosen.items():
             teacher, student = (name[:3].lower() for name in pair.split(":"))
@@ -152,4 +153,4 @@ def test_a_fallback_per_kind_of_pair_is_of_that_kind(method):
 def test_an_unpublished_pair_takes_the_fallback_of_its_kind(method, pair, taken):
     teacher, student = pair.split(":")
     networks = OmegaConf.create({"teacher": {"name": teacher}, "student": {"name": student}})
-    assert _published_pair(method, _root_=networks) == taken
+    assert published_pair(method, _root_=networks) == taken

@@ -15,9 +15,9 @@ from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
 from kdbench.config.resolvers import pairs_of
 from kdbench.losses.composite import Loss
-from kdbench.models.language.causal_lm import PRETRAINED, SIZES
-from kdbench.models.language.t5 import NAMES
-from kdbench.models.names import available
+from kdbench.models.configurations import teachers
+from kdbench.models.language import causal_lm, t5
+from kdbench.runs.generated_options import option_names
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.tables.definition import load_table, tables
@@ -44,7 +44,7 @@ NEEDS = {
         for name in ("dss", "dss_infonce", "dss_mi", "dss_mi_normalised", "finetune")
     },
     **{f"loss={name}": ["dataset=svamp_lm"] for name in ("seqkd", "gkd", "skd")},
-    **{f"student={name}": ["dataset=svamp"] for name in NAMES},
+    **{f"student={name}": ["dataset=svamp"] for name in t5.NETWORKS},
     "dataset=language": ["dataset.name=svamp", "student=lm_tiny", "teacher=lm_small", "loss=fkl"],
     "dataset=instructions": ["dataset.name=mine"],
     **{
@@ -53,12 +53,12 @@ NEEDS = {
             *([f"{side}.options.pretrained=mine"] if name == "causal" else []),
         ]
         for side in ("student", "teacher")
-        for name in (*SIZES, *PRETRAINED)
+        for name in (*causal_lm.NETWORKS, "causal")
     },
 }
 GROUPS = ("dataset", "teacher", "student", "loss", "schedule", "trainer", "logger")
 TEACHER_LOSSES = sorted(file.stem for file in (CONF_DIR / "teacher_loss").glob("*.yaml"))
-OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in sorted((CONF_DIR / group).glob("*.yaml"))]
+OPTIONS = [f"{group}={name}" for group in GROUPS for name in option_names(group)]
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_the_fine_tuning_of_mcmi_teachers():
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_every_network_can_be_either_side(side):
-    assert set(available()) <= {file.stem for file in (CONF_DIR / side).glob("*.yaml")}
+    assert set(teachers()) <= set(option_names(side))
 
 
 def test_the_other_roots_compose():

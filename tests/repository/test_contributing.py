@@ -9,10 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-
-from kdbench.models.features import feature_names
-from kdbench.models.registry import create_model
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"`((?:kdbench|conf|tests)/[\w/.]+)`[^`]*```(?:python|yaml)\n(.*?)```", re.DOTALL)
@@ -87,10 +83,25 @@ def test_new_loss_is_listed(project):
     assert "| reverse_kl | MiniLLM" in ended.stdout
 
 
-def test_new_network_is_built_by_name_with_its_features():
+NETWORK_TEST = """
+import torch
+from kdbench.config.compose import compose_checked
+from kdbench.models.features import feature_names
+from kdbench.models.registry import create_model
+from kdbench.runs.hydra_setup import register
+
+model = create_model("tiny", 10)
+assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+assert "stage1" in feature_names(model)
+register()
+cfg = compose_checked("train", ["student=tiny", "teacher=tiny", "loss=at"])
+assert (cfg.student.name, cfg.teacher.name) == ("tiny", "tiny")
+"""
+
+
+def test_new_network_of_one_file_is_built_and_chosen_by_name(project):
     recipe = (ROOT / "CONTRIBUTING.md").read_text().split("## Add a network")[1].split("## Add a data set")[0]
     (code,) = re.findall(r"```python\n(.*?)```", recipe, re.DOTALL)
-    exec(code, {"__name__": "recipe"})
-    model = create_model("tiny", 10)
-    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-    assert "stage1" in feature_names(model)
+    (project / "kdbench" / "models" / "vision" / "tiny.py").write_text(code)
+    ended = execute(project, "-c", NETWORK_TEST)
+    assert ended.returncode == 0, ended.stderr

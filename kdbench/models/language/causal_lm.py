@@ -20,8 +20,16 @@ CONTEXT = 512
 SIZES = {"lm_tiny": (2, 64, 2), "lm_small": (4, 128, 4), "lm_medium": (6, 256, 4)}
 """Layers, width and heads of the networks with random weights, by name."""
 
-PRETRAINED = ("gpt2", "gpt2_medium", "gpt2_large", "gpt2_xl", "causal")
-"""Networks with pretrained weights: GPT-2's four sizes, and any family through `options.pretrained`."""
+NETWORKS: Mapping[str, Mapping[str, Any]] = {
+    "lm_tiny": {},
+    "lm_small": {},
+    "lm_medium": {},
+    "gpt2": {"pretrained": "openai-community/gpt2"},
+    "gpt2_medium": {"pretrained": "openai-community/gpt2-medium"},
+    "gpt2_large": {"pretrained": "openai-community/gpt2-large"},
+    "gpt2_xl": {"pretrained": "openai-community/gpt2-xl"},
+}
+"""Default options by name. `causal` is any other family, through `options.pretrained`."""
 
 CAUSAL_PREFIX = "causal/"
 """Prefix of names that users give to networks of their own, such as `causal/qwen`."""
@@ -96,7 +104,7 @@ def causal_lm(name: str, num_classes: int, options: Mapping[str, Any] | None = N
     """Build a language model with random weights (torch's global generator) or pretrained ones.
 
     Args:
-        name: A key of `SIZES`, one of `PRETRAINED`, or `causal/NAME`.
+        name: One of `NETWORKS`, `causal` or `causal/NAME`.
         num_classes: Vocabulary size of the tokenizer.
         options: `pretrained`, a folder or hub name; required except for the names in `SIZES`.
 
@@ -190,7 +198,7 @@ def _check_outputs(model: CausalLM, network: nn.Module, source: str) -> None:
 
 def check_causal(name: str) -> None:
     """Raise ValueError, with suggestions, unless `causal_lm` can build a model of this name."""
-    possible = (*SIZES, *PRETRAINED)
+    possible = (*NETWORKS, "causal")
     if name not in possible and not name.startswith(CAUSAL_PREFIX):
         close = get_close_matches(name, possible, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""

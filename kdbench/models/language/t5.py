@@ -12,7 +12,23 @@ from torch import Tensor, nn
 from kdbench.core.types import Batch, Outputs, Tokens
 from kdbench.models.language.pretrained import hash_config, load_pretrained, missing_package
 
-NAMES = ("t5_tiny", "t5_small", "t5_base", "t5_v1_1_small", "t5_v1_1_base")
+NETWORKS: Mapping[str, Mapping[str, Any]] = {
+    "t5_tiny": {
+        "d_model": 128,
+        "d_kv": 32,
+        "d_ff": 256,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+    },
+    "t5_small": {"pretrained": "google-t5/t5-small"},
+    "t5_base": {"pretrained": "google-t5/t5-base"},
+    "t5_v1_1_small": {"pretrained": "google/t5-v1_1-small"},
+    "t5_v1_1_base": {"pretrained": "google/t5-v1_1-base"},
+}
+"""Default options by name. `t5_tiny` has random weights: 1.05 million parameters at 2,048 tokens."""
+
 _TIED_WEIGHTS = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 
@@ -40,7 +56,7 @@ def t5(
     """Build a T5 with pretrained or random weights; the latter are drawn from torch's global generator.
 
     Args:
-        name: Name in records, one of `NAMES`.
+        name: Name in records, one of `NETWORKS`.
         vocabulary: Number of tokens of a network with random weights.
         pretrained: Folder or hub name of pretrained weights.
         options: `pretrained`, which overrides the argument, or keys of transformers' T5Config.

@@ -165,8 +165,19 @@ class ResNet50(Network):
         return by_stage(*(stage[-1].bn3 for stage in stages))
 
 
-for _depth in (8, 14, 20, 32, 44, 56, 110):
-    register(f"resnet{_depth}", partial(ResNet, _depth))
-for _depth in (8, 32):
-    register(f"resnet{_depth}x4", partial(ResNet, _depth, width=4))
+NETWORKS = {
+    "resnet8": {"depth": 8},
+    "resnet14": {"depth": 14},
+    "resnet20": {"depth": 20},
+    "resnet32": {"depth": 32},
+    "resnet44": {"depth": 44},
+    "resnet56": {"depth": 56},
+    "resnet110": {"depth": 110},
+    "resnet8x4": {"depth": 8, "width": 4},
+    "resnet32x4": {"depth": 32, "width": 4},
+}
+"""Arguments of `ResNet` by name."""
+
+for _name, _arguments in NETWORKS.items():
+    register(_name, partial(ResNet, **_arguments))
 register("ResNet50", ResNet50)

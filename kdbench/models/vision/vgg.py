@@ -68,11 +68,14 @@ class VGG(Network):
         return by_stage(self.block1[-1], self.block2[-1], self.block3[-1], self.block4[-1])
 
 
-for _depth, _convolutions in {
-    8: (1, 1, 1, 1, 1),
-    11: (1, 1, 2, 2, 2),
-    13: (2, 2, 2, 2, 2),
-    16: (2, 2, 3, 3, 3),
-    19: (2, 2, 4, 4, 4),
-}.items():
-    register(f"vgg{_depth}", partial(VGG, _convolutions))
+NETWORKS = {
+    "vgg8": (1, 1, 1, 1, 1),
+    "vgg11": (1, 1, 2, 2, 2),
+    "vgg13": (2, 2, 2, 2, 2),
+    "vgg16": (2, 2, 3, 3, 3),
+    "vgg19": (2, 2, 4, 4, 4),
+}
+"""Layers of each block by name."""
+
+for _name, _convolutions in NETWORKS.items():
+    register(_name, partial(VGG, _convolutions))

@@ -123,6 +123,13 @@ class WideResNet(Network):
         return by_stage(self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1)
 
 
-for _depth in (16, 40):
-    for _width in (1, 2):
-        register(f"wrn_{_depth}_{_width}", partial(WideResNet, _depth, _width))
+NETWORKS = {
+    "wrn_16_1": {"depth": 16, "width": 1},
+    "wrn_16_2": {"depth": 16, "width": 2},
+    "wrn_40_1": {"depth": 40, "width": 1},
+    "wrn_40_2": {"depth": 40, "width": 2},
+}
+"""Arguments of `WideResNet` by name."""
+
+for _name, _arguments in NETWORKS.items():
+    register(_name, partial(WideResNet, **_arguments))

@@ -322,7 +322,7 @@ def test_a_run_on_stored_answers_does_not_begin_again_when_they_are_gone(common,
     interrupt(monkeypatch, plan(*common, "loss=kd"))
     assert main(["remove", cache.name]) == 0
     with pytest.raises(
-        ValueError, match=r"begun on answers stored in float16, .*cache fill --storage=float16"
+        ValueError, match=r"started on answers stored in float16, .*cache fill --storage=float16"
     ):
         run(plan(*common, "loss=kd", "resume=true"))
     assert filled(common).name == cache.name
