@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -43,7 +45,7 @@ def register() -> None:
             store.store(group="experiment", name=file.stem, node=load_yaml(file), package="_global_")
     Plugins.instance().register(_PluginConf)
     launchers.register()
-    functions = {
+    functions: dict[str, Callable[..., Any]] = {
         "by_network": resolvers.by_network,
         "by_dataset": resolvers.by_dataset,
         "published_pair": resolvers.published_pair,
