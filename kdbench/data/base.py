@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
 
 from kdbench.core.objective import DatasetInfo
 from kdbench.core.types import Batch
-from kdbench.data.positions import Chunk, ChunkLoader, EvalChunk
+from kdbench.data.positions import Chunk, EvalChunk
 from kdbench.distributed.collectives import own_rows, world_size
 
 
@@ -33,7 +32,7 @@ def check_compatible(data: TaskData, card: Mapping[str, Any], files: str) -> Non
             raise ValueError(f"{files} was trained on {difference} than {data.name} has")
 
 
-class TaskData(LightningDataModule):
+class TaskData(ABC):
     """One data set on one device, with batches as functions of (seed, epoch, step).
 
     Attributes:
@@ -70,12 +69,6 @@ class TaskData(LightningDataModule):
     fingerprint: str
     protocol: str = ""
     groups: Mapping[str, Sequence[int]]
-
-    position: tuple[int, int] = (1, 0)
-    """Epoch (from 1) and step (from 0) at which the next training loader starts."""
-
-    steps_per_chunk: int = 1
-    """Optimiser steps of one chunk of the training loader."""
 
     diagnostics: bool = False
     """Whether evaluations of classifiers include `kdbench.metrics.diagnostics`."""
@@ -156,23 +149,28 @@ class TaskData(LightningDataModule):
         """Return `per_class` augmented training samples of each class, drawn with replacement; see `ClassBalanced`."""
         raise NotImplementedError(f"{self.name} draws no samples by class")
 
-    def train_dataloader(self) -> ChunkLoader:
-        """Return a loader of chunks from `position` to the end of its epoch."""
-        return ChunkLoader(self._train_chunks)
+    @abstractmethod
+    def setup(self, stage: str | None = None) -> None:
+        """Load the data, once.
 
-    def val_dataloader(self) -> list[ChunkLoader]:
-        """Return one loader of EvalChunks for each of `eval_splits`."""
-        return [ChunkLoader(lambda split=split: self.eval_chunks(split)) for split in self.eval_splits]  # type: ignore[misc]
+        Args:
+            stage: `fit` or `test`; data sets load the same for both.
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Return the chunk itself: it is a position, and the data are on the device already."""
-        return batch
+        Raises:
+            DataError: The data are missing or damaged.
+            ValueError: A split is impossible.
+        """
 
-    def _train_chunks(self) -> Iterator[Chunk]:
-        epoch, start = self.position
+    def train_chunks(self, position: tuple[int, int], steps_per_chunk: int) -> Iterator[Chunk]:
+        """Yield the chunks of optimiser steps from a position to the end of its epoch.
+
+        Args:
+            position: Epoch (from 1) and step (from 0).
+            steps_per_chunk: Steps of a chunk. Chunks end at multiples of it, also after a resume within a chunk.
+        """
+        epoch, start = position
         while start < self.steps_per_epoch:
-            # chunks of a resumed epoch end at the same steps as without the interruption
-            stop = min((start // self.steps_per_chunk + 1) * self.steps_per_chunk, self.steps_per_epoch)
+            stop = min((start // steps_per_chunk + 1) * steps_per_chunk, self.steps_per_epoch)
             yield Chunk(epoch, start, stop)
             start = stop
 

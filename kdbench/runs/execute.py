@@ -144,14 +144,13 @@ def _fit(
     A run that fails alone has an `error` afterwards; an error that ends all of them is raised.
     """
     plan = runs[0].plan
-    cfg, data, epochs = plan.cfg, plan.data, plan.cfg.trainer.max_epochs
+    cfg, epochs = plan.cfg, plan.cfg.trainer.max_epochs
     unfinished = {
         run.student: run for run in runs if run.student is not None and run.student.progress.epoch <= epochs
     }
     if not unfinished:
         return {}
     module = _module(plan, unfinished, teacher)
-    data.position, data.steps_per_chunk = module.position, cfg.log_every
     line = [ProgressLine(_title(plan, len(unfinished)), epochs)] if cfg.progress else []
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its notes on devices and products
     with ExitStack() as stack, warnings.catch_warnings():
@@ -172,7 +171,7 @@ def _fit(
             **of_trainer(cfg.trainer),
         )
         try:
-            trainer.fit(module, datamodule=data)
+            trainer.fit(module)
         except (RunError, ValueError):
             if any(run.error is None for run in unfinished.values()):
                 raise
@@ -190,6 +189,7 @@ def _module(plan: Plan, runs: Mapping[Student, PreparedRun], teacher: LiveTeache
         "on_failure": lambda student, error: record.fail(runs[student], error),
         "graph": CudaGraph if cfg.cuda_graph else None,
         "score_finally": not plan.is_stage,
+        "steps_per_chunk": cfg.log_every,
     }
     if plan.trains_teacher:
         return TeacherModule(students[0], plan.data, cfg.seed, **settings)

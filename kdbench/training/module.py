@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,23 @@ from kdbench.training.timing import Clock
 
 Parts = dict[int, dict[str, Tensor]]
 """What a loss came to by optimiser step, and in it by part."""
+
+
+class ChunkLoader:
+    """A loader without workers, sampler and collation.
+
+    It is no DataLoader, because Lightning warns about one without workers and adds a sampler under DDP. It has no
+    length, because Lightning would keep that of the first epoch, which a resumed run starts in the middle.
+
+    Args:
+        chunks: Called at the start of each iteration; returns the chunks to yield.
+    """
+
+    def __init__(self, chunks: Callable[[], Iterable[Any]]) -> None:
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._chunks())
 
 
 class StudentModule(LightningModule):
@@ -51,6 +69,7 @@ class StudentModule(LightningModule):
         on_failure: Callable[[Student, Exception], None] = lambda *_: None,
         graph: Callable[[], Graph] | None = None,
         score_finally: bool = True,
+        steps_per_chunk: int = 1,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -58,6 +77,7 @@ class StudentModule(LightningModule):
         self.teacher = teacher
         self.data, self.seed, self.bf16 = data, seed, bf16
         self.evaluate_every, self.save_every = evaluate_every, save_every
+        self.steps_per_chunk = steps_per_chunk
         self.stop_requested = False
         self.position = min(student.progress.position for student in students)
         """(epoch, step) of the next batch."""
@@ -95,6 +115,18 @@ class StudentModule(LightningModule):
         for student in self.runs:
             if student.stored is not None and student.stored.cache is not None:
                 student.stored.cache.to(self.device)
+
+    def train_dataloader(self) -> ChunkLoader:
+        """Return a loader of chunks from the position to the end of its epoch."""
+        return ChunkLoader(lambda: self.data.train_chunks(self.position, self.steps_per_chunk))
+
+    def val_dataloader(self) -> list[ChunkLoader]:
+        """Return one loader of chunks for each split that every evaluation scores."""
+        return [ChunkLoader(partial(self.data.eval_chunks, split)) for split in self.data.eval_splits]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Return the chunk itself: it is a position, and the data are on the device already."""
+        return batch
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimiser per student."""
@@ -163,7 +195,6 @@ class StudentModule(LightningModule):
                     self.data.steps_per_epoch, self.data.steps_with_rows(student.progress.epoch)
                 )
         self.position = self.position[0] + 1, 0
-        self.data.position = self.position
         if any_rank(self.stop_requested)[0]:
             self._interrupt()
         self.save()

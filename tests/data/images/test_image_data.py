@@ -1,7 +1,5 @@
 import dataclasses
-import warnings
 
-import lightning
 import pytest
 import torch
 from torch import nn
@@ -186,55 +184,14 @@ def test_rectangular_images_work():
 
 def test_chunks_cover_the_epoch_from_the_position():
     data = make_data()
-    data.steps_per_chunk = 3
-    loader = data.train_dataloader()
-    assert list(loader) == [Chunk(1, 0, 3), Chunk(1, 3, 6), Chunk(1, 6, 7)]
-    data.position = (4, 5)
-    assert list(loader) == [Chunk(4, 5, 6), Chunk(4, 6, 7)]
+    assert list(data.train_chunks((1, 0), 3)) == [Chunk(1, 0, 3), Chunk(1, 3, 6), Chunk(1, 6, 7)]
+    assert list(data.train_chunks((4, 5), 3)) == [Chunk(4, 5, 6), Chunk(4, 6, 7)]
 
 
 def test_evaluation_chunks_cover_each_split():
-    validation, test = make_data(validation=8, eval_batch_size=20).val_dataloader()
-    assert list(validation) == [EvalChunk("validation", 0, 8)]
-    assert list(test) == [EvalChunk("test", 0, 20), EvalChunk("test", 20, 32)]
-
-
-class Recorder(lightning.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.automatic_optimization = False
-        self.seen = []
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    def on_train_epoch_end(self):
-        self.trainer.datamodule.position = (self.current_epoch + 2, 0)
-
-    def training_step(self, chunk, number):
-        self.seen.append(chunk)
-
-    def validation_step(self, chunk, number, dataloader_idx=0):
-        self.seen.append(chunk)
-
-
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")
-def test_lightning_passes_chunks_without_warnings(monkeypatch):
-    """On machines with many cores Lightning warns about loaders without workers, also in resumed runs."""
-    connector = "lightning.pytorch.trainer.connectors.data_connector.suggested_max_num_workers"
-    monkeypatch.setattr(connector, lambda devices: 16)
-    data, module = make_data(validation=8, batch_size=14), Recorder()
-    data.steps_per_chunk, data.position = 2, (1, 3)
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = lightning.Trainer(
-        max_epochs=2, accelerator="cpu", num_sanity_val_steps=0, enable_model_summary=False, **options
-    )
-    with warnings.catch_warnings(record=True) as caught:
-        trainer.fit(module, datamodule=data)
-    assert [str(w.message) for w in caught if "LeafSpec" not in str(w.message)] == []
-    evaluation = [EvalChunk("validation", 0, 8), EvalChunk("test", 0, 32)]
-    assert module.seen == [Chunk(1, 3, 4), *evaluation, Chunk(2, 0, 2), Chunk(2, 2, 4), *evaluation]
+    data = make_data(validation=8, eval_batch_size=20)
+    assert list(data.eval_chunks("validation")) == [EvalChunk("validation", 0, 8)]
+    assert list(data.eval_chunks("test")) == [EvalChunk("test", 0, 20), EvalChunk("test", 20, 32)]
 
 
 def test_moving_to_a_device_keeps_the_batches():
