@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kdbench.config.compose import command_line_jobs, compose_checked
+from kdbench.config.command_line import command_line_jobs
+from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.runs.answer_cache import fill, filling_for, folders, served_together
 from kdbench.runs.hydra_setup import register

@@ -20,7 +20,8 @@ from kdbench.core.errors import RunError
 from kdbench.data.images.image_data import ImageData
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.features import classifier
-from kdbench.models.network import PREFIX, registered_name
+from kdbench.models.names import PREFIX
+from kdbench.models.network import registered_name
 from kdbench.models.onnx import OnnxNetwork, write_onnx
 from kdbench.runs.checkpoint import STUDENT, Headed, finished, load_student
 from kdbench.runs.hydra_setup import register

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from kdbench.config.compose import checked, command_line_jobs, compose_checked, spelled_out
+from kdbench.config.command_line import command_line_jobs, expand_short_forms
+from kdbench.config.compose import checked, compose_checked
 from kdbench.jobs.worker import follow_launcher, write_result
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.launchers import Job, current_job
@@ -107,7 +108,7 @@ def main(root: str = "train") -> None:
     """Check the whole command line before any work, then hand it to Hydra."""
     outcomes: list[int] = []
     try:
-        sys.argv[1:] = spelled_out(sys.argv[1:], root)
+        sys.argv[1:] = expand_short_forms(sys.argv[1:], root)
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         raise SystemExit(USAGE) from None

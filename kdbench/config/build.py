@@ -1,4 +1,4 @@
-"""Where conf/ lives, what the roots hold, and how a configuration becomes objects."""
+"""Read configuration files, and build objects from configuration nodes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ PRECISIONS = ("fp32", "bf16-teacher", "bf16")
 
 
 def experiment_files() -> list[Path]:
-    """The overlays for `experiment=NAME`: those shipped, then those in ./experiments, which win."""
+    """Return the overlays for `experiment=NAME`: those of kdbench, then those in ./experiments, which win."""
     folders = dict.fromkeys((EXPERIMENTS_DIR, Path.cwd() / "experiments"))
     return [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
 
 
 def companions(dataset: str) -> dict[str, str]:
-    """What goes with a data set where nothing else is said, by group (conf/companions.yaml)."""
-    return dict(load_yaml(CONF_DIR / "companions.yaml").get(dataset, {}))
+    """Return the options that a data set chooses by default, by group (conf/companions.yaml)."""
+    return dict(_companions_file().get(dataset, {}))
+
+
+@cache
+def _companions_file() -> dict[str, Any]:
+    return load_yaml(CONF_DIR / "companions.yaml")
 
 
 def option_of(group: str, name: str) -> dict[str, Any]:
-    """What the file of an option says, with the files of its group that it begins from."""
+    """Return the contents of an option's file, merged into the files of its group that its defaults name."""
     own = load_yaml(CONF_DIR / group / f"{name}.yaml")
     names = [name for name in own.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
     parts = [*(option_of(group, name) for name in names), own]
@@ -38,9 +43,15 @@ def option_of(group: str, name: str) -> dict[str, Any]:
 
 
 def load_yaml(file: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file; ValueError naming the file where it holds something else."""
+    """Read a YAML file of keys and values.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
     try:
-        content = OmegaConf.to_container(OmegaConf.load(file))  # whose YAML has 1e-3 as a number
+        content = OmegaConf.to_container(
+            OmegaConf.load(file)
+        )  # OmegaConf reads 1e-3 as a number, PyYAML as text
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{file} is not YAML: {error}") from error
     if not isinstance(content, dict):
@@ -49,8 +60,16 @@ def load_yaml(file: Path) -> dict[str, Any]:
 
 
 def build(node: DictConfig, **supplied: Any) -> Any:
-    """The object that a checked `_target_` node describes, with what only code can supply."""
-    # partial first: what instantiate is given itself, it takes for configuration and would build from as well
+    """Build the object that a checked `_target_` node describes.
+
+    Args:
+        node: The node.
+        **supplied: Arguments that are not in the configuration, such as objects.
+
+    Raises:
+        ValueError: The target raised it.
+    """
+    # instantiate would take objects among its arguments for configuration, so they are passed afterwards
     try:
         deferred = instantiate(node, _partial_=True, _convert_="all")
     except InstantiationException as error:
@@ -62,5 +81,5 @@ def build(node: DictConfig, **supplied: Any) -> Any:
 
 @cache
 def allowed_targets() -> tuple[str, ...]:
-    """The prefixes that `_target_` may have: ours, Lightning's trainer, and packages that bring something."""
+    """Return the prefixes that `_target_` may have: kdbench, Lightning's trainer, and packages with entry points."""
     return ("kdbench.", "lightning.Trainer", *(f"{package}." for package in sorted(packages())))

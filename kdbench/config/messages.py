@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra import compose
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -50,20 +49,6 @@ def listed(options: Sequence[str], near: str) -> str:
     return f"{', '.join(nearest)} and {len(options) - len(nearest)} others"
 
 
-def refuse_sweep(overrides: Sequence[str], root: str) -> None:
-    """ValueError for a key with several values in one run."""
-    try:
-        given = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException:
-        return  # said where the run is composed
-    for one in given:
-        if one.is_sweep_override():
-            command = root.replace("_", "-")
-            raise ValueError(
-                f"{one.input_line}: several values are a sweep, which wants -m: kdbench {command} -m ..."
-            )
-
-
 def explained(error: BaseException, root: str, overrides: Sequence[str]) -> str:
     """What Hydra found wrong."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
@@ -80,12 +65,12 @@ def explained(error: BaseException, root: str, overrides: Sequence[str]) -> str:
 
 def _explain_key(full_key: str, root: str, overrides: Sequence[str]) -> str:
     """What could have been meant by a key that is not there: ask the same run without that override."""
-    from kdbench.config.hydra_context import in_hydra
+    from kdbench.config._hydra import hydra_initialized
 
     kept = [item for item in overrides if item.lstrip("+~").split("=")[0] != full_key]
     parent, _, key = full_key.rpartition(".")
     try:
-        with in_hydra():
+        with hydra_initialized():
             cfg = compose(config_name=root, overrides=kept)
         siblings = OmegaConf.select(cfg, parent) if parent else cfg
     except (HydraException, OmegaConfBaseException):

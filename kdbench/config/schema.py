@@ -89,6 +89,19 @@ SCHEMAS: dict[str, type[Any]] = {
 }
 
 
+TRAINER_OPTIONS: dict[str, Any] = {
+    "accelerator": str,
+    "devices": int | str,
+    "max_epochs": int,
+    "profiler": str | None,
+    "detect_anomaly": bool,
+    "strategy": str,
+    "num_nodes": int,
+    "sync_batchnorm": bool,
+}
+"""The options of Lightning's trainer that a run may set, with their types; others would change the weights without
+changing the recipe."""
+
 SUPPLIED = {
     "dataset": ("seed", "batch_size"),
     "model": ("num_classes", "checkpoint"),

@@ -10,15 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from kdbench.models.features import classifier
-from kdbench.models.names import available
-from kdbench.models.network import PREFIX, registered_name
+from kdbench.models.names import PREFIX, available
+from kdbench.models.network import registered_name
 from kdbench.utils.atomic_io import write_atomically
 
 _METADATA_KEY = "kdbench"
@@ -176,6 +175,8 @@ def _body(model: nn.Module, shapes: dict[str, list[int]]) -> dict[str, list[int]
 
 def _recognise(actual: dict[str, list[int]]) -> str:
     """Return the registered network with these names and shapes, for any number of classes; empty if none."""
+    import timm
+
     for name in available():
         with torch.device("meta"):
             network = timm.create_model(PREFIX + name)

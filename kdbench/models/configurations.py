@@ -29,11 +29,12 @@ def teachers() -> dict[str, dict[str, Any]]:
 
     The teacher of a T5 is the language model whose rationales are in the data, so no T5 is among them.
     """
-    vision = {name: {"_target_": _VISION, "name": name} for name in _vision_names()}
+    vision = {name: {"_target_": _VISION, "name": name} for name in vision_names()}
     return {**vision, **_language(_CAUSAL)}
 
 
-def _vision_names() -> Iterator[str]:
+def vision_names() -> Iterator[str]:
+    """Yield the names of the image networks, those of other packages included."""
     files = sorted((_FOLDER / "vision").glob("*.py"))
     for file in [*files, *source_files(MODELS).values()]:
         yield from constants(file).get("NETWORKS", ())

@@ -18,7 +18,6 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from kdbench.core.types import Batch, Outputs
@@ -236,5 +235,7 @@ def _timm_stages(model: nn.Module) -> tuple[str, ...]:
 
 def _average(model: nn.Module) -> nn.Module | None:
     """Return the module of a timm network that averages its last map over positions, or None."""
+    from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+
     pool = getattr(model, "global_pool", None)
     return pool if isinstance(pool, SelectAdaptivePool2d) and pool.pool_type == "avg" else None

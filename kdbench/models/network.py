@@ -4,12 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch.nn.functional as F
-from timm.models import load_pretrained, register_model
 from torch import Tensor, nn
 
 from kdbench.core.types import Batch, Outputs
-
-PREFIX = "kdbench_"
+from kdbench.models.names import PREFIX
 
 FeatureRecorder = Callable[[str, Tensor], Tensor]
 """Called with a feature's name and value; what it returns flows on through the network."""
@@ -134,6 +132,8 @@ def feature_modules(model: nn.Module) -> dict[str, str]:
 
 
 def _register_in_timm(name: str, build: Builder, features: dict[str, str]) -> None:
+    from timm.models import load_pretrained, register_model
+
     def entrypoint(
         pretrained: bool = False, num_classes: int | None = None, pretrained_cfg: Any = None, **options: Any
     ) -> nn.Module:

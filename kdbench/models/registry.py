@@ -1,31 +1,13 @@
 """Image networks by name: registered ones, and `timm/NAME` for every network of timm."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import nn
 
 from kdbench.models.checkpoints import load_weights
-from kdbench.models.names import available
-from kdbench.models.network import PREFIX
-
-TIMM = "timm/"
-
-
-def check_name(name: str) -> None:
-    """Raise ValueError, with the nearest names, unless `create_model` can build `name`; builds nothing."""
-    if name in available() or (name.startswith(TIMM) and timm.is_model(name.removeprefix(TIMM))):
-        return
-    known = [TIMM + model for model in timm.list_models()] if name.startswith(TIMM) else list(available())
-    by_lower_case = {candidate.lower(): candidate for candidate in known}
-    close = [by_lower_case[match] for match in difflib.get_close_matches(name.lower(), by_lower_case)]
-    hint = f"; did you mean {' or '.join(close)}?" if close else "."
-    raise ValueError(
-        f"There is no model {name!r}{hint} Possible are {', '.join(available())} and timm/<name> for timm's."
-    )
+from kdbench.models.names import PREFIX, TIMM, available, check_name
 
 
 def create_model(
@@ -57,6 +39,10 @@ def create_model(
         )
     if source := arguments.pop("pretrained", None):
         return _create_from(name, num_classes, "hub" if source is True else str(source), arguments)
+    import timm
+
+    if not name.startswith(TIMM):
+        available()  # registers the networks in timm
     entry = name.removeprefix(TIMM) if name.startswith(TIMM) else PREFIX + name
     try:
         model: nn.Module = timm.create_model(entry, pretrained=False, num_classes=num_classes, **arguments)
@@ -75,6 +61,8 @@ def create_pretrained(name: str, num_classes: int) -> nn.Module:
     """
     check_name(name)
     _check_is_timm(name)
+    import timm
+
     try:
         model: nn.Module = timm.create_model(name.removeprefix(TIMM), pretrained=True)
     except Exception as error:  # hub, network and disk raise many types
@@ -93,6 +81,8 @@ def _create_from(name: str, num_classes: int, source: str, options: Mapping[str,
         raise ValueError(
             f"options.pretrained={source}: no such file; pass a file, or hub for timm's own weights"
         )
+    import timm
+
     overlay: dict[str, Any] = {} if source == "hub" else {"pretrained_cfg_overlay": {"file": source}}
     entry = name.removeprefix(TIMM)
     try:

@@ -54,9 +54,9 @@ class Plan:
     schedule: Schedule
     is_stage: bool = False
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration as plain data."""
+        """The resolved configuration as plain data, not to be changed."""
         config = OmegaConf.to_container(self.cfg)
         assert isinstance(config, dict)
         return {str(key): value for key, value in config.items()}

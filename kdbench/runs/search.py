@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from kdbench.config._hydra import parse_arguments
+from kdbench.config.command_line import parse_overrides
 from kdbench.config.compose import compose_checked
 
 _SIGNS = ("hparams=", "hydra/sweeper=")
@@ -31,8 +31,8 @@ def check_search(root: str, arguments: Sequence[str]) -> tuple[Path, str]:
     from kdbench.distributed.devices import check_sweep
     from kdbench.runs.plan import make_plan
 
-    options = get_args_parser().parse_args(list(arguments))
-    given = OverridesParser.create().parse_overrides(options.overrides)
+    options = parse_arguments(arguments)
+    given = parse_overrides(options.overrides)
     common = [
         str(one.input_line) for one in given if not (one.is_sweep_override() or one.is_hydra_override())
     ]

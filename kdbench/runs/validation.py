@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from kdbench.config.build import PRECISIONS
+from kdbench.config.schema import TRAINER_OPTIONS
 from kdbench.data.base import TaskData
 from kdbench.distributed.devices import check_devices
 from kdbench.losses.composite import Loss
@@ -17,9 +18,6 @@ from kdbench.teachers.cache.kinds import CACHES
 from kdbench.teachers.ensemble import check_ensemble
 from kdbench.training.cuda_graph import hindrance
 from kdbench.training.schedule import Schedule
-
-_TRAINER_KEYS = ("_target_", "accelerator", "devices", "max_epochs", "profiler", "detect_anomaly")
-_DDP_KEYS = ("strategy", "num_nodes", "sync_batchnorm")
 
 
 def trains_teacher(cfg: DictConfig) -> bool:
@@ -48,9 +46,9 @@ def check_run_settings(cfg: DictConfig) -> None:
 
 def check_trainer(trainer: DictConfig, schedule: Schedule) -> None:
     """Check the trainer: options of Lightning that would change the weights without changing the recipe are refused."""
-    if stray := [str(key) for key in trainer if key not in (*_TRAINER_KEYS, *_DDP_KEYS)]:
+    if stray := [str(key) for key in trainer if key not in ("_target_", *TRAINER_OPTIONS)]:
         raise ValueError(
-            f"trainer.{stray[0]} is not for a run of kdbench; possible: {', '.join(_TRAINER_KEYS[1:])}"
+            f"trainer.{stray[0]} is not for a run of kdbench; possible: {', '.join(TRAINER_OPTIONS)}"
         )
     if trainer.accelerator not in ("auto", "cpu", "gpu"):
         raise ValueError(f"trainer.accelerator={trainer.accelerator}; possible: auto, cpu, gpu")

@@ -38,7 +38,8 @@ def teacher_files(plan: Plan) -> dict[str, Path]:
     files = {}
     for name in members:
         plan.task.check_model(plan.data, network_of(name))
-        files[name] = locate(name, space, checkpoints.get(name), plan.training_command(name))
+        command = partial(plan.training_command, name)
+        files[name] = locate(name, space, checkpoints.get(name), command)
     return files
 
 
@@ -78,7 +79,7 @@ def init_file(plan: Plan) -> Path | None:
     if init is None:
         return None
     name = plan.network["name"]
-    return locate(name, plan.data.label_space, init, plan.training_command(name), "teacher.init")
+    return locate(name, plan.data.label_space, init, lambda: plan.training_command(name), "teacher.init")
 
 
 def starts_pretrained(plan: Plan) -> bool:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kdbench.config.compose import Composer
+from omegaconf import DictConfig
+
+from kdbench.config.compose import Composer, compose_checked
 from kdbench.runs.identity import places_of
 from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.weights import teacher_files
@@ -52,21 +54,37 @@ class Cell:
 
 
 def cells(table: Table) -> list[Cell]:
-    """Every run of the grid, checked: a mistake in any is a ValueError before the first one starts."""
+    """Return every run of the grid, planned and checked.
+
+    Raises:
+        ValueError: A run has a mistake, or a chain or a teacher is not possible.
+    """
     compose = Composer("train")
-    variants = table.variants or {"": []}
-    grid = []
-    for seed, pair, variant, loss in itertools.product(
-        table.seeds, _with_beginnings(table.pairs), variants, table.losses
+    grid: dict[int, list[Cell]] = {seed: [] for seed in table.seeds}
+    for pair, variant, loss in itertools.product(
+        _with_beginnings(table.pairs), table.variants or {"": []}, table.losses
     ):
-        overrides = overrides_of(table, pair, variant, loss, seed)
-        grid.append(Cell(_plan(compose, overrides, loss), pair, loss, seed, tuple(overrides), "", variant))
-    _check_chains(grid)
-    grid, lacking = with_teachers(table, grid)
+        overrides = {seed: tuple(overrides_of(table, pair, variant, loss, seed)) for seed in table.seeds}
+        for seed, plan in _plans(compose, overrides, loss).items():
+            grid[seed].append(Cell(plan, pair, loss, seed, overrides[seed], "", variant))
+    by_seed = [cell for cells_of_seed in grid.values() for cell in cells_of_seed]
+    _check_chains(by_seed)
+    all_cells, lacking = with_teachers(table, by_seed)
     missing = [str(error) for error in lacking.values() if isinstance(error, MissingTeacherError)]
     if missing and table.teachers == "refuse":
         raise ValueError("\n".join(dict.fromkeys(missing)))
-    return grid
+    return all_cells
+
+
+def _plans(compose: Composer, overrides: Mapping[int, Sequence[str]], loss: str) -> dict[int, Plan]:
+    """Plan one run for several seeds; the plans share their parts, which are not set up."""
+    first, *others = overrides
+    without_seed = [word for word in overrides[first] if word != f"seed={first}"]
+    configurations = compose.for_seeds(without_seed, list(overrides))
+    plan = _plan(configurations[0], without_seed, loss)
+    return {first: plan} | {
+        seed: replace(plan, cfg=cfg) for seed, cfg in zip(others, configurations[1:], strict=True)
+    }
 
 
 def _check_chains(grid: Sequence[Cell]) -> None:
@@ -86,9 +104,9 @@ def _with_beginnings(pairs: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(":".join(chain[:end]) for chain in names for end in range(2, len(chain) + 1)))
 
 
-def _plan(compose: Composer, overrides: Sequence[str], loss: str) -> Plan:
+def _plan(cfg: DictConfig, overrides: Sequence[str], loss: str) -> Plan:
     dataset = [word.removeprefix("dataset=") for word in overrides if word.startswith("dataset=")]
-    return make_plan(compose(overrides), {"dataset": dataset[-1] if dataset else "", "loss": loss})
+    return make_plan(cfg, {"dataset": dataset[-1] if dataset else "", "loss": loss})
 
 
 def with_teachers(table: Table, grid: Sequence[Cell]) -> tuple[list[Cell], dict[Cell, ValueError]]:
@@ -133,7 +151,7 @@ def _taught(cell: Cell, before: Cell, there: Mapping[str, Mapping[str, Any]]) ->
         return cell
     standing_in = chosen_by(cell.pair.split(":")[-2])
     overrides = [word for word in cell.overrides if word not in standing_in] + ["teacher=run", checkpoint]
-    plan = _plan(Composer("train"), overrides, cell.loss)
+    plan = _plan(compose_checked("train", overrides), overrides, cell.loss)
     return replace(cell, plan=plan, overrides=tuple(overrides))
 
 

@@ -39,7 +39,7 @@ class ImageClassification(Task["ImageData"]):
 
     def check_model(self, data: ImageData, name: str) -> None:
         """The possible names are those of `kdbench list models` and `timm/NAME`."""
-        from kdbench.models.registry import check_name
+        from kdbench.models.names import check_name
 
         check_name(name)
 

@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,26 @@ class MissingTeacherError(ValueError):
 
 
 def locate(
-    name: str, label_space: str, checkpoint: str | None, command: str, key: str = "teacher.checkpoint"
+    name: str,
+    label_space: str,
+    checkpoint: str | None,
+    training_command: Callable[[], str],
+    key: str = "teacher.checkpoint",
 ) -> Path:
-    """The file with the weights of the teacher of that (full) name: `checkpoint`, which is a file, a run's folder, or
-    `store` or `shipped` (the package's own); else the store's, else the package's.
+    """Find the file with the weights of a teacher.
 
-    Raises ValueError with the `command` that trains it, MissingTeacherError where that makes just what is missing."""
+    Args:
+        name: Full name, with the variant: `resnet56@mcmi-0.25`.
+        label_space: Label space of the data.
+        checkpoint: A file, a run folder, `store`, or `shipped` for the teachers of the package; None looks in the store
+            and then in the package.
+        training_command: Returns the command that trains the teacher, for messages.
+        key: The key of the configuration that gave `checkpoint`.
+
+    Raises:
+        MissingTeacherError: There is no such teacher yet, and the command makes it.
+        ValueError: There is no such file, run or teacher.
+    """
     kept = {"store": stored(label_space, name), "shipped": shipped(label_space, name)}
     candidates = [*kept.values()] if checkpoint is None else [kept.get(checkpoint) or Path(checkpoint)]
     if candidates[0].is_dir():
@@ -55,6 +69,7 @@ def locate(
             return path
     if checkpoint is not None and checkpoint not in kept:
         raise ValueError(f"{key}={checkpoint}: there is no such file or folder")
+    command = training_command()
     looked = " and ".join(str(path) for path in candidates)
     message = (
         f"no teacher {name} for {label_space}: looked for {looked}. Train it with\n"

@@ -8,8 +8,10 @@ import pytest
 from hydra import compose
 from omegaconf import OmegaConf
 
-from kdbench.config.compose import Composer, check_targets, checked, command_line_jobs, compose_checked
-from kdbench.config.hydra_context import in_hydra
+from kdbench.config._hydra import hydra_initialized
+from kdbench.config.command_line import command_line_jobs
+from kdbench.config.compose import Composer, checked, compose_checked
+from kdbench.config.targets import check_targets
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 
@@ -153,7 +155,7 @@ def test_runs_composed_one_after_the_other_are_as_hydra_composes_each():
     ]
     composer = Composer("train")
     for overrides in [*runs, *runs]:
-        with in_hydra():
+        with hydra_initialized():
             whole = compose("train", overrides)
         assert composer(overrides) == checked("train", whole), overrides
     with pytest.raises(ValueError, match="did you mean 'epochs'"):
@@ -166,7 +168,7 @@ def test_runs_composed_one_after_the_other_are_as_hydra_composes_each():
         (
             "train",
             ["loss=kd,ttm"],
-            "loss=kd,ttm: several values are a sweep, which wants -m: kdbench train -m",
+            "loss=kd,ttm: several values are a sweep, which needs -m: kdbench train -m",
         ),
         ("train", ["seed=0,1", "hydra/launcher=cohort"], "seed=0,1: several values are a sweep"),
         ("train", ["epochs=10"], "did you mean schedule.epochs?"),

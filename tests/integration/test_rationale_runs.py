@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from kdbench.cli.evaluate import main
-from kdbench.config.compose import compose_checked, spelled_out
+from kdbench.config.command_line import expand_short_forms
+from kdbench.config.compose import compose_checked
 from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
@@ -117,14 +118,16 @@ def test_a_cohort_of_losses_that_read_different_inputs_is_each_run_alone(alone, 
 
 def test_companions_of_a_data_set_of_text():
     chosen = ["teacher=none", "student=t5_tiny", "schedule=text_quick"]
-    assert set(spelled_out(["dataset=svamp", "loss=dss_mi"], "train")) == {
+    assert set(expand_short_forms(["dataset=svamp", "loss=dss_mi"], "train")) == {
         "dataset=svamp",
         "loss=dss_mi",
         *chosen,
     }
-    assert spelled_out(["dataset=svamp"], "evaluate") == ["dataset=svamp"]
-    assert spelled_out(["dataset=svamp,cqa", "student=t5_base", "loss=dss"], "train")[:1] == ["teacher=none"]
-    assert spelled_out(["dataset=svamp,cifar100"], "train") == ["dataset=svamp,cifar100"]
+    assert expand_short_forms(["dataset=svamp"], "evaluate") == ["dataset=svamp"]
+    assert expand_short_forms(["dataset=svamp,cqa", "student=t5_base", "loss=dss"], "train")[:1] == [
+        "teacher=none"
+    ]
+    assert expand_short_forms(["dataset=svamp,cifar100"], "train") == ["dataset=svamp,cifar100"]
 
 
 @pytest.mark.parametrize(

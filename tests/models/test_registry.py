@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from kdbench.models.configurations import configurations
-from kdbench.models.names import available
-from kdbench.models.registry import check_name, create_model
+from kdbench.models.names import available, check_name
+from kdbench.models.registry import create_model
 
 
 def test_generated_configurations_are_those_of_the_registered_networks():

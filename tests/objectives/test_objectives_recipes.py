@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config import resolvers
 from kdbench.config.build import build
-from kdbench.config.compose import check_targets
+from kdbench.config.targets import check_targets
 from kdbench.core.types import Batch, Outputs
 from kdbench.runs.hydra_setup import register
 from kdbench.utils.paths import CONF_DIR

@@ -104,7 +104,7 @@ class Measure:
     def _teacher(self, name: str, checkpoint: str) -> LiveTeacher:
         from kdbench.teachers.store import locate
 
-        file = locate(name, "cifar100", checkpoint, "")
+        file = locate(name, "cifar100", checkpoint, str)
         return live_teacher(name, 100, str(file))
 
     def teacher(self, plan: Plan) -> LiveTeacher:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.config.compose import command_line_jobs, compose_checked
+from kdbench.config.command_line import command_line_jobs
+from kdbench.config.compose import compose_checked
 from kdbench.runs.hydra_setup import register
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

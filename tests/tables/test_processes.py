@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from kdbench.cli.table import main
-from kdbench.config.compose import command_line_jobs
+from kdbench.config.command_line import command_line_jobs
 from kdbench.data.images.image_io import DataError
 from kdbench.runs.answer_cache import served_together
 from kdbench.runs.hydra_setup import register

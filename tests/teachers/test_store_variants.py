@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdbench.config.compose import compose_checked, spelled_out
+from kdbench.config.command_line import expand_short_forms
+from kdbench.config.compose import compose_checked
 from kdbench.models.checkpoints import load_weights, save_weights, weights_hash
 from kdbench.models.registry import create_model
 from kdbench.runs.execute import run
@@ -131,7 +132,7 @@ def test_the_command_starts_from_the_shipped_one_where_that_is_what_there_is():
 
 def test_a_teacher_for_imagenet_is_trained_by_its_schedule():
     made = make_plan(
-        compose_checked("train", spelled_out(["dataset=imagenet", "teacher=ResNet50"], "train")), {}
+        compose_checked("train", expand_short_forms(["dataset=imagenet", "teacher=ResNet50"], "train")), {}
     )
     assert made.schedule.epochs == 100
     assert made.training_command("ResNet50").endswith("teacher=ResNet50 schedule=imagenet100")
@@ -230,8 +231,8 @@ def test_which_runs_can_be_teachers(tmp_path):
         finished_run(path.parent)
 
 
-def test_the_short_form_is_spelled_out():
-    assert spelled_out(["teacher=run:runs/a b", "loss=kd"], "train") == [
+def test_the_short_form_is_expand_short_forms():
+    assert expand_short_forms(["teacher=run:runs/a b", "loss=kd"], "train") == [
         "teacher=run",
         "teacher.checkpoint=runs/a b",
         "loss=kd",
@@ -240,7 +241,7 @@ def test_the_short_form_is_spelled_out():
 
 def test_several_runs_as_teachers_are_no_short_form():
     with pytest.raises(ValueError, match=r"teacher=run teacher\.checkpoint=FOLDER,FOLDER"):
-        spelled_out(["teacher=run:a,run:b", "loss=kd"], "train")
+        expand_short_forms(["teacher=run:a,run:b", "loss=kd"], "train")
 
 
 def test_a_teacher_that_came_meanwhile_is_not_replaced(tmp_path, monkeypatch):

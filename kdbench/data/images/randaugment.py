@@ -10,7 +10,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from kdbench.utils.seeding import derive, draw_integers
 
@@ -23,6 +22,8 @@ MAX_CUTOUT = 0.5
 
 def _operations(width: int) -> tuple[Callable[[Tensor], Tensor], ...]:
     """Return RandAugment's operations at magnitude 10 of 31, both signs of the signed ones."""
+    from torchvision.transforms.v2 import functional as F  # here, because importing it takes a second
+
     magnitude = 10 / 30
     signed: list[Callable[[Tensor], Tensor]] = []
     for sign in (1, -1):
@@ -45,6 +46,8 @@ def _operations(width: int) -> tuple[Callable[[Tensor], Tensor], ...]:
 
 def _affine(images: Tensor, shear_x: float = 0.0, shear_y: float = 0.0, x: int = 0, y: int = 0) -> Tensor:
     """Shear by a slope, about the upper left corner, and shift by pixels: uint8 [B, 3, H, W]."""
+    from torchvision.transforms.v2 import functional as F
+
     degrees = [torch.tensor(slope).atan().rad2deg().item() for slope in (shear_x, shear_y)]
     corner = [0.0, 0.0] if shear_x or shear_y else None
     result: Tensor = F.affine(

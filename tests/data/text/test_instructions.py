@@ -9,7 +9,8 @@ import torch
 from kdbench.cli.cache import main as cache
 from kdbench.cli.evaluate import main as evaluate
 from kdbench.cli.table import main as table
-from kdbench.config.compose import compose_checked, spelled_out
+from kdbench.config.command_line import expand_short_forms
+from kdbench.config.compose import compose_checked
 from kdbench.core.types import IGNORED
 from kdbench.data.images.image_io import DataError
 from kdbench.data.text.instructions import InstructionData, read_instructions
@@ -230,7 +231,7 @@ def test_top_k_cache_of_custom_files_is_filled(settings, gpt2, capsys):
 
 
 def plan(*given: str):
-    overrides = spelled_out(given, "train")
+    overrides = expand_short_forms(given, "train")
     return make_plan(compose_checked("train", overrides), dict(one.split("=", 1) for one in overrides))
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdbench.metrics.base import Metric
-from kdbench.models.registry import check_name, create_model
+from kdbench.models.names import check_name
+from kdbench.models.registry import create_model
 from kdbench.tasks import Task
 from multilabel.data import LABELS, MultiLabelImages
 from multilabel.metric import LabelScores
