@@ -116,14 +116,14 @@ def extras() -> dict[str, list[str]]:
 
 
 def step() -> dict[str, Any]:
-    """Milliseconds of a resnet20's step on 64 images of CIFAR's size, by threads: the median of six."""
+    """Milliseconds of a resnet20's step on 64 images of CIFAR's size, by threads: the median of three."""
     before = torch.get_num_threads()
     found: dict[str, Any] = {"works": True, "ms": {}}
     try:
         model, images = create_model("resnet20", 100), torch.randn(64, 3, 32, 32)
         for threads in dict.fromkeys((1, free_cores())):
             torch.set_num_threads(threads)
-            found["ms"][threads] = statistics.median(_timed(model, images) for _ in range(6))
+            found["ms"][threads] = statistics.median(_timed(model, images) for _ in range(3))
     except RuntimeError as error:
         found |= {"works": False, "error": str(error).splitlines()[0]}
     finally:

@@ -110,14 +110,14 @@ def _tasks(recipe: dict[str, Any], entries: list[Any]) -> list[str]:
 
     One that is like another, as instructions are like lm, is not said again."""
     from kdbench import tasks
-    from kdbench.objectives import objective_class
+    from kdbench.objectives import declaration
 
     view = recipe.get("input")
     return [
         task.name
         for task in tasks.available()
         if not task.like
-        and all(task.accepts(objective_class(entry.name)) for entry in entries)
+        and all(task.accepts(declaration(entry.name)) for entry in entries)
         and (view is None or view in task.views)
         and not (recipe.get("policy") and task.why_not(tasks.Capability.POLICIES))
     ]

@@ -1,5 +1,6 @@
 """The command `kdbench`."""
 
+import gc
 import importlib
 import os
 import sys
@@ -65,6 +66,9 @@ def main() -> None:
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", RUNS[command], *rest])
     if command in COMMANDS:
+        gc.set_threshold(
+            100_000
+        )  # most objects of a command live to its end: looking for garbage is wasted time
         try:
             sys.exit(importlib.import_module(COMMANDS[command]).main(rest))
         except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
 from pathlib import Path
@@ -26,9 +25,6 @@ def main(arguments: list[str]) -> int:
         Exit code: 0 if every run is done, 1 if some are not, 2 for a mistake on the command line, and 128 + N where
         signal N stopped the command.
     """
-    gc.set_threshold(
-        100_000
-    )  # planning makes millions of nodes; collecting more often takes a quarter of the time
     console = Console()
     name_and_changes = [argument for argument in arguments if argument != "--dry-run"]
     try:

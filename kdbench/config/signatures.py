@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,25 @@ def class_attribute(target: str, name: str, default: Any = None) -> Any:
     if not target.startswith("kdbench.") or not file.is_file():
         return default
     try:
-        body = class_named(file, class_name).body
+        return class_attributes(file, class_name).get(name, default)
     except KeyError:
         return default
-    return next((_evaluate(node, {}) for key, node in _assignments(body) if key == name), default)
+
+
+def class_attributes(file: Path, class_name: str) -> dict[str, Any]:
+    """Return the class attributes of a class that are literals, or calls with literal arguments (as a tuple of these).
+
+    Raises:
+        KeyError: The file has no such class.
+    """
+    known, attributes = constants(file), {}
+    for name, node in _assignments(class_named(file, class_name).body):
+        with suppress(ValueError):
+            if isinstance(node, ast.Call):
+                attributes[name] = tuple(_evaluate(argument, known) for argument in node.args)
+            else:
+                attributes[name] = _evaluate(node, known)
+    return attributes
 
 
 def parameter_defaults(file: Path, class_name: str) -> dict[str, Any]:

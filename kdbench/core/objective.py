@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.core.logits import as_logits
+from kdbench.core.traits import TENSOR_NEEDS
 from kdbench.core.types import Batch, Outputs
-
-TENSOR_NEEDS = frozenset({"logits", "labels", "epoch"})
-"""What an objective may need and still be called with plain tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +228,3 @@ class Objective(nn.Module):
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The unweighted term: a scalar, mean over rows."""
         raise NotImplementedError
-
-
-def is_row_wise(objective: Objective | type[Objective]) -> bool:
-    """Whether an objective reads logits and labels row by row only, and is not made for certain tasks."""
-    return not (objective.tasks or objective.views) and set(objective.needs) <= TENSOR_NEEDS
-
-
-def tasks_of(objective: Objective | type[Objective]) -> tuple[str, ...]:
-    """Return the built-in tasks of an objective: those it names, else images, and text if it works row by row."""
-    return objective.tasks or (("images", "lm") if is_row_wise(objective) else ("images",))

@@ -14,7 +14,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -23,8 +23,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.config.signatures import parameter_defaults, parse
+from kdbench.config.signatures import REQUIRED, class_attributes, parameter_defaults, parse
 from kdbench.core.plugins import OBJECTIVES, source_files
+from kdbench.core.traits import tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,8 +104,44 @@ def create(name: str, **parameters: Any) -> Objective:
     return objective(**parameters)
 
 
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What an objective declares in its class; see `kdbench.core.objective.Objective`.
+
+    Attributes:
+        needs: What it reads.
+        views: Additional views of each row.
+        tasks: The tasks that it is made for; empty if it names none.
+        attributes: All class attributes by name; `paper` is (title, year, arxiv).
+    """
+
+    needs: tuple[str, ...]
+    views: tuple[str, ...]
+    tasks: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+
+@cache
+def declaration(name: str) -> Declaration:
+    """Return what an objective declares. Those of this folder are read from their files, without importing torch.
+
+    Raises:
+        ValueError: The name is unknown, or an objective of another package cannot be imported.
+    """
+    if name in _files():
+        file = Path(__path__[0]) / f"{name}.py"
+        base = class_attributes(Path(__path__[0]).parent / "core" / "objective.py", "Objective")
+        attributes = base | class_attributes(file, _class_name_in(file))
+    else:
+        objective = objective_class(name)
+        attributes = {key: getattr(objective, key) for key in dir(objective) if not key.startswith("__")}
+        paper = objective.paper
+        attributes["paper"] = paper.title, paper.year, paper.arxiv
+    return Declaration(attributes["needs"], attributes["views"], attributes["tasks"], attributes)
+
+
 def available() -> list[Entry]:
-    """Return the descriptions of all objectives, sorted by name. Imports every objective.
+    """Return the descriptions of all objectives, sorted by name.
 
     Returns:
         One entry for each objective of kdbench and of other installed packages.
@@ -116,7 +153,7 @@ def available() -> list[Entry]:
         >>> [entry.name for entry in available() if "features" in entry.needs]
         ['ab', 'at', 'catkd', ...]
     """
-    return [_entry(name, objective_class(name)) for name in names()]
+    return [_entry(name) for name in names()]
 
 
 def names() -> list[str]:
@@ -124,6 +161,7 @@ def names() -> list[str]:
     return sorted({*_files(), *_entry_points()})
 
 
+@cache
 def configurations() -> dict[str, dict[str, Any]]:
     """Return the node of each objective in the config group `objective`, read from the signatures; imports none.
 
@@ -253,19 +291,23 @@ def _unknown(what: str, name: str, possible: list[str]) -> str:
     return f"Unknown {what}: {name!r}{hint} (possible: {', '.join(possible) or 'none'})"
 
 
-def _entry(name: str, objective: type[Objective]) -> Entry:
-    from kdbench.core.objective import tasks_of
-
-    defaults = {key: p.default for key, p in _parameters(objective).items() if p.default is not p.empty}
+def _entry(name: str) -> Entry:
+    declared = declaration(name)
+    attributes = declared.attributes
+    title, year, arxiv = (*attributes["paper"], "")[:3]
     keys = ("formula", "needs", "defaults_from", "high_cost", "disagreements", *FLAGS)
-    attributes = {key: getattr(objective, key) for key in keys}
-    paper = objective.paper
+    defaults = configurations()[name] if name in _files() else _class_defaults(name)
     return Entry(
         name,
-        paper.title,
-        paper.year,
-        paper.arxiv,
-        defaults=defaults,
-        tasks=tasks_of(objective),
-        **attributes,
+        title,
+        year,
+        arxiv,
+        defaults={key: value for key, value in defaults.items() if key != "_target_" and value != REQUIRED},
+        tasks=tasks_of(declared),
+        **{key: attributes[key] for key in keys},
     )
+
+
+def _class_defaults(name: str) -> dict[str, Any]:
+    parameters = _parameters(objective_class(name))
+    return {key: p.default for key, p in parameters.items() if p.default is not p.empty}

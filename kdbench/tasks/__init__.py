@@ -16,7 +16,7 @@ from kdbench.core.plugins import TASKS
 from kdbench.tasks.base import Capability, Task, TeacherTraining
 
 if TYPE_CHECKING:
-    from kdbench.core.objective import Objective
+    from kdbench.core.traits import Traits
     from kdbench.data.base import TaskData
 
 __all__ = [
@@ -71,7 +71,7 @@ def record_entry(task: Task[Any]) -> dict[str, str]:
     return {} if task.name == _WITHOUT_NAME else {"task": task.name}
 
 
-def tasks_for(objective: Objective | type[Objective]) -> list[str]:
+def tasks_for(objective: Traits) -> list[str]:
     """Return the names of the tasks that an objective serves, without those that are like another."""
     return [task.name for task in available() if not task.like and task.accepts(objective)]
 

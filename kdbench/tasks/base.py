@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from kdbench.core.traits import Traits, is_row_wise, tasks_of
+
 if TYPE_CHECKING:  # a table or a report asks for titles only, without torch
     from torch import Tensor, nn
 
-    from kdbench.core.objective import Objective
     from kdbench.data.base import TaskData
     from kdbench.metrics.base import Metric
 
@@ -132,14 +133,12 @@ class Task(ABC, Generic[Data]):
     def _fill_in(self, reason: str, data: Data | None) -> str:
         return reason.format(task=self.name, data=data.name if data is not None else "the data set")
 
-    def accepts(self, objective: Objective | type[Objective]) -> bool:
+    def accepts(self, objective: Traits) -> bool:
         """Whether an objective serves this task.
 
         By default these are the objectives that name the task, or the one that it is like, and all that work row by
         row on logits and labels.
         """
-        from kdbench.core.objective import is_row_wise, tasks_of
-
         return (self.like or self.name) in tasks_of(objective) or is_row_wise(objective)
 
     @abstractmethod

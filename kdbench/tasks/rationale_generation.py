@@ -10,7 +10,7 @@ from kdbench.tasks.base import Capability, Task
 if TYPE_CHECKING:
     from torch import nn
 
-    from kdbench.core.objective import Objective
+    from kdbench.core.traits import Traits
     from kdbench.data.text.rationale import RationaleData
     from kdbench.metrics.base import Metric
 
@@ -34,7 +34,7 @@ class RationaleGeneration(Task["RationaleData"]):
         Capability.TEACHERS: "the teacher of {data} is the language model whose rationales are in the data",
     }
 
-    def accepts(self, objective: Objective | type[Objective]) -> bool:
+    def accepts(self, objective: Traits) -> bool:
         """Only objectives that name this task read both texts of a row."""
         return self.name in objective.tasks
 

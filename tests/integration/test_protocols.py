@@ -11,7 +11,7 @@ from kdbench.cli.evaluate import main as evaluate
 from kdbench.cli.train import _say_result
 from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
-from kdbench.core.objective import tasks_of
+from kdbench.core.traits import tasks_of
 from kdbench.metrics.classification import ClassificationScores
 from kdbench.objectives import crd, ltkd
 from kdbench.runs.cohort import cohorts

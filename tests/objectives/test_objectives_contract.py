@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kdbench import objectives
-from kdbench.core.objective import Objective, tasks_of
+from kdbench.core.objective import Objective
+from kdbench.core.traits import tasks_of
 from kdbench.losses.composite import Loss
 from tests.objectives.cases import bound, normal, of_all, sides, term, value_and_gradients
 
@@ -246,3 +247,15 @@ def test_a_row_that_counts_twice_weighs_twice(name):
     thrice = term(objective, case.rows(torch.arange(8).repeat(3)))
     same = torch.isclose(thrice, term(objective, case), rtol=1e-6, atol=1e-9).item()
     assert same != (objective.depends_on_batch_size or objective.order_dependent)
+
+
+@every_name
+def test_what_is_read_from_the_source_is_what_the_class_has(name):
+    declared, objective = objectives.declaration(name), type(build(name))
+    assert (
+        declared.attributes["paper"]
+        == tuple(dataclasses.astuple(objective.paper))[: len(declared.attributes["paper"])]
+    )
+    for key, value in declared.attributes.items():
+        if key not in ("paper", "__slots__"):
+            assert getattr(objective, key) == value, key

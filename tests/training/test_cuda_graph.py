@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
-from kdbench.core.objective import tasks_of
+from kdbench.core.traits import tasks_of
 from kdbench.data.images.image_data import _RESIDENT, ImageData, _Epoch
 from kdbench.models.registry import create_model
 from kdbench.runs.cohort import cohorts
