@@ -124,14 +124,15 @@ def _as_yaml(value: Any) -> Any:
 
 def _assignments(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
     for node in body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        value = getattr(node, "value", None)
-        if (
-            isinstance(node, ast.Assign | ast.AnnAssign)
-            and isinstance(target, ast.Name)
-            and value is not None
-        ):
-            yield target.id, value
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            targets = [node.target]
+        else:
+            continue
+        for target in targets:
+            if isinstance(target, ast.Name) and node.value is not None:
+                yield target.id, node.value
 
 
 def _evaluate(node: ast.expr, known: Mapping[str, Any]) -> Any:
