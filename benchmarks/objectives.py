@@ -73,7 +73,7 @@ class Pair:
         parameters = load_yaml(CONF_DIR / "objective" / f"{name}.yaml")
         parameters.pop("_target_")
         loss = Loss({"it": 1.0}, {"it": objectives.create(name, **parameters)})
-        loss.choose_taps(feature_names(self.student), feature_names(self.teacher))
+        loss.choose_features(feature_names(self.student), feature_names(self.teacher))
         with torch.no_grad():
             probes = Probes(*(_rows(outputs, 4) for outputs in self.outputs))
         with torch.enable_grad():

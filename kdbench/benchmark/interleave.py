@@ -167,7 +167,7 @@ def _attach_hooks(
     if module.teacher is not None:
         around(module.teacher, "teacher")
     _time_cached_teacher(hooks, mark)
-    for student in module.runs:
+    for student in (run.student for run in module.runs):
         around(student.model, "student")
         around(student.loss, "loss")
     for optimizer in trainer.optimizers:

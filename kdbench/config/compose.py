@@ -117,8 +117,11 @@ class Composer:
 
     def _independent_sections(self, choices: Sequence[Override]) -> dict[str, str]:
         """Return the chosen options, by group, that no other choice depends on; none where a choice may be global."""
-        plain = all(choice.package is None and not choice.is_add() for choice in choices)
-        if not plain or any(choice.key_or_group in ("experiment", "hparams") for choice in choices):
+        is_plain = all(
+            choice.package is None and not choice.is_add() and not choice.is_hydra_override()
+            for choice in choices
+        )
+        if not is_plain or any(choice.key_or_group in ("experiment", "hparams") for choice in choices):
             return {}
         options = {choice.key_or_group: str(choice.value()) for choice in choices}
         return {group: option for group, option in options.items() if self._section(group, option)}

@@ -17,7 +17,7 @@ from kdbench.core.types import Batch, Outputs
 from kdbench.distributed.collectives import joined, joined_batch, rank, row_counts
 from kdbench.functional.divergences import standardise
 from kdbench.losses.chunked import in_chunks, rows_at_once
-from kdbench.losses.feature_matching import chosen_taps
+from kdbench.losses.feature_matching import match_features
 from kdbench.losses.on_policy import Policy
 from kdbench.utils.seeding import seed_scope
 
@@ -108,10 +108,10 @@ class Loss(nn.Module):
         """The features that the objectives want of the teacher."""
         return tuple(dict.fromkeys(name for term in self.terms.values() for name in term.teacher_features))
 
-    def choose_taps(self, student: Sequence[str], teacher: Sequence[str]) -> None:
+    def choose_features(self, student: Sequence[str], teacher: Sequence[str]) -> None:
         """Give every objective the names of these two sides' features that its patterns stand for."""
         for name, term in self.terms.items():
-            term.student_features, term.teacher_features = chosen_taps(
+            term.student_features, term.teacher_features = match_features(
                 name, (term.student_features, student), (term.teacher_features, teacher)
             )
 
@@ -160,7 +160,7 @@ class Loss(nn.Module):
             return in_chunks(evaluate, student, answer, batch, rows, tuple(self.parameters()))
         return evaluate(student, answer, batch)
 
-    def apart(
+    def separate_losses(
         self, student: Outputs, teacher: Outputs | None, batch: Batch
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """As `forward`, with the total in two: what the labels say, and what the objectives say; never in pieces."""

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 
 
-def chosen_taps(
+def match_features(
     objective: str, student: tuple[Sequence[str], Sequence[str]], teacher: tuple[Sequence[str], Sequence[str]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names that an objective's patterns stand for, for the student and for the teacher.

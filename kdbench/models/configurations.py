@@ -33,10 +33,14 @@ def teachers() -> dict[str, dict[str, Any]]:
     return {**vision, **_language(_CAUSAL)}
 
 
-def vision_names() -> Iterator[str]:
-    """Yield the names of the image networks, those of other packages included."""
+def vision_names(others: bool = True) -> Iterator[str]:
+    """Yield the names of the image networks.
+
+    Args:
+        others: Whether to include those of other packages.
+    """
     files = sorted((_FOLDER / "vision").glob("*.py"))
-    for file in [*files, *source_files(MODELS).values()]:
+    for file in [*files, *(source_files(MODELS).values() if others else ())]:
         yield from constants(file).get("NETWORKS", ())
         yield from registered_names(file)
 

@@ -19,10 +19,20 @@ def available() -> tuple[str, ...]:
     """Return the names of all registered networks, including those of other packages, in natural order."""
     import timm
 
+    register_networks("")
+    return tuple(name.removeprefix(PREFIX) for name in timm.list_models(f"{PREFIX}*"))
+
+
+def register_networks(name: str) -> None:
+    """Register the networks of kdbench in timm, and those of other packages if `name` is none of kdbench's.
+
+    Raises:
+        ValueError: The networks of another package are needed and cannot be imported.
+    """
     from kdbench.models import vision  # noqa: F401 - importing registers the networks
 
-    load_networks()
-    return tuple(name.removeprefix(PREFIX) for name in timm.list_models(f"{PREFIX}*"))
+    if name not in _own_names():
+        load_networks()
 
 
 def check_name(name: str) -> None:
@@ -31,7 +41,7 @@ def check_name(name: str) -> None:
     Raises:
         ValueError: There is no such network. The message has the nearest names.
     """
-    if name in _own_names():
+    if name in _own_names() or name in _names_of_other_packages():
         return
     import timm
 
@@ -48,4 +58,9 @@ def check_name(name: str) -> None:
 
 @cache
 def _own_names() -> frozenset[str]:
-    return frozenset(vision_names())
+    return frozenset(vision_names(others=False))
+
+
+@cache
+def _names_of_other_packages() -> frozenset[str]:
+    return frozenset(vision_names()) - _own_names()

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from kdbench.models.checkpoints import load_weights
-from kdbench.models.names import PREFIX, TIMM, available, check_name
+from kdbench.models.names import PREFIX, TIMM, check_name, register_networks
 
 
 def create_model(
@@ -42,7 +42,7 @@ def create_model(
     import timm
 
     if not name.startswith(TIMM):
-        available()  # registers the networks in timm
+        register_networks(name)
     entry = name.removeprefix(TIMM) if name.startswith(TIMM) else PREFIX + name
     try:
         model: nn.Module = timm.create_model(entry, pretrained=False, num_classes=num_classes, **arguments)

@@ -86,7 +86,7 @@ def _head(network: nn.Module, file: Path, data: TaskData) -> Loss:
     (name,) = (name for name, term in whole.terms.items() if term is whole.predictor)
     loss = Loss({name: 1.0}, {name: whole.terms[name]})
     schedule = build(OmegaConf.create(config["schedule"]))
-    student = Student(network, loss, schedule, RunFolder(file.parent), {}, task_of(data))
+    student = Student(network, loss, schedule, task_of(data))
     student.setup(_shape_of(config["teacher"], data), data.probe_batch(), data.dataset_info, seed=0)
     load_weights(whole.terms[name], head, own_head=False)
     return loss

@@ -106,7 +106,7 @@ class Distiller(nn.Module):
         """
         _check_features(self.loss, "student_features", self.student)
         _check_features(self.loss, "teacher_features", self.teacher)
-        self.loss.choose_taps(_possible_features(self.student), _possible_features(self.teacher))
+        self.loss.choose_features(_possible_features(self.student), _possible_features(self.teacher))
         batch = self._batch(inputs, inputs.new_zeros(len(inputs), dtype=torch.int64), None, 1, 0, views)
         training = self.student.training
         self.student.eval()

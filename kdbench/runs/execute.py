@@ -28,7 +28,7 @@ from kdbench.training.cuda_graph import CudaGraph
 from kdbench.training.evaluation import evaluate
 from kdbench.training.loggers import Conclusion, RunLogger, close
 from kdbench.training.module import StudentModule
-from kdbench.training.student import Student
+from kdbench.training.student_run import StudentRun
 from kdbench.training.teacher_module import TeacherModule
 
 
@@ -146,7 +146,9 @@ def _fit(
     plan = runs[0].plan
     cfg, epochs = plan.cfg, plan.cfg.trainer.max_epochs
     unfinished = {
-        run.student: run for run in runs if run.student is not None and run.student.progress.epoch <= epochs
+        run.training: run
+        for run in runs
+        if run.training is not None and run.training.student.progress.epoch <= epochs
     }
     if not unfinished:
         return {}
@@ -155,9 +157,9 @@ def _fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its notes on devices and products
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
-        stack.callback(lambda: close(student.logger for student in unfinished))
-        for student, run in unfinished.items():
-            student.logger = _logger(run)
+        stack.callback(lambda: close(training.logger for training in unfinished))
+        for training, run in unfinished.items():
+            training.logger = _logger(run)
         trainer: lightning.Trainer = build(
             cfg.trainer,
             max_epochs=epochs - module.position[0] + 1,
@@ -180,20 +182,20 @@ def _fit(
     return module.teacher_scores
 
 
-def _module(plan: Plan, runs: Mapping[Student, PreparedRun], teacher: LiveTeacher | None) -> StudentModule:
-    cfg, students = plan.cfg, list(runs)
+def _module(plan: Plan, runs: Mapping[StudentRun, PreparedRun], teacher: LiveTeacher | None) -> StudentModule:
+    cfg = plan.cfg
     settings: dict[str, Any] = {
         "bf16": cfg.precision == "bf16",
         "evaluate_every": cfg.evaluate_every,
         "save_every": cfg.save_every,
-        "on_failure": lambda student, error: record.fail(runs[student], error),
+        "on_failure": lambda training, error: record.fail(runs[training], error),
         "graph": CudaGraph if cfg.cuda_graph else None,
         "score_finally": not plan.is_stage,
         "steps_per_chunk": cfg.log_every,
     }
     if plan.trains_teacher:
-        return TeacherModule(students[0], plan.data, cfg.seed, **settings)
-    return StudentModule(students, teacher, plan.data, cfg.seed, **settings)
+        return TeacherModule(next(iter(runs)), plan.data, cfg.seed, **settings)
+    return StudentModule(list(runs), teacher, plan.data, cfg.seed, **settings)
 
 
 # ---- loggers
@@ -223,9 +225,10 @@ def _logger(run: PreparedRun) -> RunLogger | None:
 
 def _log_conclusion(run: PreparedRun, module: StudentModule) -> None:
     """Send the results of a run that was trained to its end to its logger."""
-    student = run.student
-    if student is None or student.logger is None or run.error is not None:
+    training = run.training
+    if training is None or training.logger is None or run.error is not None:
         return
+    student = training.student
     results, progress = student.results(), student.progress
     summary: dict[str, Any] = {"seconds": progress.seconds, "parameters": student.parameter_counts["at_test"]}
     for name, scores in {**results, "teacher": module.teacher_scores}.items():
@@ -236,7 +239,7 @@ def _log_conclusion(run: PreparedRun, module: StudentModule) -> None:
     recall = {name: share for name, share in by_class if share is not None}
     confusion = module.scoring.metric(student, "test").confusion if classes else None
     counts = None if confusion is None else confusion.tolist()
-    student.logger.conclude(Conclusion(summary, recall, classes, counts))
+    training.logger.conclude(Conclusion(summary, recall, classes, counts))
 
 
 # ---- messages

@@ -23,6 +23,7 @@ from kdbench.teachers.live import LiveTeacher
 from kdbench.teachers.store import check_free
 from kdbench.training.run_folder import RunFolder
 from kdbench.training.student import Student
+from kdbench.training.student_run import StudentRun
 from kdbench.training.teacher_module import store
 from kdbench.utils.atomic_io import write_atomically
 from kdbench.utils.hardware import emulates_bf16, free_cores
@@ -42,7 +43,7 @@ class PreparedRun:
         hashes: The identity of the run.
         answers: The source of the teacher's answers in training, or None for the live teacher.
         stage: The finished first stage that the student starts from, or None.
-        student: The student to train; None if there is nothing to train.
+        training: The student to train; None if there is nothing to train.
         earlier_record: The record of the unfinished run that this one continues, or None.
         earlier_threads: The number of threads of that run.
         record: The contents of record.json; empty until training starts.
@@ -54,7 +55,7 @@ class PreparedRun:
     hashes: dict[str, str]
     answers: AnswerSource | None
     stage: PreparedRun | None = None
-    student: Student | None = None
+    training: StudentRun | None = None
     earlier_record: dict[str, Any] | None = None
     earlier_threads: int | None = None
     record: dict[str, Any] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class PreparedRun:
     @property
     def trains(self) -> bool:
         """Whether the run has a student to train and no error."""
-        return self.student is not None and self.error is None
+        return self.training is not None and self.error is None
 
 
 @dataclass(frozen=True)
@@ -165,18 +166,20 @@ def _prepare(
     if run.plan.loss.stage is not None:
         run.stage = _finished_stage(stages[first_stage(run.plan).key])
     record, is_done = agreed(lambda: _open_folder(run))
-    student = _build_student(run, teacher)
+    training = _build_student(run, teacher)
     if run.stage is not None:
-        student.start_from(run.stage.folder)
+        state = agreed(run.stage.folder.load_state)
+        assert state is not None
+        training.student.start_from(state)
     if record and is_done:
-        _reuse(run, student, record)
+        _reuse(run, training, record)
         return
     if (state := agreed(lambda: _checkpoint(run))) is not None:
         run.earlier_record, run.earlier_threads = record, state["threads"]
-        student.restore(state)
-        progress = student.progress
+        training.restore(state)
+        progress = training.student.progress
         print(f"resuming {run.folder.path} at epoch {progress.epoch}, step {progress.step}")
-    run.student = student
+    run.training = training
 
 
 def _finished_stage(stage: PreparedRun) -> PreparedRun:
@@ -201,14 +204,14 @@ def _open_folder(run: PreparedRun) -> tuple[dict[str, Any] | None, bool]:
     return record, is_done and (not plan.is_stage or (folder.path / "state.pt").is_file())
 
 
-def _build_student(run: PreparedRun, teacher: LiveTeacher | None) -> Student:
+def _build_student(run: PreparedRun, teacher: LiveTeacher | None) -> StudentRun:
     plan, data = run.plan, run.plan.data
     model = build_network(plan, init_file(plan))
     about = _about(plan) | ({"settings": model.settings} if getattr(model, "settings", "") else {})
-    student = Student(model, plan.loss, plan.schedule, run.folder, about, plan.task)
-    student.stored = run.answers
+    student = Student(model, plan.loss, plan.schedule, plan.task)
+    student.answers = run.answers
     student.setup(teacher, data.probe_batch(), data.dataset_info, plan.cfg.seed)
-    return student
+    return StudentRun(student, run.folder, about)
 
 
 def _about(plan: Plan) -> dict[str, Any]:
@@ -226,7 +229,7 @@ def _about(plan: Plan) -> dict[str, Any]:
 # ---- finished and unfinished runs
 
 
-def _reuse(run: PreparedRun, student: Student, record: dict[str, Any]) -> None:
+def _reuse(run: PreparedRun, training: StudentRun, record: dict[str, Any]) -> None:
     """Take the record of a finished run, and store its network again if it is a teacher."""
     plan, folder = run.plan, run.folder
     outcome = "(the first stage)"
@@ -235,8 +238,8 @@ def _reuse(run: PreparedRun, student: Student, record: dict[str, Any]) -> None:
         outcome = f"({score}); overwrite=true runs it again"
     print(f"already finished: {folder.path} {outcome}")
     if plan.trains_teacher and rank() == 0:
-        load_weights(student.model, folder.path / "student.safetensors")
-        store(student, record, plan.cfg.overwrite)
+        load_weights(training.student.model, folder.path / "student.safetensors")
+        store(training, record, plan.cfg.overwrite)
     config = plan.config
     if places_of(record["config"]) != places_of(config):  # tables find their runs by these paths
         record = {**record, "config": moved(record["config"], config)}

@@ -68,19 +68,20 @@ def finish(run: PreparedRun, teacher_scores: Mapping[str, float]) -> None:
     Raises:
         RunError: Training ended before the last epoch.
     """
-    student, record = run.student, run.record
-    assert student is not None
+    training, record = run.training, run.record
+    assert training is not None
+    student = training.student
     epochs, epoch = run.plan.cfg.trainer.max_epochs, student.progress.epoch
     if epoch <= epochs:
         raise RunError(f"training ended at epoch {epoch} of {epochs}")
-    student.save_weights()
+    training.save_weights()
     seconds = student.progress.seconds
     record |= {"parameters": student.parameter_counts, "results": student.results(), "seconds": seconds}
     record[f"{student.task.unit}_per_second"] = student.progress.images / max(seconds, 1e-9)
     if "teacher" in record:
         record["teacher"] |= teacher_scores
     if run.plan.trains_teacher and rank() == 0:
-        print(f"stored {store(student, record, run.plan.cfg.overwrite)}")
+        print(f"stored {store(training, record, run.plan.cfg.overwrite)}")
     run.folder.write_record({**record, "state": "done"})
     record["state"] = "done"
 

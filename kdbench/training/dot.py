@@ -1,4 +1,4 @@
-"""DOT, Zhao et al. 2023, arXiv:2307.08436: a momentum for what the labels say, another for what the teacher says."""
+"""DOT: separate momenta for the gradients of the labels and of the teacher (Zhao et al. 2023, arXiv:2307.08436)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from torch import Tensor, nn
 
 
 class DOT(torch.optim.Optimizer):
-    """SGD with two buffers: the labels' gradients at `momentum - delta`, the objectives' at `momentum + delta`.
+    """SGD with two momentum buffers.
 
-    A step is: backward of the objectives, `keep()`, backward of the labels, `step()`. Both buffers move the weights,
-    and weight decay is added once, to the labels' gradients. What only one of the two reaches (layers of an objective's
-    own) has the plain momentum. Which settings make sense `Schedule.check_dot` says.
+    The gradients of the labels have the momentum `momentum - delta`, those of the objectives `momentum + delta`. A step
+    is: backward of the objectives, `keep()`, backward of the labels, `step()`. Both buffers move the weights. Weight
+    decay is added once, to the gradients of the labels. Parameters that only one of the two reaches (an objective's
+    own layers) have the plain momentum. `Schedule.check_dot` checks the settings.
+
+    Args:
+        parameters: The parameters.
+        lr: Learning rate.
+        momentum: Momentum.
+        delta: Difference of the momenta from `momentum`.
+        weight_decay: Weight decay.
     """
 
     def __init__(
@@ -30,14 +38,14 @@ class DOT(torch.optim.Optimizer):
         self._kept: dict[nn.Parameter, Tensor] = {}
 
     def keep(self) -> None:
-        """Take the gradients that are there for those of the objectives, and leave none."""
+        """Store the current gradients as those of the objectives, and clear them."""
         parameters = (parameter for group in self.param_groups for parameter in group["params"])
         self._kept = {one: one.grad for one in parameters if one.grad is not None}
         self.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move by what was kept, and by the gradients that are there now: the labels'."""
+        """Update the parameters by the stored gradients and the current ones, which are those of the labels."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 self._move(parameter, parameter.grad, self._kept.get(parameter), group)

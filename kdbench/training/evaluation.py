@@ -51,23 +51,26 @@ def evaluate(
 
 
 class Scoring(nn.Module):
-    """A meter for every student on every split that is scored. The teacher is asked once about images, as its answers
-    never change; about texts once for all students that look at the same, as those answers are too many to be kept."""
+    """The metrics of all students of a cohort, on every split that is scored.
+
+    The teacher answers each chunk of images once and its logits are kept, as they never change. Of texts it answers
+    once per chunk for all students that read the same view; those logits are too large to be kept.
+    """
 
     def __init__(
         self, students: Sequence[Student], teacher: LiveTeacher | None, data: TaskData, bf16: bool
     ) -> None:
         super().__init__()
         self.data, self.bf16 = data, bf16
-        self._teacher = [teacher]  # not a submodule: it is the training module's
-        places = list(itertools.product(students, (*data.eval_splits, *data.final_splits)))
-        self.meters = nn.ModuleList(task_of(data).build_metric(data, split) for _, split in places)
-        self._place = {key: number for number, key in enumerate(places)}
-        self._remembered: dict[tuple[object, ...], Tensor] = {}
+        self._teacher = [teacher]  # in a list, because it is a submodule of the training module already
+        keys = list(itertools.product(students, (*data.eval_splits, *data.final_splits)))
+        self.metrics = nn.ModuleList(task_of(data).build_metric(data, split) for _, split in keys)
+        self._number = {key: number for number, key in enumerate(keys)}
+        self._teacher_logits: dict[tuple[object, ...], Tensor] = {}
 
     def metric(self, student: Student, split: str) -> Metric:
-        """What gathers the scores of a student on a split."""
-        metric = self.meters[self._place[student, split]]
+        """Return the metric of a student on a split."""
+        metric = self.metrics[self._number[student, split]]
         assert isinstance(metric, Metric)
         return metric
 
@@ -77,46 +80,47 @@ class Scoring(nn.Module):
         for student in students:
             if not student.loss.needs_student:
                 continue
-            seen = student.seen(batch, scored=True)
+            selected = student.select_views(batch, scored=True)
             with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.bf16):
-                answer = answer_batch(student.model, seen, student.loss.student_features)
-            logits, teacher = student.loss.predict(answer), self._teacher_logits(chunk, seen)
-            self.metric(student, chunk.split).update(student.model, student.seen(batch), logits, teacher)
+                outputs = answer_batch(student.model, selected, student.loss.student_features)
+            logits, teacher = student.loss.predict(outputs), self._answers(chunk, selected)
+            views = student.select_views(batch)
+            self.metric(student, chunk.split).update(student.model, views, logits, teacher)
         if batch.texts:
-            self.forget()
+            self.clear()
 
     @torch.no_grad()
-    def finally_on(self, student: Student, split: str) -> dict[str, float]:
-        """The scores of a student, as it is, on a whole split."""
+    def score(self, student: Student, split: str) -> dict[str, float]:
+        """Return the scores of a student on a whole split; it is left in eval mode."""
         student.eval()
         for chunk in self.data.eval_chunks(split):
             self.update([student], chunk)
         return self.metric(student, split).compute()
 
     @torch.no_grad()
-    def of_teacher(self, split: str) -> dict[str, float]:
-        """The teacher's own scores on a split."""
+    def score_teacher(self, split: str) -> dict[str, float]:
+        """Return the teacher's own scores on a split; empty without a teacher."""
         (teacher,) = self._teacher
         if teacher is None:
             return {}
         metric = task_of(self.data).build_metric(self.data, split).to(self.data.device)
         for chunk in self.data.eval_chunks(split):
             batch = self.data.eval_batch(chunk.split, chunk.start, chunk.stop)
-            logits = self._teacher_logits(chunk, batch)
+            logits = self._answers(chunk, batch)
             if logits is not None:
                 metric.update(teacher.model, batch, logits)
         return metric.compute()
 
-    def forget(self) -> None:
-        """Let the teacher's answers go."""
-        self._remembered.clear()
+    def clear(self) -> None:
+        """Release the teacher's logits."""
+        self._teacher_logits.clear()
 
-    def _teacher_logits(self, chunk: EvalChunk, batch: Batch) -> Tensor | None:
-        """The teacher's logits [N, C] on a chunk of a split."""
+    def _answers(self, chunk: EvalChunk, batch: Batch) -> Tensor | None:
+        """Return the teacher's logits [N, C] on a chunk of a split, or None without a teacher."""
         (teacher,) = self._teacher
         if teacher is None:
             return None
         key = chunk.split, chunk.start, *batch.texts
-        if key not in self._remembered:
-            self._remembered[key] = teacher(batch).logits.float()
-        return self._remembered[key]
+        if key not in self._teacher_logits:
+            self._teacher_logits[key] = teacher(batch).logits.float()
+        return self._teacher_logits[key]

@@ -1,4 +1,4 @@
-"""What a student answers to training images beside its batches, for objectives that ask."""
+"""Forward passes of a student over training images outside its batches, for objectives that need them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from kdbench.utils.seeding import derive, seed_generators
 
 
 class ExtraForwards:
-    """Holds the surveys that the objectives of a student want before a step."""
+    """Runs the extra forward passes that objectives ask for before a step (`Objective.extra_forward`)."""
 
     def __init__(self, data: TaskData, seed: int, bf16: bool) -> None:
         self.data, self.seed, self.bf16 = data, seed, bf16
 
     def before(self, student: Student, epoch: int, step: int) -> None:
-        """Ask the student what each of its objectives wants to know before this step."""
+        """Run the forward passes that the objectives of a student need before this step."""
         for term in student.loss.terms.values():
-            if (wanted := term.extra_forward(epoch)) is not None:
-                term.receive_extra_forward(epoch, self._answers(student, wanted, epoch, step))
+            if (request := term.extra_forward(epoch)) is not None:
+                term.receive_extra_forward(epoch, self._answers(student, request, epoch, step))
 
-    def _batches(self, wanted: ExtraForward, epoch: int, step: int) -> Iterator[Batch]:
-        if wanted.per_class is not None:
-            drawn = self.data.class_balanced_batch(wanted.per_class, self.seed, epoch, step)
+    def _batches(self, request: ExtraForward, epoch: int, step: int) -> Iterator[Batch]:
+        if request.per_class is not None:
+            drawn = self.data.class_balanced_batch(request.per_class, self.seed, epoch, step)
             if len(drawn.target):
                 yield drawn
             return
@@ -41,15 +41,15 @@ class ExtraForwards:
 
     @torch.no_grad()
     def _answers(
-        self, student: Student, wanted: ExtraForward, epoch: int, step: int
+        self, student: Student, request: ExtraForward, epoch: int, step: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         model, was_training = student.model, student.model.training
         seed_generators(derive(self.seed, "survey", epoch, step), self.data.device)
-        model.train(wanted.train_mode)
+        model.train(request.train_mode)
         try:
-            if not wanted.train_mode:
+            if not request.train_mode:
                 share_statistics(model)
-            for batch in self._batches(wanted, epoch, step):
+            for batch in self._batches(request, epoch, step):
                 with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
                     logits = model(batch.inputs)
                 yield logits.float(), batch.target

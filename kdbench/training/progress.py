@@ -1,4 +1,4 @@
-"""How far a student has come."""
+"""The progress of a student: its position, and the scores so far."""
 
 from __future__ import annotations
 
@@ -9,34 +9,46 @@ from typing import Any
 
 @dataclass
 class Progress:
-    """Our own position (epoch from 1, step from 0 within it) and what was seen on the way there."""
+    """Position and scores of a student; saved with each checkpoint.
+
+    Attributes:
+        epoch: The epoch of the next step, from 1.
+        step: The next step within the epoch, from 0.
+        seconds: Training time, without start and evaluation: the student's own, and its share of what a cohort does
+            together (data, teacher).
+        images: The number of rows that it was trained on.
+        sums: The sum of each part of the loss over the steps of this epoch.
+        curve: A row for each evaluated epoch.
+        recall: The recall of each class on the test split, in per cent, at the last evaluation.
+        line: The losses since the last log line of terms that may diverge.
+        final: The scores of the best epoch on splits that are scored at the end only.
+    """
 
     epoch: int = 1
     step: int = 0
     seconds: float = 0.0
-    """Of training: the student's own, and its part of what a cohort shares (data, the teacher's answers), which is
-    divided among the members that took the same steps. Without start and evaluation."""
     images: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    """Of the loss parts over the steps of this epoch."""
     curve: list[dict[str, Any]] = field(default_factory=list)
-    """A row per evaluated epoch."""
     recall: list[float | None] = field(default_factory=list)
-    """Of each class on the test split, in per cent, at the last evaluation."""
     line: dict[str, list[float]] = field(default_factory=dict)
-    """The losses of the steps since the last full log line, of terms by which divergence is seen."""
     final: dict[str, float] = field(default_factory=dict)
-    """The best epoch's scores on splits that are looked at once, at the end."""
 
     @property
     def position(self) -> tuple[int, int]:
-        """(epoch, step) of the next optimiser step."""
+        """Epoch and step of the next optimiser step."""
         return self.epoch, self.step
 
     def results(self, metric: str) -> dict[str, Any]:
-        """The scores so far under the names that say how the epoch was chosen, the recall of each class at the last,
-        and the curve; none of a first stage that looks at the teacher alone. What is tested at the end alone has no
-        best on test. metric: the score that epochs are compared by.
+        """Return the scores so far.
+
+        Args:
+            metric: The score by which epochs are compared.
+
+        Returns:
+            The scores on test by choice of the epoch (`last`, `best_on_test`, `best_validation`), `recall` by class,
+            and the `curve`. There is no `best_on_test` where test is scored at the end only. Empty for a first stage
+            that does not train the network.
         """
         curve = self.curve
         if not curve:
@@ -52,7 +64,7 @@ class Progress:
 
 
 def _on_test(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores on test, and under its name, `vicuna/rouge_l`, those on each further test set."""
+    """Return the scores on test, and on each additional test set under its name (`vicuna/rouge_l`)."""
     other = ("train", "validation")  # `training/cmi` is of teachers
     scores = {k.removeprefix("test/"): v for k, v in row.items() if "/" in k and not k.startswith(other)}
     return {"epoch": row["epoch"], **scores}

@@ -78,8 +78,8 @@ class RunFolder:
         torch.save({**state, "metrics_bytes": self._metrics_size()}, buffer)
         write_atomically(self.path / "state.pt", buffer.getvalue())
 
-    def last_state_words(self) -> str:
-        """Where a resumed run would start, for an error message."""
+    def describe_checkpoint(self) -> str:
+        """Return where a resumed run would start, for an error message."""
         path = self.path / "state.pt"
         return (
             f"the last good checkpoint is kept: {path}" if path.is_file() else "there was no checkpoint yet"

@@ -1,4 +1,4 @@
-"""Optimiser steps: the batch and the teacher's answers once, then every student; run as they are, or replayed."""
+"""Optimiser steps of a cohort: one batch and one teacher call, then a step of every student."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ from kdbench.utils.seeding import derive, seed_generators
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What the students of one step share. key: of the recording it is from; None where nothing is recorded."""
+    """What the students share in one step.
+
+    Attributes:
+        epoch: The epoch, from 1.
+        step: The step within the epoch, from 0.
+        batch: The batch.
+        answers: The teacher's outputs for each student that needs them.
+        key: The key of the CUDA graph that made the batch, or None.
+    """
 
     epoch: int
     step: int
@@ -33,11 +41,16 @@ class StepContext:
 
 
 class Steps:
-    """The optimiser steps of a cohort, one at a time: `begin`, then `take` for every student.
+    """Takes optimiser steps of a cohort: `begin`, then `take` for every student.
 
-    backward: called with a loss, perhaps with `retain_graph`. graph: what steps with a full batch are recorded with, a
-    graph for the shared part and one for each student, so that a student draws the same whoever trains alongside; None:
-    all run as they are.
+    Args:
+        data: The data, on the device.
+        teacher: The live teacher, or None.
+        seed: Seed of generators that are used within steps.
+        bf16: Whether students run under bfloat16 autocast.
+        backward: Called with a loss and perhaps `retain_graph`.
+        graph: Makes CUDA graphs, which record the steps with a full batch: one graph for the shared part and one for
+            each student, so that a student's random draws do not depend on the others. None runs every step as it is.
     """
 
     def __init__(
@@ -51,13 +64,13 @@ class Steps:
     ) -> None:
         self.data, self.teacher, self.seed, self.bf16 = data, teacher, seed, bf16
         self._backward, self._graph = backward, graph
-        self._surveys = ExtraForwards(data, seed, bf16)
+        self._extra_forwards = ExtraForwards(data, seed, bf16)
         self._rows: Tensor | None = None
         self._shared = Recorded[tuple[Batch, dict[Student, Outputs]]](graph) if graph else None
         self._own: dict[Student, Recorded[Tensor]] = {}
 
     def ready(self, student: Student, optimizer: Optimizer) -> None:
-        """Keep the learning rate where a recorded step can read it, or as a number."""
+        """Prepare a student's optimiser: a recorded step reads the learning rate from a tensor."""
         for group in optimizer.param_groups:
             rate = float(group["lr"])
             group["lr"] = torch.tensor(rate, device=self.data.device) if self._graph else rate
@@ -65,12 +78,12 @@ class Steps:
             self._own[student] = Recorded(self._graph)
 
     def begin(self, epoch: int, step: int, students: Sequence[Student]) -> StepContext:
-        """The batch of this position, and what the teacher says to each student that asks."""
+        """Return the batch of a position, with the teacher's outputs for each student that needs them."""
         data, views = self.data, tuple(dict.fromkeys(view for student in students for view in student.views))
         if (key := self._key(epoch, step, students)) is None:
             batch = data.train_batch(epoch, step, views)
-            asking = [one for one in students if not self._writes(one, epoch, step)]
-            return StepContext(epoch, step, batch, teacher_answers(batch, asking, self.teacher))
+            others = [one for one in students if not self._generates(one, epoch, step)]
+            return StepContext(epoch, step, batch, teacher_answers(batch, others, self.teacher))
         assert self._shared is not None
         drawn, _ = data.draw(epoch, step)
         if self._rows is None:
@@ -84,23 +97,23 @@ class Steps:
         return StepContext(epoch, step, *self._shared(key, work), key)
 
     def take(self, student: Student, optimizer: Optimizer, context: StepContext) -> dict[str, Tensor]:
-        """One optimiser step of one student: the values of its loss, with their sum as `total`."""
+        """Take one optimiser step of one student; return the parts of its loss, with their sum as `total`."""
         epoch, step, teacher = context.epoch, context.step, context.answers.get(student)
-        # a recorded batch is of the place it was recorded at
+        # a recorded batch has the position at which it was recorded
         batch = replace(context.batch, epoch=epoch, step=step)
-        if self._writes(student, epoch, step):
-            batch = self._written(student, batch)
+        if self._generates(student, epoch, step):
+            batch = self._with_generated_responses(student, batch)
             teacher = teacher_answers(batch, [student], self.teacher).get(student)
-        self._surveys.before(student, epoch, step)
+        self._extra_forwards.before(student, epoch, step)
         rate = student.schedule.lr_at(epoch, step, self.data.steps_per_epoch)
         for group in optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        # dropout and its like: the same draw whoever trains alongside, and after a resume; on each rank another
-        place = (epoch, step, rank()) if rank() else (epoch, step)
-        seed_generators(derive(self.seed, "step", *place), self.data.device)
+        # dropout draws the same in any cohort and after a resume, but differently on each rank
+        position = (epoch, step, rank()) if rank() else (epoch, step)
+        seed_generators(derive(self.seed, "step", *position), self.data.device)
         if context.key is None:
             return self._learn(student, optimizer, batch, teacher)
         names: list[str] = ["total", *student.loss.weights]
@@ -113,11 +126,11 @@ class Steps:
     def _learn(
         self, student: Student, optimizer: Optimizer, batch: Batch, teacher: Outputs | None
     ) -> dict[str, Tensor]:
-        """Forward, backward and update."""
+        """Forward pass, backward pass and update."""
         with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.bf16):
             answer = student.answer(batch)
         if isinstance(optimizer, DOT):
-            labels, objectives, values = student.loss.apart(answer, teacher, batch)
+            labels, objectives, values = student.loss.separate_losses(answer, teacher, batch)
             self._backward(objectives, retain_graph=True)
             optimizer.keep()
             self._backward(labels)
@@ -128,24 +141,22 @@ class Steps:
         if student.schedule.clip is not None:
             nn.utils.clip_grad_norm_(student.parameters(), student.schedule.clip)
         optimizer.step()
-        optimizer.zero_grad(
-            set_to_none=True
-        )  # here, so that a cohort never holds the gradients of two students
+        # here, so that a cohort never holds the gradients of two students
+        optimizer.zero_grad(set_to_none=True)
         return {"total": total.detach(), **values}
 
     def _key(self, epoch: int, step: int, students: Sequence[Student]) -> Hashable:
-        """Of the recording that serves this step, or None: of full batches alone, the others are few."""
+        """Return the key of the graph that serves this step, or None: only full batches are recorded."""
         if not self._graph or self.data.rows(epoch, step, step + 1) != self.data.batch_size:
             return None
         return tuple(map(id, students))
 
-    def _writes(self, student: Student, epoch: int, step: int) -> bool:
-        """Whether the student's policy writes the responses of this step."""
+    def _generates(self, student: Student, epoch: int, step: int) -> bool:
+        """Whether the responses of this step are generated for the student (`loss.policy`)."""
         policy = student.loss.policy
         return policy is not None and policy.is_due(self.seed, epoch, step)
 
-    def _written(self, student: Student, batch: Batch) -> Batch:
-        """The batch with the responses that the student's policy has written for it."""
+    def _with_generated_responses(self, student: Student, batch: Batch) -> Batch:
         policy, data = student.loss.policy, self.data
         assert policy is not None
         teacher = self.teacher.model if self.teacher else None

@@ -1,4 +1,4 @@
-"""The LightningModule that trains a teacher: a network on the labels, with nobody answering for it."""
+"""The LightningModule that trains a teacher: a network on the labels, without a teacher of its own."""
 
 from __future__ import annotations
 
@@ -11,42 +11,54 @@ from kdbench.tasks import task_of
 from kdbench.teachers.store import put
 from kdbench.training.evaluation import evaluate
 from kdbench.training.module import StudentModule
-from kdbench.training.student import Student
+from kdbench.training.student_run import StudentRun
 
 
 class TeacherModule(StudentModule):
-    """One network, trained as a student without a teacher, to be put into the teacher store when it is done."""
+    """Trains one network on the labels, for the teacher store.
 
-    def __init__(self, network: Student, data: TaskData, seed: int, **settings: Any) -> None:
-        super().__init__([network], None, data, seed, **settings)
+    Args:
+        run: The network and its run.
+        data: The data, set up.
+        seed: See `StudentModule`.
+        **settings: Further arguments of `StudentModule`.
+    """
+
+    def __init__(self, run: StudentRun, data: TaskData, seed: int, **settings: Any) -> None:
+        super().__init__([run], None, data, seed, **settings)
 
     def on_validation_epoch_end(self) -> None:
-        """Add the task's scores on the training split after the last epoch; for an objective on CMI after each."""
+        """Add scores on the training split: after the last epoch, and after each for an objective on CMI."""
         super().on_validation_epoch_end()
-        (network,) = self.runs
-        watched = [term for term in network.loss.terms.values() if isinstance(term, MCMI)]
-        if not (watched or self.is_last_epoch):
+        student = self.runs[0].student
+        on_cmi = [term for term in student.loss.terms.values() if isinstance(term, MCMI)]
+        if not (on_cmi or self.is_last_epoch):
             return
-        fixed = watched[0].centroids if watched else None
-        metric = task_of(self.data).build_training_metric(self.data, fixed)
+        centroids = on_cmi[0].centroids if on_cmi else None
+        metric = task_of(self.data).build_training_metric(self.data, centroids)
         if metric is None:
             return
-        seen = evaluate(network.model, self.data, "train", self.bf16, metric=metric)
-        network.progress.curve[-1] |= {f"training/{key}": value for key, value in seen.items()}
+        scores = evaluate(student.model, self.data, "train", self.bf16, metric=metric)
+        student.progress.curve[-1] |= {f"training/{key}": value for key, value in scores.items()}
 
 
-def store(network: Student, record: dict[str, Any], replace: bool = False) -> Path:
-    """Put a trained network into the store, with a card made from the record of its run. replace: also where the store
-    has another of its name.
+def store(run: StudentRun, record: dict[str, Any], replace: bool = False) -> Path:
+    """Put a trained network into the teacher store, with a card made from the record of its run.
 
     The card has the accuracies and the cross-entropy on test, and the CMI on the training images.
+
+    Args:
+        run: The finished run.
+        record: Its record.
+        replace: Replace another network of the same name.
+
+    Raises:
+        ValueError: The store has another network of this name.
     """
-    last, curve, about = record["results"]["last"], record["results"]["curve"], network.about
-    kept = ("seed", "config", "hashes", "versions", "commit", "machine", "threads", "started", "seconds")
-    card = {
-        **about,
-        **{key: last[key] for key in ("epoch", network.task.metric, "top5", "nll") if key in last},
-    }
-    card |= {"cmi": curve[-1]["training/cmi"]} if "training/cmi" in curve[-1] else {}
-    card |= {key: record[key] for key in kept}
-    return put(network.model, about["label_space"], about["teacher"], card, replace)
+    student, about = run.student, run.about
+    last, curve = record["results"]["last"], record["results"]["curve"]
+    scores = {key: last[key] for key in ("epoch", student.task.metric, "top5", "nll") if key in last}
+    cmi = {"cmi": curve[-1]["training/cmi"]} if "training/cmi" in curve[-1] else {}
+    keys = ("seed", "config", "hashes", "versions", "commit", "machine", "threads", "started", "seconds")
+    card = {**about, **scores, **cmi, **{key: record[key] for key in keys}}
+    return put(student.model, about["label_space"], about["teacher"], card, replace)

@@ -1,4 +1,4 @@
-"""Who answers a batch for the teacher, for students that may have different sources."""
+"""The teacher's answers to a batch, for students that may have different sources of them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ Source = CachedTeacher | TopKTeacher | LiveTeacher
 def teacher_answers(
     batch: Batch, students: Sequence[Student], live: LiveTeacher | None
 ) -> dict[Student, Outputs]:
-    """What the teacher says to each student that asks: each source is asked once, for all that is wanted of it."""
+    """Return the teacher's outputs for each student whose loss needs them.
+
+    Each source answers once, with the features that its students need together.
+
+    Args:
+        batch: The batch.
+        students: The students of a cohort.
+        live: The live teacher, for students without a source of their own.
+    """
     sources: dict[Student, Source] = {
         student: source
         for student in students
-        if student.loss.needs_teacher and (source := student.stored or live) is not None
+        if student.loss.needs_teacher and (source := student.answers or live) is not None
     }
     answers: dict[Source, Outputs] = {}
     for source in set(sources.values()):

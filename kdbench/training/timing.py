@@ -1,4 +1,4 @@
-"""Whose time it is: what each student of a cohort takes for itself."""
+"""Time that each student of a cohort takes for itself."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from typing import Any
 import torch
 
 
-class Clock:
-    """Laps by owner. On a GPU they are measured in its stream, for the calls return before the work is done;
-    they are read after something has waited for it."""
+class Stopwatch:
+    """Adds up times by owner.
+
+    On a GPU it measures events in the stream, because calls return before their work is done. Such times can be read
+    once something has waited for the device.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
         self._laps: dict[Any, list[tuple[Any, Any]]] = defaultdict(list)
 
     @contextmanager
-    def lap(self, owner: Any) -> Iterator[None]:
-        """Within: the owner's time."""
+    def measure(self, owner: Any) -> Iterator[None]:
+        """Add the time spent within the context to an owner."""
         started = self._now()
         yield
         self._laps[owner].append((started, self._now()))
 
     def seconds(self, owner: Any) -> float:
-        """What the owner took so far."""
+        """Return the time of an owner so far."""
         laps = self._laps[owner]
         if self._on_gpu:
             return sum(float(start.elapsed_time(stop)) for start, stop in laps) / 1000

@@ -101,11 +101,10 @@ def test_a_network_and_a_data_set_of_ones_own_train(install, tmp_path, student):
     )
 
 
-def test_a_network_that_cannot_be_imported_is_said(install, tmp_path):
+def test_networks_that_cannot_be_imported_are_an_error_where_they_may_be_meant(install, tmp_path):
     environment = install("[kdbench.models]\nbroken = outsider.missing\n")
-    failed = train(
-        tmp_path / "work", environment, "dataset=fake", "student=resnet8", "teacher=none", "loss=ce"
-    )
+    other = ["dataset=fake", "teacher=none", "loss=ce", "student=timm", "student.name=small"]
+    failed = train(tmp_path / "work", environment, *other)
     assert failed.returncode == 2
     assert "Networks 'broken' (outsider.missing) cannot be imported: No module named" in failed.stderr
     assert "Traceback" not in failed.stderr

@@ -151,7 +151,11 @@ class StopsOnRank1(Callback):
 def run(folder: Path, *overrides: str, watchers=()) -> dict[str, Tensor]:
     words = [*TINY, f"teacher.checkpoint={folder}/teacher.safetensors", *overrides]
     (member,) = run_cohort([make_plan(compose_checked("train", words), {})], watchers)
-    return {} if member.student is None else {k: v.clone() for k, v in member.student.state_dict().items()}
+    return (
+        {}
+        if member.training is None
+        else {k: v.clone() for k, v in member.training.student.state_dict().items()}
+    )
 
 
 def runs(folder: Path) -> dict[str, object]:

@@ -57,7 +57,7 @@ def setup(plan_, student, other) -> None:
     """As a run does, up to the values of the probes."""
     loss, data = plan_.loss, plan_.data
     data.setup("fit")
-    loss.choose_taps(feature_names(student), feature_names(other))
+    loss.choose_features(feature_names(student), feature_names(other))
     sides = ((student, loss.student_features), (other, loss.teacher_features))
     with torch.no_grad():
         answers = [answer(network.eval(), data.probe(), features) for network, features in sides]

@@ -150,7 +150,7 @@ def sides(rows: int = 8, classes: int = 10, student: str = "resnet8", teacher: s
 def bound(objective: Objective, case: Sides, dtype: torch.dtype = torch.float64) -> Objective:
     """The objective with its features chosen and its parts made for these two networks."""
     loss = Loss({"it": 1.0}, {"it": objective})
-    loss.choose_taps(*(feature_names(network) for network in case.networks))
+    loss.choose_features(*(feature_names(network) for network in case.networks))
     probes = case.rows(torch.arange(min(4, len(case.batch.target)))).to(torch.float32)
     loss.setup(*case.networks, Probes(probes.student, probes.teacher), case.dataset_info, seed=0)
     return objective.to(dtype)

@@ -112,7 +112,7 @@ class Measure:
 
 
 def _bind(loss: Loss, student, teacher: LiveTeacher, data) -> None:
-    loss.choose_taps(feature_names(student), feature_names(teacher.model))
+    loss.choose_features(feature_names(student), feature_names(teacher.model))
     nothing = torch.zeros(4, dtype=torch.int64)
     batch = Batch(data.probe(), nothing, nothing)
     with torch.no_grad():

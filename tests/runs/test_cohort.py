@@ -21,7 +21,7 @@ from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.prepare import PreparedRun
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.run_folder import RunFolder
-from kdbench.training.step import Steps
+from kdbench.training.student_run import StudentRun
 from tests.helpers.random_teacher import random_teacher
 
 register()
@@ -110,14 +110,13 @@ def assert_as_alone(output: Path, alone: Path) -> None:
 def steps(monkeypatch) -> dict[str, int]:
     """How many optimiser steps each run takes, counted while the test runs."""
     taken: dict[str, int] = {}
-    step = Steps._learn
+    record_steps = StudentRun.record_steps
 
-    def count(module, student, *rest):
-        name = student.folder.path.name
-        taken[name] = taken.get(name, 0) + 1
-        return step(module, student, *rest)
+    def count(run, rows, steps_per_epoch):
+        taken[run.folder.path.name] = taken.get(run.folder.path.name, 0) + len(rows.steps)
+        record_steps(run, rows, steps_per_epoch)
 
-    monkeypatch.setattr(Steps, "_learn", count)
+    monkeypatch.setattr(StudentRun, "record_steps", count)
     return taken
 
 

@@ -15,7 +15,6 @@ from kdbench.models.registry import create_model
 from kdbench.runs.distiller import Distiller
 from kdbench.tasks import get as get_task
 from kdbench.teachers.live import LiveTeacher
-from kdbench.training.run_folder import RunFolder
 from kdbench.training.schedule import Schedule
 from kdbench.training.student import Student
 from kdbench.utils.paths import CONF_DIR
@@ -57,8 +56,6 @@ def test_a_step_is_the_step_of_a_run(recipe, tmp_path):
         student,
         Distiller(student, teacher, recipe, train_labels=LABELS).loss,
         Schedule(1, 8, 0.1, plan="constant"),
-        RunFolder(tmp_path),
-        {},
         get_task("images"),
     )
     live = LiveTeacher("resnet14", copy.deepcopy(teacher), (), {})

@@ -260,7 +260,7 @@ def test_a_recorded_step_is_nothing_but_work_of_the_device(tmp_path, monkeypatch
     assert isinstance(data, ImageData)
     data.setup("fit")
     teacher = live_teacher("resnet14", 4, one.cfg.teacher.checkpoint)
-    student = Student(create_model("resnet8", 4), loss, one.schedule, RunFolder(tmp_path), {}, one.task)
+    student = Student(create_model("resnet8", 4), loss, one.schedule, one.task)
     student.setup(teacher, data.probe_batch(), data.dataset_info, seed=0)
     data.draw(1, 0)
     drawn = data._epoch

@@ -148,7 +148,7 @@ def test_the_total_is_the_sum_of_the_two_sides():
     student, teacher = (Outputs(logits) for logits in torch.randn(2, 6, 10))
     batch = Batch(student.logits, torch.arange(6), torch.arange(6))
     total, values = loss(student, teacher, batch)
-    labels, objectives, same = loss.apart(student, teacher, batch)
+    labels, objectives, same = loss.separate_losses(student, teacher, batch)
     torch.testing.assert_close(total, labels + objectives)
     torch.testing.assert_close(labels, 0.5 * values["ce"])
     assert values == same

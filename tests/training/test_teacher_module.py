@@ -23,6 +23,7 @@ from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.tasks import get
 from kdbench.teachers.store import cards, stored
+from kdbench.training.divergence import DivergenceGuard
 from kdbench.training.evaluation import evaluate
 from kdbench.training.extra_forwards import ExtraForwards
 from kdbench.training.progress import Progress
@@ -263,34 +264,29 @@ def test_what_counts_as_divergence(tmp_path, ce, cmi, stops):
     """The first two are where gradient descent on one sample of 100 classes ends at weights of 0.25 and 0.8."""
     loss = Loss({"ce": 1.0, "mcmi": 0.25}, {"mcmi": MCMI()})
     schedule = Schedule(1, 1, 0.1, plan="constant")
-    student = Student(
-        create_model("resnet8", 100), loss, schedule, RunFolder(tmp_path), {"num_classes": 100}, get("images")
-    )
+    student = Student(create_model("resnet8", 100), loss, schedule, get("images"))
+    guard = DivergenceGuard(student, 100, lambda: "no checkpoint")
     rows = {"total": [ce - 0.25 * cmi], "ce": [ce], "mcmi": [-cmi]}
     if not stops:
-        return student._refuse_divergence(rows, 3, at_seam=True)
+        return guard.check_losses(rows, [2], 3, ends_line=True)
     with pytest.raises(RunError, match=r"diverged at epoch \d+, the 1 steps to 3: .*ln C = 4.605"):
-        student._refuse_divergence(rows, 3, at_seam=True)
+        guard.check_losses(rows, [2], 3, ends_line=True)
 
 
 def test_a_run_that_was_stopped_is_judged_where_it_would_have_been(tmp_path):
     """Two steps of a log line are far off, all five are not: wherever the line was cut, and over a resume."""
     loss = Loss({"ce": 1.0, "mcmi": 0.25}, {"mcmi": MCMI()})
     schedule = Schedule(1, 1, 0.1, plan="constant")
-    made = [
-        Student(
-            create_model("resnet8", 4), loss, schedule, RunFolder(tmp_path), {"num_classes": 4}, get("images")
-        )
-        for _ in range(2)
-    ]
-    line = {"ce": [1.0] * 5, "mcmi": [-3.0, -3.0, 0.0, 0.0, 0.0]}
+    students = [Student(create_model("resnet8", 4), loss, schedule, get("images")) for _ in range(2)]
+    first, second = (DivergenceGuard(student, 4, lambda: "no checkpoint") for student in students)
+    line = {"total": [0.0] * 5, "ce": [1.0] * 5, "mcmi": [-3.0, -3.0, 0.0, 0.0, 0.0]}
     before, after = ({key: values[part] for key, values in line.items()} for part in (slice(2), slice(2, 5)))
-    made[0]._refuse_divergence(before, 2, at_seam=False)
-    made[1].progress = Progress(**asdict(made[0].progress))
-    made[1]._refuse_divergence(after, 5, at_seam=True)
-    assert made[1].progress.line == {}
+    first.check_losses(before, [0, 1], 2, ends_line=False)
+    students[1].progress = Progress(**asdict(students[0].progress))
+    second.check_losses(after, [2, 3, 4], 5, ends_line=True)
+    assert students[1].progress.line == {}
     with pytest.raises(RunError, match="the 2 steps to 2"):
-        made[1]._refuse_divergence(before, 2, at_seam=True)
+        second.check_losses(before, [0, 1], 2, ends_line=True)
 
 
 def test_an_untrained_network_has_not_diverged(tmp_path):
