@@ -17,7 +17,7 @@ from kdbench.data.images.image_data import ImageData
 from kdbench.losses.composite import CROSS_ENTROPY, Loss
 from kdbench.models.checkpoints import weights_hash
 from kdbench.models.features import answer, feature_names
-from kdbench.runs.checkpoint import STUDENT, Headed, finished, load_student
+from kdbench.runs.checkpoint import STUDENT, NetworkWithHead, finished_record, load_student
 from kdbench.runs.plan import Plan
 from kdbench.runs.weights import load_teacher, teacher_files
 from kdbench.training.run_folder import RunFolder
@@ -87,11 +87,11 @@ def source(path: Path) -> Source:
         ValueError: There is none, or the run is not finished.
     """
     if path.is_dir():
-        return Source(path / STUDENT, finished(path))
+        return Source(path / STUDENT, finished_record(path))
     if not path.is_file():
         raise ValueError(f"there is no run folder and no checkpoint at {path}")
     record = RunFolder(path.parent).record()
-    return Source(path, None if record is None else finished(path.parent))
+    return Source(path, None if record is None else finished_record(path.parent))
 
 
 def subject_side(role: str, node: DictConfig, file: Path, data: ImageData) -> Side:
@@ -101,7 +101,7 @@ def subject_side(role: str, node: DictConfig, file: Path, data: ImageData) -> Si
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def answer_batch(batch: Batch, features: tuple[str, ...]) -> Outputs:
-        if isinstance(module, Headed):
+        if isinstance(module, NetworkWithHead):
             return module.answer(batch.inputs, features)
         return answer(module, batch.inputs, features)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from kdbench.config.command_line import command_line_jobs
 from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
-from kdbench.runs.answer_cache import fill, filling_for, folders, served_together
+from kdbench.runs.answer_cache import cache_folders, cache_writer, fill, group_by_answers
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.teachers.cache.kinds import open_cache
@@ -63,13 +63,13 @@ def _fill(options: argparse.Namespace) -> int:
     if not any(plan.storable for plan in plans):
         reasons = {plan.why_not_stored or "" for plan in plans}
         raise ValueError(f"nothing to store for these runs: {'; '.join(sorted(reasons))}")
-    for group in served_together(plans):
-        fill(filling_for(group, options.all, options.storage), Console(), options.dry_run)
+    for group in group_by_answers(plans):
+        fill(cache_writer(group, options.all, options.storage), Console(), options.dry_run)
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
-    for folder in (there := folders()):
+    for folder in (there := cache_folders()):
         size = sum(file.stat().st_size for file in folder.iterdir())
         print(f"{_name(folder)}  {size / 1e9:.3f} GB, {_state(folder)}")
     if not there:
@@ -92,7 +92,7 @@ def _name(folder: Path) -> str:
 
 
 def _chosen(names: Sequence[str]) -> list[Path]:
-    known = {_name(folder): folder for folder in folders()}
+    known = {_name(folder): folder for folder in cache_folders()}
     if stray := [name for name in names if name not in known]:
         raise ValueError(f"there is no cache {stray[0]}; possible: {', '.join(known) or 'none'}")
     return [known[name] for name in names]

@@ -17,7 +17,7 @@ import torch
 from packaging.requirements import Requirement
 
 from kdbench.models.registry import create_model
-from kdbench.runs.answer_cache import folders
+from kdbench.runs.answer_cache import cache_folders
 from kdbench.teachers.store import cards
 from kdbench.training.loggers import why_offline
 from kdbench.utils.formatting import format_bytes
@@ -60,8 +60,8 @@ def examined() -> dict[str, Any]:
             "free": shutil.disk_usage(existing).free,
             "writable": os.access(existing, os.W_OK),
             "teachers": sorted({card.get("teacher", card["model"]) for card in cards()}),
-            "caches": len(folders()),
-            "caches_bytes": sum(file.stat().st_size for one in folders() for file in one.iterdir()),
+            "caches": len(cache_folders()),
+            "caches_bytes": sum(file.stat().st_size for one in cache_folders() for file in one.iterdir()),
         },
         "wandb": why_offline(timeout=2.0),
         "extras": extras(),

@@ -17,7 +17,7 @@ from kdbench.core.class_groups import describe_groups
 from kdbench.data.base import TaskData
 from kdbench.models.checkpoints import weights_hash
 from kdbench.models.onnx import OnnxNetwork
-from kdbench.runs.checkpoint import Headed, load_student
+from kdbench.runs.checkpoint import NetworkWithHead, load_student
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.validation import check_settings
 from kdbench.tasks import Capability, task_of
@@ -115,7 +115,7 @@ def _check_store(cfg: DictConfig, model: nn.Module, data: TaskData) -> None:
         )
     if reason := task_of(data).why_not(Capability.TEACHERS, data):
         raise ValueError(f"store={cfg.store}: {reason}; give store=null")
-    if isinstance(model, Headed | OnnxNetwork):
+    if isinstance(model, NetworkWithHead | OnnxNetwork):
         raise ValueError(
             f"{cfg.checkpoint} is an ONNX file or answers with a head of its loss: it cannot be a teacher"
         )

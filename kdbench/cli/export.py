@@ -23,7 +23,7 @@ from kdbench.models.features import classifier
 from kdbench.models.names import PREFIX
 from kdbench.models.network import registered_name
 from kdbench.models.onnx import OnnxNetwork, write_onnx
-from kdbench.runs.checkpoint import STUDENT, Headed, finished, load_student
+from kdbench.runs.checkpoint import STUDENT, NetworkWithHead, finished_record, load_student
 from kdbench.runs.hydra_setup import register
 from kdbench.tasks import Capability, task_of_record
 from kdbench.utils.atomic_io import write_atomically
@@ -54,7 +54,7 @@ def export(run: Path, to: Path, onnx: bool = False) -> list[str]:
     ValueError for a run that is not finished; or whose student answers with a head of its loss, which no
     architecture of timm has: that is for ONNX alone. RunError where a copy does not answer as the student does.
     """
-    record = finished(run)
+    record = finished_record(run)
     config = record["config"]
     if "student" not in config:
         raise ValueError(f"{run} trained a teacher, which is in the store; a student's run can be exported")
@@ -67,14 +67,14 @@ def export(run: Path, to: Path, onnx: bool = False) -> list[str]:
     network = task.build_model(data, name, options)
     model, _ = load_student(network, run / STUDENT, data)
     model.eval()
-    if isinstance(model, Headed) and not onnx:
+    if isinstance(model, NetworkWithHead) and not onnx:
         raise ValueError(
             f"{run} answers with a head of its loss, which timm does not know: kdbench export RUN --onnx"
         )
     to.mkdir(parents=True, exist_ok=True)
     inputs = data.eval_batch("test", 0, 8).inputs.contiguous()
     lines = []
-    if not isinstance(model, Headed):
+    if not isinstance(model, NetworkWithHead):
         save_weights(network, to / WEIGHTS, {"classes": list(data.classes)})
         _write_config(network, name, data, to / CONFIG)
         _compare(model, timm.create_model(f"local-dir:{to}", pretrained=True), inputs, 0.0, to)

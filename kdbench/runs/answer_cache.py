@@ -19,11 +19,9 @@ from kdbench.teachers.cache.writer import CacheWriter
 from kdbench.utils.formatting import format_duration
 from kdbench.utils.paths import home
 
-# ---- filling
 
-
-def served_together(plans: Sequence[Plan]) -> list[list[Plan]]:
-    """Those of the runs that ask for logits alone, by teacher and data set."""
+def group_by_answers(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Group the runs whose answers can be stored by teacher and data set."""
     groups: dict[str, list[Plan]] = {}
     for plan in plans:
         if not plan.storable:
@@ -35,10 +33,16 @@ def served_together(plans: Sequence[Plan]) -> list[list[Plan]]:
     return list(groups.values())
 
 
-def filling_for(group: Sequence[Plan], every_view: bool = False, storage: str = "float16") -> CacheWriter:
-    """What has to be stored to serve runs of one teacher and data set. Loads both, the data anew: the plans may wait.
+def cache_writer(group: Sequence[Plan], every_view: bool = False, storage: str = "float16") -> CacheWriter:
+    """Return the writer of a cache that serves runs of one teacher and data set. Loads both.
 
-    every_view: all views there are, not only those that these runs will draw.
+    Args:
+        group: One group of `group_by_answers`.
+        every_view: Store all possible views instead of those that these runs draw.
+        storage: Number format of the cache.
+
+    Raises:
+        ValueError: The teacher is missing, or the storage is not possible.
     """
     first = replace(group[0], data=data_of(group[0].cfg))
     if first.cfg.threads:
@@ -58,35 +62,36 @@ def filling_for(group: Sequence[Plan], every_view: bool = False, storage: str = 
     return CACHES[first.task.answer_cache].writer(teacher, data, storage, epochs, every_view)
 
 
-def fill(filling: CacheWriter, console: Console, dry_run: bool = False) -> None:
-    """Say what will be stored, and store it, unless a sealed cache has it already."""
+def fill(writer: CacheWriter, console: Console, dry_run: bool = False) -> None:
+    """Print what will be stored, and store it, unless a sealed cache has it already.
+
+    Args:
+        writer: The writer of the cache.
+        console: Where to print.
+        dry_run: Only print.
+    """
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
-    what = filling.words
-    if cache := filling.found():
+    what = writer.words
+    if cache := writer.found():
         say(f"{what}: they are in {cache.name}")
         return
-    done = filling.committed()
-    seconds = filling.seconds() * (filling.units - done) / filling.units
+    done = writer.committed()
+    seconds = writer.seconds() * (writer.units - done) / writer.units
     earlier = f", {done:,} of them there from before" if done else ""
-    say(
-        f"{what}{earlier}: {filling.bytes / 1e9:.3f} GB in {filling.folder}, about {format_duration(seconds)}"
-    )
+    say(f"{what}{earlier}: {writer.bytes / 1e9:.3f} GB in {writer.folder}, about {format_duration(seconds)}")
     if dry_run:
         return
     started = time.monotonic()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(filling.unit, total=filling.units, completed=done)
-        cache = filling.run(lambda units: progress.update(bar, completed=units))
+        bar = progress.add_task(writer.unit, total=writer.units, completed=done)
+        cache = writer.run(lambda units: progress.update(bar, completed=units))
     say(f"sealed {cache.name} after {format_duration(time.monotonic() - started)}")
 
 
-# ---- what there is
-
-
-def folders() -> list[Path]:
-    """All caches, sealed or not."""
+def cache_folders() -> list[Path]:
+    """Return the folders of all caches, sealed or not."""
     return sorted(path for path in (home() / "cache").glob("*/*") if path.is_dir())

@@ -14,7 +14,7 @@ from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
 from kdbench.core.errors import Interrupted
 from kdbench.data.base import TaskData
-from kdbench.runs.checkpoint import STUDENT, finished, load_student
+from kdbench.runs.checkpoint import STUDENT, finished_record, load_student
 from kdbench.runs.execute import run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
@@ -97,7 +97,7 @@ def load(folder: str | Path) -> nn.Module:
     """
     register()
     folder = Path(folder)
-    record = finished(folder)
+    record = finished_record(folder)
     config = record["config"]
     data: TaskData = build(OmegaConf.create(config["dataset"]), seed=record["seed"], batch_size=1)
     data.setup("test")
@@ -112,12 +112,12 @@ def _run(root: str, options: Mapping[str, Any]) -> Run:
     overrides = command_line(options)
     choices = {key: str(value) for key, value in options.items() if key in ("dataset", "loss")}
     try:
-        (member,) = run_cohort([make_plan(compose_checked(root, overrides), choices)])
+        (run,) = run_cohort([make_plan(compose_checked(root, overrides), choices)])
     except Interrupted as error:
         raise KeyboardInterrupt(f"{error}; call it again with resume=True") from error
-    if member.error is not None:
-        raise member.error
-    return Run(member.folder.path, member.record)
+    if run.error is not None:
+        raise run.error
+    return Run(run.folder.path, run.record)
 
 
 def command_line(options: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""How Hydra starts the jobs of a sweep: each in a process of its own (`process`), or all at once (`cohort`)."""
+"""Hydra launchers: each job of a sweep in a process of its own (`process`), or all in cohorts (`cohort`)."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """What a command line asks for once: a configuration, and which choice of each group made it."""
+    """One job of a command line: its configuration, and the option chosen in each config group."""
 
     cfg: DictConfig
     choices: dict[str, str]
 
 
 def current_job(cfg: DictConfig) -> Job:
-    """The job that Hydra is at."""
+    """Return the job that Hydra is running."""
     return Job(cfg, dict(HydraConfig.get().runtime.choices))
 
 
 class CohortLauncher(BasicLauncher):
-    """Composes every job as Hydra's own launcher does, and gives the task all of them in one call."""
+    """Composes every job as Hydra's basic launcher does, and hands all of them to the task in one call."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs of a sweep, in cohorts."""
+        """Run the jobs of a sweep in cohorts."""
         together: Any = self.task_function
         self.task_function = current_job
         composed = super().launch(job_overrides, initial_job_idx)
@@ -50,19 +50,22 @@ class CohortLauncher(BasicLauncher):
 
 
 def _trainer_in(words: Sequence[str]) -> dict[str, str]:
-    """What a command line says of its trainer."""
+    """Return the options of the trainer on a command line."""
     given = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
     keys = {key.removeprefix("trainer."): value for key, value in given.items() if key.startswith("trainer.")}
     return {"strategy": given.get("trainer", ""), **keys}
 
 
 class ProcessLauncher(Launcher):
-    """Starts every job as `python -m kdbench.cli.train ...`; a kill of one is nothing to the others.
+    """Starts every job as `python -m kdbench.cli.train ...`. Jobs are isolated: killing one does not affect the others.
 
-    jobs: side by side; null: one for each CUDA device, else for each `threads` cores, as far as the memory goes.
-    threads, devices: CPU threads and CUDA devices of each; devices null: those that trainer=ddp asks for, else one.
-    timeout: minutes that a job may take, or null.
-    retries: how often one that fails is tried again, from its checkpoint. pin: keep each on cores of its own.
+    Args:
+        jobs: Jobs at a time; None is one for each CUDA device, or else for each `threads` cores, if memory permits.
+        threads: CPU threads of each job.
+        devices: CUDA devices of each job; None is the number that trainer=ddp asks for, or else one.
+        timeout: Minutes that a job may take, or None.
+        retries: How often a failed job is started again, from its checkpoint.
+        pin: Pin each job to CPU cores of its own.
     """
 
     def __init__(
@@ -78,26 +81,32 @@ class ProcessLauncher(Launcher):
         self.timeout, self.retries, self.pin = timeout, retries, pin
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's words for: this sweep."""
+        """Receive the sweep from Hydra."""
         self.config, self.task_function = config, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs of a sweep. The task is told how each ended; what it returned there is returned here."""
+        """Run the jobs of a sweep. The task is called with the exit code of each job.
+
+        Raises:
+            KeyboardInterrupt: A signal ended the sweep.
+        """
         from kdbench.jobs.scheduler import JobScheduler
 
         folder = Path(self.config.hydra.sweep.dir).absolute()
-        made = [self._job(folder, list(overrides)) for overrides in job_overrides]
+        jobs = [self._job(folder, list(overrides)) for overrides in job_overrides]
         limits = self._limits(job_overrides)
-        _print(f"{len(made)} jobs, {limits.at_once} at a time; logs: {folder / 'logs'}")
-        scheduler = JobScheduler(limits, _say, _print)
-        ended = {one.job: one for one in scheduler.run(made)}
+        _print(f"{len(jobs)} jobs, {limits.at_once} at a time; logs: {folder / 'logs'}")
+        scheduler = JobScheduler(limits, _print_result, _print)
+        ended = {one.job: one for one in scheduler.run(jobs)}
         if scheduler.stopped_by is not None:
-            _print(f"{len(made) - len(ended)} jobs have not begun; the same command with resume=true goes on")
+            _print(
+                f"{len(jobs) - len(ended)} jobs have not started; the same command with resume=true continues"
+            )
             raise KeyboardInterrupt(scheduler.stopped_by)
-        if len(made) > 1:
+        if len(jobs) > 1:
             _print(f"side by side: kdbench report {self.config.output} --print")
         return [
-            self._returned(ended[job], overrides) for job, overrides in zip(made, job_overrides, strict=True)
+            self._returned(ended[job], overrides) for job, overrides in zip(jobs, job_overrides, strict=True)
         ]
 
     def _job(self, folder: Path, overrides: list[str]) -> Process:
@@ -124,24 +133,24 @@ class ProcessLauncher(Launcher):
         from kdbench.core.errors import RunError
 
         code = 0 if ended.state == "done" else 1
-        as_the_cohorts: Any = self.task_function
-        as_the_cohorts(code)
+        task: Any = self.task_function
+        task(code)
         returned = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
         if not code:
             returned.return_value = ended.value
-        elif not self.config.hydra.sweeper._target_.endswith("BasicSweeper"):  # one that wants values
+        elif not self.config.hydra.sweeper._target_.endswith("BasicSweeper"):  # a search, which needs values
             returned.status, returned.return_value = JobStatus.FAILED, RunError(ended.reason or "failed")
         return returned
 
 
-_SHOWN_AS = "hydra_plugins.kdbench"
+_PLUGIN_NAME = "hydra_plugins.kdbench"
 
 
 def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def _say(ended: JobResult) -> None:
+def _print_result(ended: JobResult) -> None:
     reason = f": {ended.reason} (log: {ended.job.log})" if ended.reason else ""
     value = "" if ended.value is None else f" with {ended.value:.2f}"
     _print(f"{ended.state}{value} in {ended.seconds:.0f} s: {ended.job.title}{reason}")
@@ -150,7 +159,7 @@ def _say(ended: JobResult) -> None:
 
 
 def _result_in(log: Path) -> str:
-    """The line of a log that says what the run came to."""
+    """Return the line of a log with the result of the run, or an empty string."""
     lines = log.read_text(errors="replace").splitlines()
     return next((line for line in reversed(lines) if line.startswith("test ")), "")
 
@@ -158,17 +167,17 @@ def _result_in(log: Path) -> str:
 def register() -> None:
     """Make the launchers of conf/hydra/launcher known to Hydra.
 
-    Hydra takes launchers from the package `hydra_plugins` alone and looks their names up in it, so this module is
-    shown there under a second name: what is installed then stays one package, and works wherever it can be imported.
+    Hydra finds launchers only in the package `hydra_plugins`, so this module is registered there under a second name.
+    kdbench thereby stays one installed package.
     """
     try:
         plugins = importlib.import_module("hydra_plugins")
-    except ImportError:  # nobody else has a plugin
+    except ImportError:  # no other plugin is installed
         plugins = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
         plugins.__path__ = []
-    sys.modules[_SHOWN_AS] = sys.modules[__name__]
-    setattr(plugins, _SHOWN_AS.rpartition(".")[2], sys.modules[__name__])
+    sys.modules[_PLUGIN_NAME] = sys.modules[__name__]
+    setattr(plugins, _PLUGIN_NAME.rpartition(".")[2], sys.modules[__name__])
     for launcher in (CohortLauncher, ProcessLauncher):
-        launcher.__module__ = _SHOWN_AS
+        launcher.__module__ = _PLUGIN_NAME
         Plugins.instance().register(launcher)
-        launcher.__module__ = __name__  # by which a job of submitit finds it in another process
+        launcher.__module__ = __name__  # a job of submitit imports it by this name

@@ -1,4 +1,4 @@
-"""Searches for hyper-parameters (`hparams=wttm`, Hydra's optuna sweeper): judged on held-out training images alone."""
+"""Searches for hyper-parameters (`hparams=wttm`, Hydra's optuna sweeper), judged on held-out training images only."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from kdbench.config.compose import compose_checked
 
 _SIGNS = ("hparams=", "hydra/sweeper=")
 _BEST = "optimization_results.yaml"
-"""What the sweeper leaves of a search."""
+"""The file that the sweeper writes at the end of a search."""
 
 
-def searches(arguments: Sequence[str]) -> bool:
-    """Whether a command line is a search, and not a grid or one of its trials."""
+def is_search(arguments: Sequence[str]) -> bool:
+    """Whether a command line is a search, rather than a grid or a trial of a search."""
     chosen = [word for word in arguments if word.startswith(_SIGNS)]
     many = {"-m", "--multirun"} & set(arguments)
     return bool(many and set(chosen) - {"hparams=null", "hydra/sweeper=basic"})
 
 
 def check_search(root: str, arguments: Sequence[str]) -> tuple[Path, str]:
-    """Check what all trials have in common; where the sweeper will leave what it found, and what they are judged by.
+    """Check what the trials of a search have in common.
 
-    ValueError, above all where there is nothing to judge them on.
+    Returns:
+        The file in which the sweeper will write its result, and the title of the score that trials are judged by.
+
+    Raises:
+        ValueError: A setting is not possible, or there is no validation split to judge trials on.
     """
     from kdbench.distributed.devices import check_sweep
     from kdbench.runs.plan import make_plan
@@ -48,8 +52,8 @@ def check_search(root: str, arguments: Sequence[str]) -> tuple[Path, str]:
     return Path(plan.cfg.output) / ".sweep" / _BEST, plan.task.title
 
 
-def say_best(file: Path, metric: str) -> None:
-    """What a search found."""
+def print_best(file: Path, metric: str) -> None:
+    """Print the result of a search."""
     if file.is_file():
         found = OmegaConf.load(file)
         words = " ".join(f"{key}={value}" for key, value in found.best_params.items())

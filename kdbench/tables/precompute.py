@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from kdbench.core.errors import RunError
-from kdbench.runs.answer_cache import fill, filling_for, served_together
+from kdbench.runs.answer_cache import cache_writer, fill, group_by_answers
 from kdbench.runs.plan import Plan
 from kdbench.tables.processes import Batch
 from kdbench.teachers.cache.writer import BusyError, CacheWriter
@@ -23,9 +23,9 @@ def store_ahead(batches: Sequence[Batch], threads: int, console: Console) -> Non
     """Fill a cache for every teacher whose answers the runs of these processes would ask for clearly more often
     than there are different ones (`WORTH`), with so many threads. The comparison is printed."""
     plans = [cell.plan for batch in batches for cell in batch]
-    for group in served_together([plan for plan in plans if plan.cfg.teacher.get("cache") == "auto"]):
+    for group in group_by_answers([plan for plan in plans if plan.cfg.teacher.get("cache") == "auto"]):
         try:
-            filling = filling_for(group)
+            filling = cache_writer(group)
         except ValueError as error:  # each run will say it
             console.print(f"not stored: {error}", highlight=False, soft_wrap=True)
             continue

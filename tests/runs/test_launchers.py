@@ -14,7 +14,7 @@ import torch
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
-from kdbench.runs.search import check_search, searches
+from kdbench.runs.search import check_search, is_search
 
 register()
 
@@ -48,7 +48,7 @@ def records(output: Path) -> list[dict]:
 def test_a_search_is_refused_where_it_would_be_judged_on_test(common):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra `optuna` is not installed")
     words = ["-m", "hparams=wttm", *common]
-    assert searches(words)
+    assert is_search(words)
     with pytest.raises(ValueError, match=r"never on test.*dataset\.validation=N"):
         check_search("train", words)
     more = ["dataset.validation=16", "output=here", "loss.weights.wttm=interval(1, 2)"]
@@ -59,9 +59,9 @@ def test_a_search_is_refused_where_it_would_be_judged_on_test(common):
 
 
 def test_what_is_a_search():
-    assert searches(["-m", "hydra/sweeper=optuna", "loss=kd"])
-    assert not searches(["hparams=wttm"]), "a trial, in a process of its own"
-    assert not searches(["-m", "loss=kd,ce", "hparams=null"])
+    assert is_search(["-m", "hydra/sweeper=optuna", "loss=kd"])
+    assert not is_search(["hparams=wttm"]), "a trial, in a process of its own"
+    assert not is_search(["-m", "loss=kd,ce", "hparams=null"])
 
 
 @pytest.mark.slow

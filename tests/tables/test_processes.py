@@ -11,7 +11,7 @@ from rich.console import Console
 from kdbench.cli.table import main
 from kdbench.config.command_line import command_line_jobs
 from kdbench.data.images.image_io import DataError
-from kdbench.runs.answer_cache import served_together
+from kdbench.runs.answer_cache import group_by_answers
 from kdbench.runs.hydra_setup import register
 from kdbench.tables.definition import load_table
 from kdbench.tables.grid import cells
@@ -78,7 +78,7 @@ class Asked:
 
 
 def asked(grid, *words: str) -> int:
-    (group,) = served_together([cell.plan for cell in GRID])
+    (group,) = group_by_answers([cell.plan for cell in GRID])
     return images_asked(batches(table(*words), grid), Asked, group)
 
 
@@ -95,7 +95,7 @@ def test_runs_on_other_data_ask_for_answers_of_their_own():
     few, many = (
         cells(load_table("demo", [*words[1:], f"dataset.subset.fraction={part}"])) for part in (0.1, 0.5)
     )
-    of_few, of_many = served_together([cell.plan for cell in (*few, *many)])
+    of_few, of_many = group_by_answers([cell.plan for cell in (*few, *many)])
     assert [one.cfg.dataset.subset.fraction for one in of_few] == [0.1] * len(few)
     both = batches(table(*words[1:]), [*few, *many])
     assert images_asked(both, Asked, of_many) == images_asked(
@@ -107,7 +107,7 @@ def test_data_that_are_not_there_are_said_and_nothing_is_stored(tmp_path, monkey
     def missing(group):
         raise DataError("there is no such folder")
 
-    monkeypatch.setattr("kdbench.tables.precompute.filling_for", missing)
+    monkeypatch.setattr("kdbench.tables.precompute.cache_writer", missing)
     console = Console(record=True, file=io.StringIO())
     given = load_table("demo", ["losses=kd", "seeds=0"])
     store_ahead(batches(given, cells(given)), 1, console)
