@@ -1,4 +1,4 @@
-"""Shared by all tests: reproducible hypothesis, one thread, and a home of its own for every session."""
+"""Settings of all tests: reproducible property tests, one thread, and a separate KDBENCH_HOME per session."""
 
 import os
 from pathlib import Path
@@ -9,23 +9,30 @@ from hypothesis import settings
 
 pytest_plugins = ["tests.helpers.text_fixtures"]
 
-settings.register_profile("kdbench", deadline=None, derandomize=True)
-settings.load_profile("kdbench")
+settings.register_profile("fast", deadline=None, derandomize=True, max_examples=20)
+settings.register_profile("thorough", deadline=None, derandomize=True, max_examples=100)  # `make test-slow`
+settings.load_profile("fast")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests run side by side on few cores: one thread each; nothing is read from or written to the user's home."""
+    """Use one thread per test process, and neither read nor write the user's home."""
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["KDBENCH_HOME"] = str(tmp_path_factory.mktemp("home"))
     os.environ["WANDB_MODE"] = "offline"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Return to one thread after a run that set another number: small tensors are 20 times slower on two busy cores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def big_data() -> Path:
-    """The folder with the full data sets, or a skip that says why."""
+    """Return the folder of the full data sets, or skip the test."""
     folder = os.environ.get("KDBENCH_DATA")
     if not folder:
-        pytest.skip("KDBENCH_DATA is not set: the full CIFAR-100 is not at hand")
+        pytest.skip("KDBENCH_DATA is not set; it names the folder of the full data sets")
     return Path(folder)

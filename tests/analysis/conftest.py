@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdbench.config.compose import compose_checked
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
 from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
+from tests.helpers.composition import compose_checked
 
 register()
 

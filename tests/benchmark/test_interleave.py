@@ -14,11 +14,11 @@ from kdbench.benchmark.pairs import measure
 from kdbench.benchmark.settings import SETTINGS, Setup, make_setup
 from kdbench.benchmark.stopwatch import Stopwatch, Turn
 from kdbench.config.build import build
-from kdbench.config.compose import compose_checked
 from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.teachers.cache.logits import CachedTeacher
 from kdbench.teachers.live import LiveTeacher
+from tests.helpers.composition import compose_checked
 
 register()
 FAKE = ["dataset=fake", "dataset.classes=10", "dataset.train=80", "schedule.batch_size=16"]

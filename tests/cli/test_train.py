@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
@@ -22,6 +21,7 @@ from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.training.run_folder import RunFolder
+from tests.helpers.composition import compose_checked
 
 register()
 

@@ -11,7 +11,6 @@ import torch.multiprocessing as mp
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from kdbench.config.compose import compose_checked
 from kdbench.core.errors import Interrupted, RunError
 from kdbench.data.images.image_data import ImageData
 from kdbench.data.sources.synthetic import fake
@@ -38,6 +37,7 @@ from kdbench.runs.identity import recipe_of
 from kdbench.runs.plan import make_plan
 from kdbench.training.evaluation import evaluate
 from kdbench.training.extra_forwards import ExtraForwards
+from tests.helpers.composition import compose_checked
 
 register()
 

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from kdbench.cli.table import main as table_main
-from kdbench.config.compose import compose_checked
 from kdbench.distributed.devices import check_sweep
 from kdbench.runs.execute import run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.launchers import ProcessLauncher
 from kdbench.runs.plan import make_plan
+from tests.helpers.composition import compose_checked
 
 register()
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from kdbench.config.compose import compose_checked
 from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
+from tests.helpers.composition import compose_checked
 
 register()
 

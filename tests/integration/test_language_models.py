@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from kdbench.config.build import build
-from kdbench.config.compose import compose_checked
 from kdbench.core.logits import ProjectedLogits
 from kdbench.core.types import IGNORED, Batch, Tokens
 from kdbench.data.images.image_io import DataError
@@ -24,6 +23,7 @@ from kdbench.tasks import task_of
 from kdbench.teachers.store import put
 from kdbench.training.evaluation import Scoring
 from kdbench.training.run_folder import RunFolder, records
+from tests.helpers.composition import compose_checked
 
 register()
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from kdbench.config.compose import compose_checked
 from kdbench.runs.cohort import cohorts
 from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import Plan, make_plan
+from tests.helpers.composition import compose_checked
 
 register()
 

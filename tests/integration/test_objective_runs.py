@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.core.objective import Probes
 from kdbench.core.types import Batch
@@ -18,6 +17,7 @@ from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import first_stage, make_plan
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.run_folder import RunFolder, records
+from tests.helpers.composition import compose_checked
 
 register()
 

@@ -9,9 +9,6 @@ from safetensors.torch import load_file
 
 from kdbench.cli.evaluate import main as evaluate
 from kdbench.cli.train import _say_result
-from kdbench.config.build import build
-from kdbench.config.compose import compose_checked
-from kdbench.core.traits import tasks_of
 from kdbench.metrics.classification import ClassificationScores
 from kdbench.objectives import crd, ltkd
 from kdbench.runs.cohort import cohorts
@@ -22,7 +19,7 @@ from kdbench.runs.plan import make_plan
 from kdbench.training.run_folder import RunFolder
 from kdbench.training.step import Steps
 from kdbench.utils.hashing import digest
-from kdbench.utils.paths import CONF_DIR
+from tests.helpers.composition import RECIPES, compose_checked, is_for_images
 from tests.helpers.random_teacher import random_teacher
 
 register()
@@ -313,18 +310,8 @@ def test_what_draws_nothing_does_not_make_another_run(tiny, changes):
     assert len(recipes(tiny, changes)) == 1
 
 
-def of_images(recipe: str) -> bool:
-    """Whether its objectives are for images, and it neither reads nor writes texts."""
-    loss = build(compose_checked("train", [f"loss={recipe}"]).loss)
-    made_for = all("images" in tasks_of(term) for term in loss.terms.values())
-    return made_for and loss.input is None and loss.policy is None
-
-
-RECIPES = sorted({file.stem for file in (CONF_DIR / "loss").glob("*.yaml")} - {"sum"})
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", [recipe for recipe in RECIPES if of_images(recipe)])
+@pytest.mark.parametrize("loss", [recipe for recipe in RECIPES if is_for_images(recipe)])
 def test_every_loss_trains_under_every_protocol_at_once(tmp_path, tiny, loss):
     """Batches have 0 to 3 rows here."""
     stage = ["loss.stage.epochs=1"] if loss in ("ab", "fsp", "ft") else []

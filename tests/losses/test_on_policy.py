@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 
-from kdbench.config.compose import compose_checked
 from kdbench.core.types import IGNORED
 from kdbench.data.text.rationale_lm import LanguageData
 from kdbench.losses.on_policy import Policy
@@ -16,6 +15,7 @@ from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.teachers.store import put
 from kdbench.training.run_folder import records
+from tests.helpers.composition import compose_checked
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")
 register()

@@ -5,12 +5,12 @@ import torch
 
 from kdbench.analysis.collect import SplitOutputs
 from kdbench.analysis.measure import measure_pair, measure_side
-from kdbench.config.compose import compose_checked
 from kdbench.metrics.classification import ClassificationScores
 from kdbench.metrics.diagnostics import GAMMA, NETWORK_SCORES, TEACHER_SCORES, Diagnostics
 from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
+from tests.helpers.composition import compose_checked
 
 register()
 

@@ -7,11 +7,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from kdbench.config.compose import compose_checked
 from kdbench.models.registry import create_model
 from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
+from tests.helpers.composition import compose_checked
 
 register()
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdbench.config.compose import compose_checked
 from kdbench.core.objective import Probes
 from kdbench.core.types import Batch, Outputs
 from kdbench.losses.composite import Loss
@@ -27,6 +26,7 @@ from kdbench.runs.plan import Plan, first_stage, make_plan
 from kdbench.teachers.live import LiveTeacher, live_teacher
 from kdbench.training.run_folder import records
 from kdbench.utils.paths import CONF_DIR
+from tests.helpers.composition import compose_checked
 from tests.objectives.cases import of_all
 
 register()

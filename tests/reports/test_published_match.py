@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from omegaconf import OmegaConf
 
-from kdbench.config.compose import compose_checked
 from kdbench.reports.compare import compare
 from kdbench.reports.published import Published, Value, published_for
 from kdbench.reports.published_match import find_match, find_value, match, published_sources
 from kdbench.runs.hydra_setup import register
 from kdbench.tables.definition import load_table, overrides_of
+from tests.helpers.composition import compose_checked
 from tests.reports.records import record, series_of
 
 register()

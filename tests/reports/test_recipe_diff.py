@@ -3,10 +3,10 @@
 import pytest
 from omegaconf import OmegaConf
 
-from kdbench.config.compose import compose_checked
 from kdbench.reports.recipe_diff import recipe_difference, variant_epochs
 from kdbench.runs.hydra_setup import register
 from kdbench.tables.definition import load_table, overrides_of
+from tests.helpers.composition import compose_checked
 
 register()
 

@@ -12,7 +12,6 @@ import torch
 import yaml
 
 from kdbench.config.build import build
-from kdbench.config.compose import compose_checked
 from kdbench.config.resolvers import pairs_of
 from kdbench.losses.composite import Loss
 from kdbench.models.configurations import teachers
@@ -23,6 +22,7 @@ from kdbench.runs.plan import make_plan
 from kdbench.tables.definition import load_table, tables
 from kdbench.tables.grid import cells
 from kdbench.utils.paths import CONF_DIR
+from tests.helpers.composition import compose_checked
 
 register()
 

@@ -7,12 +7,12 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config.build import build
-from kdbench.config.compose import compose_checked
 from kdbench.config.schema import SUPPLIED
 from kdbench.config.targets import check_targets, parameters
 from kdbench.data.images.image_data import ImageData
 from kdbench.data.protocols.protocol import Protocol, ProtocolOptions, Subset
 from kdbench.runs.hydra_setup import register
+from tests.helpers.composition import compose_checked
 
 register()
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kdbench.config.command_line import command_line_jobs
-from kdbench.config.compose import compose_checked
 from kdbench.runs.hydra_setup import register
+from tests.helpers.composition import compose_checked
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 register()

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from kdbench.benchmark.settings import reference_module
-from kdbench.config.compose import compose_checked
 from kdbench.core.types import Batch, Outputs, View
 from kdbench.data.images.crop_flip import view_count, view_of
 from kdbench.data.sources.cifar import CIFAR100
@@ -16,6 +15,7 @@ from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.utils.seeding import seed_scope
+from tests.helpers.composition import compose_checked
 
 register()
 reference = reference_module()

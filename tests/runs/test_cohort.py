@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.runs.cohort import cohorts
 from kdbench.runs.execute import run, run_cohort
@@ -22,6 +21,7 @@ from kdbench.runs.prepare import PreparedRun
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.run_folder import RunFolder
 from kdbench.training.student_run import StudentRun
+from tests.helpers.composition import compose_checked
 from tests.helpers.random_teacher import random_teacher
 
 register()

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench.config.compose import compose_checked
 from kdbench.core.types import Batch
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
@@ -15,6 +14,7 @@ from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.teachers.ensemble import Ensemble, ensemble_teacher
 from kdbench.teachers.store import stored
+from tests.helpers.composition import compose_checked
 
 register()
 

@@ -1,8 +1,8 @@
 import pytest
 
-from kdbench.config.compose import compose_checked
 from kdbench.runs.hydra_setup import register
 from kdbench.teachers.names import chosen_by, full_name, known_as, network_of, trained_by
+from tests.helpers.composition import compose_checked
 
 register()
 

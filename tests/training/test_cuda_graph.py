@@ -10,9 +10,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kdbench.config.build import build
-from kdbench.config.compose import compose_checked
-from kdbench.core.traits import tasks_of
 from kdbench.data.images.image_data import _RESIDENT, ImageData, _Epoch
 from kdbench.models.registry import create_model
 from kdbench.runs.cohort import cohorts
@@ -25,6 +22,7 @@ from kdbench.training.run_folder import RunFolder
 from kdbench.training.step import Steps
 from kdbench.training.student import Student
 from kdbench.utils.paths import CONF_DIR
+from tests.helpers.composition import RECIPES, compose_checked, is_for_images, recipe_loss
 from tests.helpers.random_teacher import random_teacher
 from tests.helpers.recording_tape import HostReadError, Tape
 
@@ -43,19 +41,12 @@ DROPOUT = [
 ]
 
 
-def recipes() -> dict[str, str | None]:
-    """Those for images, with why they cannot be recorded."""
-    found = {}
-    for name in sorted({file.stem for file in (CONF_DIR / "loss").glob("*.yaml")} - {"sum"}):
-        loss = build(compose_checked("train", [f"loss={name}"]).loss)
-        for_images = all("images" in tasks_of(term) for term in loss.terms.values())
-        if for_images and loss.input is None and loss.policy is None and loss.needs_student:
-            found[name] = hindrance(loss)
-    return found
-
-
-RECIPES = recipes()
-RECORDED = [name for name, reason in RECIPES.items() if reason is None]
+RECORDED = [
+    recipe
+    for recipe in RECIPES
+    if is_for_images(recipe) and recipe_loss(recipe).needs_student and hindrance(recipe_loss(recipe)) is None
+]
+"""Recipes for images whose steps can be recorded."""
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +106,7 @@ def test_recorded_steps_leave_the_weights_of_steps_that_are_run(tmp_path, monkey
     # the gradient of reviewkd's convolution of a 1x1 map is rounded otherwise where torch dispatches through a mode,
     # and what is rounded otherwise grows from step to step
     rounding = 1e-3 if recipe == "reviewkd" else 0.0
-    loss = build(compose_checked("train", [f"loss={recipe}"]).loss)
+    loss = recipe_loss(recipe)
     twice = of_epoch(loss, 1) != of_epoch(loss, 2) and not rounding
     one = [*common, f"loss={recipe}", *stage(recipe), f"schedule.epochs={2 if twice else 1}"]
     as_they_are = trained(monkeypatch, tmp_path / "eager", [one], record=False)
@@ -192,7 +183,7 @@ def test_what_cannot_be_recorded_is_refused_before_anything_begins(words, reason
 
 
 def test_steps_are_recorded_anew_while_a_weight_rises_and_not_after():
-    loss = build(compose_checked("train", ["loss=dkd"]).loss)
+    loss = recipe_loss("dkd")
     ramp = loss.ramps["dkd"]
     assert of_epoch(loss, ramp - 1) != of_epoch(loss, ramp) == of_epoch(loss, ramp + 1)
 

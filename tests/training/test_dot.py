@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdbench.config.compose import compose_checked
 from kdbench.core.types import Batch, Outputs
 from kdbench.losses.composite import Loss
 from kdbench.objectives import create
@@ -18,6 +17,7 @@ from kdbench.runs.plan import make_plan
 from kdbench.training.dot import DOT
 from kdbench.training.schedule import Schedule
 from kdbench.training.step import Steps
+from tests.helpers.composition import compose_checked
 from tests.helpers.random_teacher import random_teacher
 
 register()

@@ -5,7 +5,6 @@ import sys
 import pytest
 import torch
 
-from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.identity import moved, places_of, recipe_of, series_key
@@ -14,6 +13,7 @@ from kdbench.training.progress import Progress
 from kdbench.training.run_folder import RunFolder, records
 from kdbench.utils.atomic_io import write_atomically
 from kdbench.utils.hashing import digest
+from tests.helpers.composition import compose_checked
 
 
 def test_writing_replaces_as_a_whole(tmp_path):

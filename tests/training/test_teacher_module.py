@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.data.protocols.class_balanced import ClassBalanced
 from kdbench.functional.class_information import class_centroids, conditional_mutual_information
@@ -30,6 +29,7 @@ from kdbench.training.progress import Progress
 from kdbench.training.run_folder import RunFolder
 from kdbench.training.schedule import Schedule
 from kdbench.training.student import Student
+from tests.helpers.composition import compose_checked
 
 register()
 

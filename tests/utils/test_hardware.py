@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdbench.config.compose import compose_checked
 from kdbench.runs import prepare
 from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.utils import hardware
 from kdbench.utils.hardware import emulates_bf16, free_cores, has_bf16_units, resident_mib
+from tests.helpers.composition import compose_checked
 
 register()
 TINY = ["dataset=fake", "teacher=none", "loss=ce", "student=resnet8", "schedule=quick", "schedule.epochs=1"]

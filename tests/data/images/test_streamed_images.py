@@ -10,12 +10,12 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 from torchvision.transforms.functional import hflip, resized_crop
 
-from kdbench.config.compose import compose_checked
 from kdbench.data.images.image_io import DataError
 from kdbench.data.images.random_resized_crop import centre_view, crop_box, draw_crops, random_view
 from kdbench.data.sources.imagenet import imagenet
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
+from tests.helpers.composition import compose_checked
 
 SIZES = [(70, 50), (40, 90), (64, 64), (200, 30)]
 

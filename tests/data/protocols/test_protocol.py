@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdbench.config.build import build
-from kdbench.config.compose import compose_checked
 from kdbench.data.images.image_io import fingerprint
 from kdbench.data.protocols.protocol import Protocol, Subset
 from kdbench.data.sources.cifar100_mini import cifar100_mini
 from kdbench.data.sources.synthetic import fake, load_fake
 from kdbench.runs.hydra_setup import register
+from tests.helpers.composition import compose_checked
 
 register()
 

@@ -10,7 +10,6 @@ from kdbench.cli.cache import main as cache
 from kdbench.cli.evaluate import main as evaluate
 from kdbench.cli.table import main as table
 from kdbench.config.command_line import expand_short_forms
-from kdbench.config.compose import compose_checked
 from kdbench.core.types import IGNORED
 from kdbench.data.images.image_io import DataError
 from kdbench.data.text.instructions import InstructionData, read_instructions
@@ -22,6 +21,7 @@ from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.tasks import task_of
 from kdbench.training.run_folder import records
+from tests.helpers.composition import compose_checked
 from tests.helpers.model_folders import rows, save_instructions
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from kdbench.cli.evaluate import main as evaluate
-from kdbench.config.compose import compose_checked
 from kdbench.core.logits import ProjectedLogits
 from kdbench.core.types import Batch, Tokens
 from kdbench.data.text.rationale_lm import LanguageData
@@ -21,6 +20,7 @@ from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.tasks import task_of
 from kdbench.training.run_folder import records
+from tests.helpers.composition import compose_checked
 from tests.helpers.model_folders import END, save_gpt2, save_llama, save_t5, save_tokenizer
 
 transformers = pytest.importorskip("transformers", reason="the extra `text` is not installed")

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from kdbench.cli.cache import main
-from kdbench.config.compose import compose_checked
 from kdbench.core.errors import Interrupted, RunError
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
@@ -27,6 +26,7 @@ from kdbench.teachers.cache.logits_writer import ViewFilling
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.module import StudentModule
 from kdbench.training.run_folder import RunFolder
+from tests.helpers.composition import compose_checked
 
 register()
 

@@ -8,7 +8,6 @@ import torch
 
 from kdbench.cli.cache import main
 from kdbench.config.build import build
-from kdbench.config.compose import compose_checked
 from kdbench.core.logits import TopKLogits
 from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
@@ -18,6 +17,7 @@ from kdbench.tasks import task_of
 from kdbench.teachers.cache.topk import LikeliestCache, TopKTeacher, top_k_answers
 from kdbench.teachers.store import put
 from kdbench.training.run_folder import RunFolder, records
+from tests.helpers.composition import compose_checked
 
 register()
 
