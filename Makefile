@@ -59,8 +59,8 @@ check: install  ## ruff and mypy
 test: check  ## ruff, mypy and the fast tests (at most 6 minutes on 2 cores)
 	@$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --durations=20
 
-test-slow: install  ## the end-to-end tests and those that take minutes
-	@$(BIN)/pytest -n 2 --dist worksteal -m slow --durations=20
+test-slow: install  ## end-to-end tests, those that take minutes, and property tests with more examples (at most 30 minutes on 2 cores)
+	@$(BIN)/pytest -n 2 --dist worksteal -m "slow or hypothesis" --hypothesis-profile=thorough --durations=20
 
 bench: install  ## the speed of a step beside the literature's loop, all of it (about 20 minutes; wants KDBENCH_DATA)
 	@$(BIN)/kdbench bench --json benchmarks/bench.json
