@@ -1,9 +1,6 @@
-"""What leaves kdbench: read back by timm and by onnxruntime, and scored again."""
+"""Exported models are read by timm and onnxruntime and have the accuracy of their run."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,22 +11,18 @@ import torch
 from kdbench.cli import evaluate
 from kdbench.cli.export import export, main
 from kdbench.models.registry import create_model
+from kdbench.runs.execute import run as train
+from kdbench.runs.plan import make_plan
+from tests.helpers.composition import compose_checked
 
 
 def finished_run(folder: Path, *more: str) -> Path:
-    words = [
-        sys.executable,
-        "-m",
-        "kdbench.cli.train",
-        "dataset=cifar100_mini",
-        "teacher=resnet20",
-        "student=resnet8",
-    ]
-    words += ["teacher.checkpoint=shipped", "schedule=quick", "schedule.epochs=1", "schedule.batch_size=500"]
-    words += [f"output={folder}", "trainer=cpu", "progress=false", *more]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
-    assert ended.returncode == 0, ended.stderr
+    """Train a run of one epoch and return its folder."""
+    overrides = ["dataset=cifar100_mini", "teacher=resnet20", "student=resnet8", "teacher.checkpoint=shipped"]
+    overrides += ["schedule=quick", "schedule.epochs=1", "schedule.batch_size=500", f"output={folder}"]
+    overrides += ["trainer=cpu", "threads=1", "progress=false", *more]
+    choices = dict(word.split("=", 1) for word in overrides)
+    train(make_plan(compose_checked("train", overrides), choices))
     (run,) = folder.glob("*/record.json")
     return run.parent
 
@@ -39,7 +32,7 @@ def run(tmp_path_factory) -> Path:
     return finished_run(tmp_path_factory.mktemp("runs"), "loss=kd")
 
 
-def test_timm_loads_what_was_exported_and_it_scores_as_the_run_did(run, capsys):
+def test_exported_model_loads_in_timm_and_has_the_same_accuracy(run, capsys):
     assert main([str(run)]) == 0
     assert "answers as the student does, to the bit" in capsys.readouterr().out
     config = json.loads((run / "export" / "config.json").read_text())
@@ -56,7 +49,7 @@ def test_timm_loads_what_was_exported_and_it_scores_as_the_run_did(run, capsys):
     assert "teacher: resnet20" in card
 
 
-def test_onnx_scores_as_the_run_did(run, capsys):
+def test_onnx_model_has_the_same_accuracy(run, capsys):
     pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
     assert main([str(run), "--onnx"]) == 0
@@ -69,7 +62,7 @@ def test_onnx_scores_as_the_run_did(run, capsys):
     assert "cannot be a teacher" in capsys.readouterr().err
 
 
-def test_a_head_of_the_loss_goes_with_onnx_alone(tmp_path):
+def test_head_of_the_loss_is_exported_to_onnx_only(tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
     run = finished_run(tmp_path / "runs", "loss=simkd")

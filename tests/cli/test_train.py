@@ -100,7 +100,7 @@ def test_how_often_it_logs_evaluates_or_saves_changes_no_weight(tmp_path, distil
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
-def test_a_finished_run_is_left_alone_unless_it_is_to_be_overwritten(tmp_path, capsys):
+def test_finished_run_is_kept_unless_overwrite_is_set(tmp_path, capsys):
     train(*ALONE, f"output={tmp_path}")
     written = (folder_of(tmp_path).path / "student.safetensors").stat().st_mtime_ns
     train(*ALONE, f"output={tmp_path}")
@@ -152,9 +152,11 @@ main()
 """
 
 
-@pytest.mark.parametrize("where", ["mid-epoch", "epoch-boundary", "while-saving"])
-def test_a_run_killed_and_resumed_has_the_weights_of_one_that_was_not(tmp_path, teacher, where):
-    """kill -9 at a fixed position; with a network that has dropout, whose draws must survive the restart."""
+@pytest.mark.parametrize(
+    "where", ["mid-epoch", pytest.param("epoch-boundary", marks=pytest.mark.slow), "while-saving"]
+)
+def test_killed_and_resumed_run_has_the_same_weights(tmp_path, teacher, where):
+    """The network has dropout, whose random state must survive SIGKILL and restart."""
     dropout = ["student=timm", "student.name=timm/test_resnet", "+student.options.drop_rate=0.5"]
     run_ = [*TINY, *dropout, "teacher=resnet8", f"teacher.checkpoint={teacher}", "loss=wttm", "log_every=1"]
     run_ += ["dataset.validation=16"] if where == "epoch-boundary" else ["save_every=0"]
@@ -180,8 +182,8 @@ def test_a_run_killed_and_resumed_has_the_weights_of_one_that_was_not(tmp_path, 
     assert not list(killed.rglob("*.tmp"))
 
 
-def test_an_unfinished_run_is_not_touched_without_being_told(tmp_path):
-    """And Ctrl-C leaves one that says how to go on."""
+def test_interrupted_run_needs_resume_or_overwrite(tmp_path):
+    """Ctrl-C stops a run, whose message says how to continue it."""
     process = start(*ALONE, "schedule.epochs=200", f"output={tmp_path}")
     end_when(process, tmp_path, '"epoch": 2, "step": 2', signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -193,15 +195,12 @@ def test_an_unfinished_run_is_not_touched_without_being_told(tmp_path):
         train(*ALONE, "schedule.epochs=200", f"output={tmp_path}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "row",
-    [
-        pytest.param('"epoch": 1, "step": 2', id="first"),
-        pytest.param('"epoch": 2, "step": 5', id="last-step", marks=pytest.mark.slow),
-    ],
+    "row", ['"epoch": 1, "step": 2', '"epoch": 2, "step": 5'], ids=["first", "last-step"]
 )
-def test_sigterm_stops_cleanly_too(tmp_path, row):
-    """As a cluster sends it, also where the next thing would be the evaluation."""
+def test_sigterm_stops_cleanly(tmp_path, row):
+    """A cluster sends SIGTERM. The last step of an epoch is followed by the evaluation."""
     process = start(*ALONE, "schedule.epochs=200", f"output={tmp_path}", "log_every=1")
     end_when(process, tmp_path, row, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
@@ -210,7 +209,7 @@ def test_sigterm_stops_cleanly_too(tmp_path, row):
 
 
 @pytest.mark.slow
-def test_one_ctrl_c_ends_a_sweep(tmp_path):
+def test_sigint_ends_a_sweep(tmp_path):
     process = start(
         "-m", *ALONE, "schedule.epochs=200", "seed=0,1", f"output={tmp_path}", "hydra.launcher.jobs=1"
     )
@@ -220,7 +219,7 @@ def test_one_ctrl_c_ends_a_sweep(tmp_path):
     assert len(list(tmp_path.glob("*/record.json"))) == 1
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_and_is_named(tmp_path):
+def test_non_finite_loss_stops_the_run_and_is_named(tmp_path):
     broken = [*ALONE, "schedule.lr=1e30", "schedule.plan=constant", f"output={tmp_path}"]
     with pytest.raises(RunError, match=r"not finite at epoch 1, step \d+: ce = (nan|inf)"):
         train(*broken)
@@ -230,7 +229,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_named(tmp_path):
     assert not list(tmp_path.glob("*/student.safetensors"))
 
 
-def test_weights_that_are_not_numbers_are_never_committed(tmp_path):
+def test_non_finite_weights_are_never_saved(tmp_path):
     """The loss of the only step is finite; what the step does to the weights is not."""
     one = [*ALONE, "schedule.batch_size=96", "schedule.epochs=1", "schedule.lr=1e39", f"output={tmp_path}"]
     with pytest.raises(RunError, match=r"is not finite before epoch 2, step 0; there was no checkpoint yet"):
@@ -238,7 +237,7 @@ def test_weights_that_are_not_numbers_are_never_committed(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".safetensors")]
 
 
-def test_the_last_good_checkpoint_survives_a_loss_that_is_not_a_number(tmp_path, monkeypatch):
+def test_last_good_checkpoint_survives_a_non_finite_loss(tmp_path, monkeypatch):
     from kdbench.training.schedule import Schedule
 
     sane = Schedule.lr_at
@@ -252,8 +251,8 @@ def test_the_last_good_checkpoint_survives_a_loss_that_is_not_a_number(tmp_path,
     assert all(torch.isfinite(value).all() for value in state["model"].values())
 
 
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path):
-    """The kernel refuses files over 100 kB; a checkpoint has more."""
+def test_full_disk_is_reported_and_leaves_no_partial_file(tmp_path):
+    """The kernel refuses files of more than 100 kB; a checkpoint is larger."""
     small = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
     command = [sys.executable, "-m", "kdbench.cli.train", *ALONE, f"output={tmp_path}"]
     ended = subprocess.run(command, preexec_fn=small, capture_output=True, text=True, env=_environment())
@@ -267,13 +266,13 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bf16-teacher", "bf16"])
-def test_lower_precision_trains_too(tmp_path, distilled, precision):
+def test_lower_precision_trains(tmp_path, distilled, precision):
     record = train(*distilled, f"output={tmp_path}", f"precision={precision}", "schedule.epochs=1")
     assert record["state"] == "done"
     assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path).values())
 
 
-def test_a_missing_teacher_says_the_command_that_trains_it(tmp_path):
+def test_missing_teacher_message_has_the_command_that_trains_it(tmp_path):
     with pytest.raises(
         ValueError,
         match=r"kdbench train-teacher dataset=fake dataset.classes=4 dataset.size=32 teacher=vgg8 schedule",
@@ -282,7 +281,7 @@ def test_a_missing_teacher_says_the_command_that_trains_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_teacher_for_other_classes_is_refused(tmp_path, teacher):
+def test_teacher_with_other_classes_is_refused(tmp_path, teacher):
     with pytest.raises(ValueError, match=r"expects classifier \[5, 64\], the file has \[4, 64\]"):
         train(
             *TINY,
@@ -294,13 +293,13 @@ def test_a_teacher_for_other_classes_is_refused(tmp_path, teacher):
         )
 
 
-def test_an_unwritable_output_is_said(tmp_path):
+def test_unwritable_output_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write to the run folder"):
         train(*ALONE, f"output={tmp_path / 'file'}")
 
 
-def test_a_teacher_is_trained_stored_and_found_by_name(tmp_path, monkeypatch, capsys):
+def test_teacher_is_trained_stored_and_found_by_name(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KDBENCH_HOME", str(tmp_path / "home"))
     few = [
         "dataset=fake",
@@ -321,7 +320,7 @@ def test_a_teacher_is_trained_stored_and_found_by_name(tmp_path, monkeypatch, ca
     assert distilled["teacher"]["top1"] == pytest.approx(card["top1"])
 
 
-def test_a_stored_teacher_is_not_replaced_by_another_run_unasked(tmp_path, monkeypatch):
+def test_stored_teacher_is_replaced_only_with_overwrite(tmp_path, monkeypatch):
     monkeypatch.setenv("KDBENCH_HOME", str(tmp_path / "home"))
     few = [
         "dataset=fake",
@@ -344,7 +343,7 @@ def test_a_stored_teacher_is_not_replaced_by_another_run_unasked(tmp_path, monke
     assert stored.read_bytes() == first, "a finished run puts its teacher back"
 
 
-def test_a_sweep_goes_on_after_a_failure(tmp_path):
+def test_sweep_continues_after_a_failure(tmp_path):
     sweep = [
         "-m",
         *ALONE,
@@ -361,7 +360,7 @@ def test_a_sweep_goes_on_after_a_failure(tmp_path):
     assert states == ["done", "failed"]
 
 
-def test_unequal_depths_are_said_in_words_alone(tmp_path, distilled):
+def test_warning_about_unequal_depths_has_no_source_line(tmp_path, distilled):
     words = ["student=vgg8", "loss=at", "dataset.train=8", "dataset.test=4", "schedule.epochs=1"]
     command = [sys.executable, "-m", "kdbench.cli.train", *distilled, *words, f"output={tmp_path}"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr

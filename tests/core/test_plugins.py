@@ -86,7 +86,7 @@ def train(folder: Path, environment: dict[str, str], *words: str) -> subprocess.
 BOTH = "[kdbench.models]\nall = outsider.networks\n[kdbench.datasets]\nnoise = outsider.images:noise\n"
 
 
-@pytest.mark.parametrize("student", ["small", "timm/plain_small"])
+@pytest.mark.parametrize("student", ["small", pytest.param("timm/plain_small", marks=pytest.mark.slow)])
 def test_a_network_and_a_data_set_of_ones_own_train(install, tmp_path, student):
     environment = install(BOTH)
     words = ["dataset=noise", f"student={student}", "teacher=none", "loss=ce"]

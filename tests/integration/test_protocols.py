@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdbench.cli.evaluate import main as evaluate
-from kdbench.cli.train import _say_result
+from kdbench.cli.train import _print_result
 from kdbench.metrics.classification import ClassificationScores
 from kdbench.objectives import crd, ltkd
 from kdbench.runs.cohort import cohorts
@@ -228,7 +228,7 @@ def test_the_record_says_the_protocol_and_the_recall_of_its_groups(finished, cap
     assert {"test/omitted", "test/kept"} < set(record["results"]["curve"][0])
     assert {"omitted", "kept"} < set(record["teacher"])
     assert record["teacher"]["protocol"] == "imbalance 9"
-    _say_result(record, "")
+    _print_result(record, "")
     said = capsys.readouterr().out
     assert (
         f"(imbalance 2 (seed 0); without classes 0, 2 (loop)), omitted classes {last['omitted']:.2f} %"

@@ -1,4 +1,4 @@
-"""Cohorts: several students on one teacher call per batch, each as if it had been trained alone."""
+"""Cohorts: several students share one teacher call per batch, with the results of single runs."""
 
 import json
 import os
@@ -42,7 +42,7 @@ STEPS = 2 * 6
 
 @pytest.fixture(scope="module")
 def common(tmp_path_factory) -> list[str]:
-    """What all members have on their command line; the teacher's weights are random, which does not matter here."""
+    """Return the shared overrides; random teacher weights are sufficient here."""
     return [*TINY, random_teacher(tmp_path_factory.mktemp("teacher"), "resnet20")]
 
 
@@ -58,7 +58,7 @@ def together(*runs: list[str]) -> list[PreparedRun]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, common) -> Path:
-    """Every member trained alone."""
+    """Train every member as a single run and return the output folder."""
     output = tmp_path_factory.mktemp("alone")
     for member in MEMBERS.values():
         run(plan(*common, *member, f"output={output}"))
@@ -73,7 +73,7 @@ TIMES = ("seconds", "images_per_second", "started", "cohort", "sessions")
 
 
 def untimed(value):
-    """A record without what may differ between two runs of the same thing."""
+    """Return a record without the values that may differ between two executions of one run."""
     if isinstance(value, dict):
         return {key: untimed(item) for key, item in value.items() if key not in (*TIMES, "output", "resume")}
     return [untimed(item) for item in value] if isinstance(value, list) else value
@@ -108,7 +108,7 @@ def assert_as_alone(output: Path, alone: Path) -> None:
 
 @pytest.fixture
 def steps(monkeypatch) -> dict[str, int]:
-    """How many optimiser steps each run takes, counted while the test runs."""
+    """Count the optimiser steps of each run during the test."""
     taken: dict[str, int] = {}
     record_steps = StudentRun.record_steps
 
@@ -138,7 +138,7 @@ def killed_at(monkeypatch, epoch: int, step: int, runs: list[list[str]]) -> None
             together(*runs)
 
 
-def test_a_cohort_leaves_what_its_members_leave_alone(tmp_path, common, alone, steps, monkeypatch):
+def test_cohort_gives_the_same_results_as_single_runs(tmp_path, common, alone, steps, monkeypatch):
     asked = []
     forward = LiveTeacher.forward
     monkeypatch.setattr(
@@ -156,7 +156,7 @@ def test_a_cohort_leaves_what_its_members_leave_alone(tmp_path, common, alone, s
     assert all(folder.record()["cohort"] is None for folder in folders(alone).values())
 
 
-def test_what_is_shared_is_divided_among_the_members(tmp_path, common):
+def test_shared_time_is_divided_among_members(tmp_path, common):
     started = time.perf_counter()
     runs = [[*common, "loss=kd", f"student={name}", f"output={tmp_path}"] for name in ("resnet8", "resnet20")]
     small, large = (member.record for member in together(*runs))
@@ -166,15 +166,15 @@ def test_what_is_shared_is_divided_among_the_members(tmp_path, common):
 
 
 @pytest.mark.parametrize("position", [(1, 3), (2, 3)])
-def test_a_cohort_broken_off_and_resumed_has_the_same_weights(tmp_path, common, alone, monkeypatch, position):
+def test_resumed_cohort_has_the_same_weights(tmp_path, common, alone, monkeypatch, position):
     runs = [[*common, *member, f"output={tmp_path}", "save_every=0"] for member in MEMBERS.values()]
     killed_at(monkeypatch, *position, runs)
     together(*([*overrides, "resume=true", "save_every=300"] for overrides in runs))
     assert_as_alone(tmp_path, alone)
 
 
-def test_in_bfloat16_a_member_is_as_alone_too(tmp_path, common, monkeypatch):
-    """Broken off in the middle of an epoch, and resumed."""
+def test_bfloat16_members_equal_single_runs(tmp_path, common, monkeypatch):
+    """The cohort is killed in the middle of an epoch and resumed."""
     chosen = [[*common, *MEMBERS[name], "precision=bf16"] for name in ("crd", "wttm")]
     for one in chosen:
         run(plan(*one, f"output={tmp_path / 'alone'}"))
@@ -185,7 +185,7 @@ def test_in_bfloat16_a_member_is_as_alone_too(tmp_path, common, monkeypatch):
 
 
 @pytest.mark.slow
-def test_members_at_different_positions_wait_for_each_other(tmp_path, common, alone, monkeypatch, steps):
+def test_members_at_different_positions_synchronise(tmp_path, common, alone, monkeypatch, steps):
     ce, wttm, crd, mlkd = ([*common, *member, f"output={tmp_path}"] for member in MEMBERS.values())
     killed_at(monkeypatch, 2, 3, [[*wttm, "save_every=0"]])  # stands at epoch 2, step 0
     killed_at(monkeypatch, 1, 6, [[*mlkd, "save_every=0"]])  # stands at epoch 1, step 3
@@ -198,7 +198,7 @@ def test_members_at_different_positions_wait_for_each_other(tmp_path, common, al
     assert taken == {"wttm": 6, "crd": 12, "mlkd": 9}
 
 
-def test_a_member_ahead_goes_on_alone_when_those_behind_fail(tmp_path, common, alone, monkeypatch):
+def test_advanced_member_continues_when_the_others_fail(tmp_path, common, alone, monkeypatch):
     ahead = [*common, *MEMBERS["crd"], f"output={tmp_path}"]
     killed_at(monkeypatch, 2, 3, [[*ahead, "save_every=0"]])
     broken = [*common, "loss=ce", "student=resnet8", f"output={tmp_path}", "schedule.lr=1e30"]
@@ -212,7 +212,7 @@ def test_a_member_ahead_goes_on_alone_when_those_behind_fail(tmp_path, common, a
     assert_as_alone(tmp_path, crd)
 
 
-def test_a_member_that_cannot_be_built_does_not_keep_the_others_from_it(tmp_path, common):
+def test_member_that_cannot_be_built_does_not_stop_the_others(tmp_path, common):
     runs = [["loss=fsp", "student=resnet8x4"], ["loss=ce", "student=resnet8"]]
     refused, done = together(*([*common, *member, f"output={tmp_path}"] for member in runs))
     assert "same width" in str(refused.error)
@@ -222,7 +222,7 @@ def test_a_member_that_cannot_be_built_does_not_keep_the_others_from_it(tmp_path
         run(refused.plan)
 
 
-def test_who_may_share_batches():
+def test_runs_are_grouped_by_what_they_share():
     def grouped(*runs: str) -> list[list[str]]:
         plans = [plan(*TINY, *overrides.split()) for overrides in runs]
         numbers = {id(one): number for number, one in enumerate(plans)}
@@ -236,8 +236,8 @@ def test_who_may_share_batches():
     assert grouped(base, "loss=kd student=resnet8", "loss=ce student=resnet8") == [[0, 2], [1]], "one folder"
 
 
-def test_first_stages_come_first_and_are_shared(tmp_path, common, monkeypatch):
-    """ft's first stage is one for all students; ab's is one for each, and they are made side by side."""
+def test_first_stages_run_first_and_are_shared(tmp_path, common, monkeypatch):
+    """All students share the first stage of ft; ab has one per student, trained in one cohort."""
     # a random teacher's maps are large: a small learning rate
     few = ["loss.stage.epochs=1", "schedule.epochs=1", "schedule.lr=0.001"]
     losses = [f"loss={loss}" for loss in ("ft", "ab")]
@@ -267,7 +267,7 @@ def start(*overrides: str, code: str = "", cwd: Path | None = None) -> subproces
     )
 
 
-def test_one_that_fails_is_named_and_the_others_finish(tmp_path, common):
+def test_failed_member_is_reported_and_the_others_finish(tmp_path, common):
     rates = "schedule.lr='${by_network:0.05,{resnet14:1e30}}'"
     process = start(*common, "loss=ce,kd", "student=resnet8,resnet14", rates, f"output={tmp_path}")
     printed, errors = process.communicate(timeout=120)
@@ -303,27 +303,27 @@ main()
 """
 
 
-def test_killed_between_the_checkpoints_of_two_members(tmp_path, common):
-    """A real kill, of the command itself: after it, the members stand at different positions."""
-    sweep = [*common, "loss=kd,crd", "student=resnet8", "save_every=0"]
-    for loss in ("kd", "crd"):
-        overrides = [item for item in sweep if not item.startswith("loss")]
+def test_cohort_killed_between_two_checkpoints_resumes_to_the_bit(tmp_path, common):
+    """The process of the command is killed; its members are then at different positions."""
+    losses = ("kd", "crd")
+    overrides = [*common, "student=resnet8", "save_every=0"]
+    for loss in losses:
         run(plan(*overrides, f"loss={loss}", f"output={tmp_path / 'alone'}"))
-    killed = start(*sweep, f"output={tmp_path / 'cohort'}", code=DIES)
+    killed = start(*overrides, f"loss={','.join(losses)}", f"output={tmp_path / 'cohort'}", code=DIES)
     killed.communicate(timeout=120)
     assert killed.returncode == -signal.SIGKILL
     states = [folder.load_state()["progress"] for folder in folders(tmp_path / "cohort").values()]
     assert {(state["epoch"], state["step"]) for state in states} == {(2, 0), (2, 3)}
-    resumed = start(*sweep, f"output={tmp_path / 'cohort'}", "resume=true")
-    _, errors = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, errors
+    together(
+        *([*overrides, f"loss={loss}", f"output={tmp_path / 'cohort'}", "resume=true"] for loss in losses)
+    )
     assert_as_alone(tmp_path / "cohort", tmp_path / "alone")
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
 )
-def test_a_signal_stops_all_with_checkpoints(tmp_path, common, number, code):
+def test_signal_stops_all_members_with_checkpoints(tmp_path, common, number, code):
     sweep = [*common, "loss=ce,kd", "student=resnet8", "schedule.epochs=200", "seed=0,1"]
     process = start(*sweep, f"output={tmp_path}")
     deadline = time.monotonic() + 120
@@ -342,7 +342,7 @@ def test_a_signal_stops_all_with_checkpoints(tmp_path, common, number, code):
 
 
 @pytest.mark.slow
-def test_each_member_has_a_run_of_its_own_at_weights_and_biases(tmp_path, common):
+def test_each_member_has_its_own_wandb_run(tmp_path, common):
     sweep = [*common, "loss=ce,kd", "student=resnet8", "logger=wandb", f"output={tmp_path}"]
     process = start(*sweep, cwd=tmp_path)
     _, errors = process.communicate(timeout=120)
@@ -356,10 +356,8 @@ def test_each_member_has_a_run_of_its_own_at_weights_and_biases(tmp_path, common
         assert others not in seen
 
 
-def test_a_run_that_overwrites_another_goes_on_with_the_same_words(
-    tmp_path, common, alone, monkeypatch, steps
-):
-    """As its last message says; a finished one begins anew."""
+def test_overwriting_run_resumes_with_the_same_command(tmp_path, common, alone, monkeypatch, steps):
+    """As the message of an interrupted run says; a finished run starts again."""
     ce = [*common, *MEMBERS["ce"], f"output={tmp_path}", "overwrite=true"]
     together(ce)
     killed_at(monkeypatch, 2, 3, [[*ce, "save_every=0"]])  # stands at epoch 2, step 0

@@ -1,4 +1,4 @@
-"""Recorded steps: the same weights as steps that are run, nothing that a CUDA graph would miss, and what is refused."""
+"""Recorded steps: the same weights as eager steps, nothing that a CUDA graph would miss, and refused settings."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -61,7 +61,7 @@ def plan(*overrides: str) -> Plan:
 
 
 def trained(monkeypatch, output: Path, runs: list[list[str]], record: bool) -> dict[str, dict]:
-    """Train a cohort, with its steps recorded or as they are: the weights of each run."""
+    """Train a cohort with recorded or eager steps and return the weights of each run."""
     plans = [plan(*overrides, f"output={output}") for overrides in runs]
     for one in plans:
         one.cfg.cuda_graph = record
@@ -96,15 +96,15 @@ def assert_same(ours: dict[str, dict], theirs: dict[str, dict], rounding: float 
 
 
 QUICK = ("ce", "kd", "dkd", "ctkd", "reviewkd", "simkd", "srrl", "fsp")
-"""A ramp, the epoch's number, features, learned parts, a head, a first stage; the others are slow."""
+"""Cover ramps, epoch numbers, features, learned parts, heads and first stages; other recipes are slow."""
 
 
 @pytest.mark.parametrize(
     "recipe", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECORDED]
 )
-def test_recorded_steps_leave_the_weights_of_steps_that_are_run(tmp_path, monkeypatch, common, recipe):
-    # the gradient of reviewkd's convolution of a 1x1 map is rounded otherwise where torch dispatches through a mode,
-    # and what is rounded otherwise grows from step to step
+def test_recorded_steps_give_the_same_weights_as_eager_steps(tmp_path, monkeypatch, common, recipe):
+    # under a dispatch mode, torch rounds the gradient of reviewkd's convolution of a 1x1 map differently, and the
+    # difference grows from step to step
     rounding = 1e-3 if recipe == "reviewkd" else 0.0
     loss = recipe_loss(recipe)
     twice = of_epoch(loss, 1) != of_epoch(loss, 2) and not rounding
@@ -121,8 +121,8 @@ class KillError(Exception):
 COHORT = [["loss=kd"], ["loss=dist", *DROPOUT], ["loss=dkd"]]
 
 
-def test_a_recorded_cohort_leaves_what_each_student_leaves_alone(tmp_path, monkeypatch, common):
-    """Also the student that draws, with others before it."""
+def test_recorded_cohort_gives_the_same_weights_as_single_runs(tmp_path, monkeypatch, common):
+    """One student has dropout and is not the first of the cohort."""
     runs = [[*common, "dataset.size=32", *one] for one in COHORT]
     together = trained(monkeypatch, tmp_path / "together", runs, record=True)
     alone = {}
@@ -132,7 +132,7 @@ def test_a_recorded_cohort_leaves_what_each_student_leaves_alone(tmp_path, monke
     assert_same(together, alone)
 
 
-def test_a_recorded_run_resumes_to_the_bit(tmp_path, monkeypatch, common):
+def test_recorded_run_resumes_to_the_bit(tmp_path, monkeypatch, common):
     one = [*common, "loss=kd"]
     whole = trained(monkeypatch, tmp_path / "whole", [one], record=True)
     begin, stopped = Steps.begin, [STEPS + WARM_UP + 2]
@@ -151,8 +151,8 @@ def test_a_recorded_run_resumes_to_the_bit(tmp_path, monkeypatch, common):
     assert_same(resumed, whole)
 
 
-def test_a_student_that_fails_leaves_the_others_recorded(tmp_path, monkeypatch, common):
-    """The recording of three is of no use to two."""
+def test_other_students_stay_recorded_when_one_fails(tmp_path, monkeypatch, common):
+    """Two students cannot use the recording of three."""
     alone = trained(monkeypatch, tmp_path / "alone", [[*common, "loss=kd"]], record=False)
     plans = [plan(*common, "loss=kd", f"output={tmp_path / 'both'}")]
     plans += [plan(*common, "loss=mse", "loss.weights.mse=1e30", f"output={tmp_path / 'both'}")]
@@ -176,19 +176,19 @@ def test_a_student_that_fails_leaves_the_others_recorded(tmp_path, monkeypatch, 
         (["dataset=cqa_lm", "teacher=lm_small", "student=lm_tiny", "loss=fkl"], "batches of task=lm"),
     ],
 )
-def test_what_cannot_be_recorded_is_refused_before_anything_begins(words, reason):
+def test_unrecordable_run_is_refused_before_it_starts(words, reason):
     with pytest.raises(ValueError, match=reason) as refused:
         plan("cuda_graph=true", "trainer=cpu", *words)
     assert "cuda_graph=false" in str(refused.value)
 
 
-def test_steps_are_recorded_anew_while_a_weight_rises_and_not_after():
+def test_steps_are_recorded_again_only_while_a_weight_ramps():
     loss = recipe_loss("dkd")
     ramp = loss.ramps["dkd"]
     assert of_epoch(loss, ramp - 1) != of_epoch(loss, ramp) == of_epoch(loss, ramp + 1)
 
 
-def test_a_recording_that_reads_a_number_is_found_out():
+def test_recording_that_reads_a_value_fails():
     def peek() -> torch.Tensor:
         numbers = torch.arange(4.0)
         return numbers[numbers > 1] * float(numbers.sum())
@@ -197,19 +197,19 @@ def test_a_recording_that_reads_a_number_is_found_out():
         Tape().record(peek)
 
 
-# ---- on a device that is only pretended: what would wait for the host, or come from it, on a real one
+# ---- on the meta device: transfers from or to the host fail
 
 
 DEVICE = "meta"
-"""Has shapes alone. Autograd serves it without streams, and whoever wants to see a number there fails."""
+"""Tensors on it have shapes only, so reading a value fails. Autograd supports it without streams."""
 
 
 class HostTensorError(Exception):
-    """A tensor of the host takes part in the work of the device, which a recording would read once."""
+    """A host tensor is an input of work on the device; a recording would read it only once."""
 
 
 class Strict(TorchDispatchMode):
-    """Refuses numbers of the host, but for scalars, among those of the device."""
+    """Refuses host tensors, except scalars, together with device tensors."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         devices = {
@@ -227,7 +227,7 @@ class Strict(TorchDispatchMode):
 
 
 class NoNewTensors(TorchFunctionMode):
-    """Refuses what copies numbers of Python to the device."""
+    """Refuses copies of Python numbers to the device."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         makes = function in (torch.tensor, torch.as_tensor, torch.from_numpy)
@@ -237,7 +237,7 @@ class NoNewTensors(TorchFunctionMode):
 
 
 class Rerun:
-    """Runs what would be recorded."""
+    """Runs work instead of recording it."""
 
     def warm_up(self, work):
         with NoNewTensors(), Strict():
@@ -245,7 +245,7 @@ class Rerun:
 
 
 @pytest.mark.parametrize("recipe", RECORDED)
-def test_a_recorded_step_is_nothing_but_work_of_the_device(tmp_path, monkeypatch, common, recipe):
+def test_recorded_step_runs_on_the_device_only(tmp_path, monkeypatch, common, recipe):
     one = plan(*common, f"loss={recipe}")
     data, loss = one.data, one.loss
     assert isinstance(data, ImageData)
