@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from kdbench import objectives
 from kdbench.core.logits import ProjectedLogits
 from kdbench.core.types import Batch, Outputs
-from kdbench.losses.chunked import NUMBERS_AT_ONCE
+from kdbench.losses.chunked import CHUNK_LOGITS
 from kdbench.losses.composite import Loss
 from kdbench.utils.provenance import provenance
 
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine = provenance()
     about = (
         f"Once each, with one thread on {machine['machine']['processor']}, torch {torch.__version__}, "
-        f"D = {WIDTH}, float32, {NUMBERS_AT_ONCE:,} logits at once."
+        f"D = {WIDTH}, float32, {CHUNK_LOGITS:,} logits at once."
     )
     if options.out:
         content = {"about": about, "width": WIDTH, "rows": rows, "provenance": machine}

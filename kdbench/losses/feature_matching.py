@@ -1,4 +1,4 @@
-"""Which features of two models an objective's patterns stand for."""
+"""Match the feature patterns of objectives with the features of two networks."""
 
 import re
 import warnings
@@ -8,10 +8,17 @@ from collections.abc import Sequence
 def match_features(
     objective: str, student: tuple[Sequence[str], Sequence[str]], teacher: tuple[Sequence[str], Sequence[str]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names that an objective's patterns stand for, for the student and for the teacher.
+    """Return the names of features that an objective's patterns stand for, of the student and of the teacher.
 
-    Each side is (patterns, the names it has). Where both sides ask for every stage and one has more, the
-    deepest ones are taken, with a warning. ValueError for a side that has nothing of that name.
+    If both sides ask for every stage (`stage*`) and one network has more, the deepest ones are paired, with a warning.
+
+    Args:
+        objective: The name of the objective, for messages.
+        student: The patterns, and the names of the student's features.
+        teacher: The same for the teacher.
+
+    Raises:
+        ValueError: A network has no feature of a name.
     """
     depths = [_depth(names) for patterns, names in (student, teacher) if any("*" in p for p in patterns)]
     depth = min(depths, default=0)
@@ -35,15 +42,15 @@ def _matching(
     objective: str, side: str, patterns: Sequence[str], names: Sequence[str], depth: int
 ) -> tuple[str, ...]:
     deepest = _depth(names)
-    found: list[str] = []
+    matches: list[str] = []
     for pattern in patterns:
         stages = range(deepest - depth + 1, deepest + 1) if "*" in pattern else [deepest]
-        wanted = dict.fromkeys(re.sub(r"stage(\*|-1)", f"stage{stage}", pattern) for stage in stages)
-        missing = [name for name in wanted if name not in names]
-        if missing or not wanted:
+        matching = dict.fromkeys(re.sub(r"stage(\*|-1)", f"stage{stage}", pattern) for stage in stages)
+        missing = [name for name in matching if name not in names]
+        if missing or not matching:
             raise ValueError(
-                f"{objective} wants {', '.join(missing) or pattern} of the {side}, which has the features "
+                f"{objective} needs {', '.join(missing) or pattern} of the {side}, which has the features "
                 f"{', '.join(names) or '(none)'}"
             )
-        found += wanted
-    return tuple(found)
+        matches += matching
+    return tuple(matches)

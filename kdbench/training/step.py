@@ -160,7 +160,9 @@ class Steps:
         policy, data = student.loss.policy, self.data
         assert policy is not None
         teacher = self.teacher.model if self.teacher else None
-        return policy.rewritten(batch, student.model, teacher, *data.generation_limits, self.seed)
+        return policy.with_generated_responses(
+            batch, student.model, teacher, *data.generation_limits, self.seed
+        )
 
 
 def _stacked(values: dict[str, Tensor], names: Sequence[str]) -> Tensor:

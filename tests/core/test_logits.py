@@ -81,7 +81,7 @@ def test_akl_is_not_served_for_it_is_no_such_sum():
     known = TopKLogits.from_dense(TEACHER, 4)
     loss = Loss({"akl": 1.0}, {"akl": objective("akl")})
     batch = Batch(STUDENT, torch.zeros(6, dtype=torch.int64), torch.arange(6))
-    with pytest.raises(ValueError, match=r"akl: cannot be told .* possible are .*fkl, rkl"):
+    with pytest.raises(ValueError, match=r"akl: cannot be computed .* possible are .*fkl, rkl"):
         loss(Outputs(STUDENT), Outputs(known), batch)
 
 

@@ -242,7 +242,7 @@ def test_a_student_in_a_cohort_is_the_same_to_the_bit(tmp_path, common, whole, m
     plans = [plan(*common, *SHORT, f"loss={loss}", f"output={tmp_path}") for loss in ("js", "abkd_lm")]
     (group,) = cohorts(plans)
     scored: list[tuple[str, int]] = []
-    logits = Scoring._teacher_logits
+    logits = Scoring._answers
 
     def counted(self, chunk, batch):
         before = len(self._remembered)
@@ -250,7 +250,7 @@ def test_a_student_in_a_cohort_is_the_same_to_the_bit(tmp_path, common, whole, m
         scored.extend([(chunk.split, chunk.start)] * (len(self._remembered) - before))
         return found
 
-    monkeypatch.setattr(Scoring, "_teacher_logits", counted)
+    monkeypatch.setattr(Scoring, "_answers", counted)
     run_cohort(group)
     passes = Counter(place for place in scored if place[0] == "validation")
     assert set(passes.values()) == {group[0].cfg.trainer.max_epochs}, "one teacher call for both students"

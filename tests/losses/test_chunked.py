@@ -54,8 +54,8 @@ def whole(loss: Loss, of: list[Tensor], teacher: ProjectedLogits, batch: Batch):
 @pytest.fixture
 def few(monkeypatch):
     """Five rows at once, and nothing is so small that it is left whole."""
-    monkeypatch.setattr(pieces, "rows_at_once", lambda _: 5)
-    monkeypatch.setattr("kdbench.losses.composite.rows_at_once", lambda _: 5)
+    monkeypatch.setattr(pieces, "chunk_rows", lambda _: 5)
+    monkeypatch.setattr("kdbench.losses.composite.chunk_rows", lambda _: 5)
 
 
 @pytest.mark.parametrize("name", [*TERMS, "alphanet", "abkd"])
@@ -134,12 +134,10 @@ def test_a_loss_that_couples_rows_sees_them_whole(few):
 
 def test_few_logits_are_left_alone_and_many_are_not():
     features, weight = torch.zeros(4096, 2), torch.zeros(150_000, 2)
-    assert (
-        pieces.rows_at_once(Outputs(ProjectedLogits(features, weight))) == pieces.NUMBERS_AT_ONCE // 150_000
-    )
-    assert pieces.rows_at_once(Outputs(torch.empty(4096, 150_000, device="meta"))) is not None
-    assert pieces.rows_at_once(Outputs(torch.empty(256, 1000, device="meta"))) is None
-    assert pieces.rows_at_once(Outputs(ProjectedLogits(features, torch.empty(10**9, 2, device="meta")))) == 1
+    assert pieces.chunk_rows(Outputs(ProjectedLogits(features, weight))) == pieces.CHUNK_LOGITS // 150_000
+    assert pieces.chunk_rows(Outputs(torch.empty(4096, 150_000, device="meta"))) is not None
+    assert pieces.chunk_rows(Outputs(torch.empty(256, 1000, device="meta"))) is None
+    assert pieces.chunk_rows(Outputs(ProjectedLogits(features, torch.empty(10**9, 2, device="meta")))) == 1
 
 
 # ---- every token weighs the same: gradient accumulation and ranks

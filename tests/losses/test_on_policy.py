@@ -74,13 +74,13 @@ def likeliest(network, given, end, longest) -> list[int]:
 def test_what_is_written_is_what_the_network_would_say_one_sequence_at_a_time(data, networks):
     batch, (student, teacher) = data.train_batch(1, 0), networks
     greedy = Policy("teacher", temperature=0.0)
-    found = greedy.rewritten(batch, student, teacher, *data.generation_limits, seed=0)
+    found = greedy.with_generated_responses(batch, student, teacher, *data.generation_limits, seed=0)
     assert prompts(found) == prompts(batch)
     assert responses(found) == [
         likeliest(teacher, given, *data.generation_limits) for given in prompts(batch)
     ]
     assert responses(found) != responses(
-        greedy.rewritten(batch, teacher, student, *data.generation_limits, seed=0)
+        greedy.with_generated_responses(batch, teacher, student, *data.generation_limits, seed=0)
     )
     tokens = found.texts["text"]
     assert torch.equal(found.target, tokens.labels[tokens.valid])
@@ -150,13 +150,14 @@ def test_draws_are_a_function_of_their_place_and_follow_the_network(data, networ
     batch, (student, teacher) = data.train_batch(1, 0), networks
     policy = Policy("student")
     one, again = (
-        policy.rewritten(batch, student, teacher, *data.generation_limits, seed=3) for _ in range(2)
+        policy.with_generated_responses(batch, student, teacher, *data.generation_limits, seed=3)
+        for _ in range(2)
     )
     assert responses(one) == responses(again)
     assert responses(one) != responses(
-        policy.rewritten(batch, student, teacher, *data.generation_limits, seed=4)
+        policy.with_generated_responses(batch, student, teacher, *data.generation_limits, seed=4)
     )
-    cold = Policy("student", temperature=1e-6).rewritten(
+    cold = Policy("student", temperature=1e-6).with_generated_responses(
         batch, student, teacher, *data.generation_limits, seed=3
     )
     assert responses(cold) == [likeliest(student, given, *data.generation_limits) for given in prompts(batch)]
@@ -167,7 +168,9 @@ def test_the_teacher_replaces_what_it_finds_unlikely(data, networks):
 
     def by(writer, **settings):
         return responses(
-            Policy(writer, **settings).rewritten(batch, student, teacher, *data.generation_limits, seed=1)
+            Policy(writer, **settings).with_generated_responses(
+                batch, student, teacher, *data.generation_limits, seed=1
+            )
         )
 
     everything = data.num_classes
@@ -240,7 +243,7 @@ def test_what_cannot_be_is_said():
         )
     with pytest.raises(ValueError, match="needs a teacher, and there is none"):
         plan("loss=seqkd", "teacher=none")
-    with pytest.raises(ValueError, match=r"loss\.policy\.beams=5: from 1, and several for one writer"):
+    with pytest.raises(ValueError, match=r"loss\.policy\.beams=5: from 1; several need a single writer"):
         Policy("student", beams=5)
     assert plan("loss=fkl").recipe_hash != plan("loss=skd").recipe_hash
     assert plan("loss=seqkd").recipe_hash != plan("loss=seqkd", "loss.policy.beams=5").recipe_hash

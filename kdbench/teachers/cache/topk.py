@@ -13,7 +13,7 @@ from torch import Tensor
 from kdbench.core.logits import TopKLogits, concatenate_top_k
 from kdbench.core.types import IGNORED, Batch, Outputs
 from kdbench.data.text.text_data import TextData
-from kdbench.losses.chunked import rows_at_once
+from kdbench.losses.chunked import chunk_rows
 from kdbench.teachers.cache.logits import CARD, STORAGES, Sealed, mapped, place, subject
 from kdbench.teachers.cache.writer import CacheWriter
 from kdbench.teachers.live import LiveTeacher
@@ -85,7 +85,7 @@ def check_words(k: int, data: TextData) -> None:
 def top_k_answers(teacher: LiveTeacher, batch: Batch, k: int) -> TopKLogits:
     """The live teacher's k likeliest words of each row, a few rows at a time."""
     answer = teacher(batch)
-    rows = rows_at_once(answer) or len(batch.target)
+    rows = chunk_rows(answer) or len(batch.target)
     chunks = answer.lazy_logits.chunks(rows)
     return concatenate_top_k([TopKLogits.from_dense(logits.dense().float(), k) for _, logits in chunks])
 

@@ -87,7 +87,7 @@ def test_live_rows_are_those_of_all_logits_at_once(monkeypatch):
     teacher, data = sides()
     batch = data.train_batch(1, 0)
     wanted = TopKLogits.from_dense(teacher(batch).logits, K)
-    monkeypatch.setattr("kdbench.losses.chunked.NUMBERS_AT_ONCE", 400 * 50)
+    monkeypatch.setattr("kdbench.losses.chunked.CHUNK_LOGITS", 400 * 50)
     found = top_k_answers(teacher, batch, K)
     assert len(batch.target) > 100
     assert torch.equal(found.indices, wanted.indices)
@@ -195,7 +195,7 @@ def test_a_filling_goes_on_where_it_was_stopped():
 
 
 def test_what_cannot_be_known_so_is_refused():
-    with pytest.raises(ValueError, match="akl: cannot be told"):
+    with pytest.raises(ValueError, match="akl: cannot be computed"):
         plan(*TOP, "loss=akl")
     with pytest.raises(ValueError, match="at least 1"):
         plan(*SHORT, "loss=fkl", "teacher.top_k=0")
