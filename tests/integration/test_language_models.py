@@ -245,9 +245,9 @@ def test_a_student_in_a_cohort_is_the_same_to_the_bit(tmp_path, common, whole, m
     logits = Scoring._answers
 
     def counted(self, chunk, batch):
-        before = len(self._remembered)
+        before = len(self._teacher_logits)
         found = logits(self, chunk, batch)
-        scored.extend([(chunk.split, chunk.start)] * (len(self._remembered) - before))
+        scored.extend([(chunk.split, chunk.start)] * (len(self._teacher_logits) - before))
         return found
 
     monkeypatch.setattr(Scoring, "_answers", counted)
