@@ -9,8 +9,8 @@ from hypothesis import settings
 
 pytest_plugins = ["tests.helpers.text_fixtures"]
 
-settings.register_profile("fast", deadline=None, derandomize=True, max_examples=20)
-settings.register_profile("thorough", deadline=None, derandomize=True, max_examples=100)  # `make test-slow`
+settings.register_profile("fast", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("thorough", deadline=None, derandomize=True, max_examples=300)  # `make test-slow`
 settings.load_profile("fast")
 
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
@@ -59,6 +59,8 @@ def test_is_lskd_at_1_and_0(pair, t):
 @given(pairs(), temperatures, st.floats(0.1, 10.0))
 def test_shift_and_scale_of_a_row_change_nothing(pair, t, scale):
     student, teacher = pair
+    # the epsilon of the standardisation changes the value by 1e-7 / deviation
+    assume(min(side.std(dim=-1).min() for side in pair) > 0.1)
     shift = torch.arange(len(student), dtype=student.dtype)[:, None]
     changed = ablskd_loss(scale * student + shift, teacher / scale - shift, 0.9, 0.3, t)
     assert_close(changed, ablskd_loss(student, teacher, 0.9, 0.3, t), rtol=1e-4, atol=1e-5)
