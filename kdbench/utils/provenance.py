@@ -46,8 +46,12 @@ def installed_version(package: str) -> str | None:
         return None
 
 
+@cache
 def _commit() -> str | None:
-    """Return the commit of this checkout, with `+changes` if files differ from it; None outside a checkout."""
+    """Return the commit of this checkout, with `+changes` if files differ from it; None outside a checkout.
+
+    It is read once per process, because later commits do not change the code that is loaded.
+    """
     command = [
         "git",
         "-C",
