@@ -18,7 +18,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from kdbench.training.run_folder import records
+from kdbench.core.records import records
 from kdbench.utils.provenance import provenance
 
 HERE = Path(__file__).parent

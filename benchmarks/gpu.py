@@ -29,11 +29,11 @@ from torch.optim.swa_utils import update_bn
 
 from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
+from kdbench.core.records import records
 from kdbench.data.images.image_data import ImageData
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
-from kdbench.training.run_folder import records
 from kdbench.utils.precision import disable_tf32
 from kdbench.utils.provenance import provenance
 

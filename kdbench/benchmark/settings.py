@@ -21,7 +21,7 @@ from kdbench.models.registry import create_model
 from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.weights import load_teacher, teacher_files
 from kdbench.teachers.cache.logits import LOGITS
-from kdbench.teachers.cache.logits_writer import ViewFilling
+from kdbench.teachers.cache.logits_writer import LogitsCacheWriter
 from kdbench.teachers.cache.writer import CacheWriter
 from kdbench.utils.paths import PACKAGE
 
@@ -163,7 +163,7 @@ def seal_zeros(plan: Plan) -> CacheWriter:
     plan.data.setup("fit")
     teacher = load_teacher(plan, teacher_files(plan))
     assert teacher is not None
-    filling = ViewFilling(teacher, cast("ImageData", plan.data))
+    filling = LogitsCacheWriter(teacher, cast("ImageData", plan.data))
     filling.folder.mkdir(parents=True, exist_ok=True)
     with open(filling.folder / LOGITS, "w+b") as file:
         file.truncate(filling.bytes)  # a sparse file: reading it gives zeros

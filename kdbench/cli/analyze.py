@@ -22,7 +22,7 @@ from kdbench.core.errors import RunError
 from kdbench.data.images.image_data import ImageData
 from kdbench.runs.hydra_setup import register
 from kdbench.tasks import Capability, task_of
-from kdbench.teachers.names import known_as
+from kdbench.teachers.names import display_name
 from kdbench.utils.precision import disable_tf32
 
 DEFAULT_GAMMA = 0.25
@@ -134,7 +134,7 @@ def _sides(cfg: DictConfig, found: Source, data: ImageData, dataset: str) -> tup
     subject = subject_side("student" if found.is_student else "model", cfg.model, found.file, data)
     if cfg.against:
         return subject, other_side(Path(cfg.against), cfg.model, data)
-    names = {"dataset": dataset, "teacher": known_as(cfg.teacher), "student": cfg.model.name}
+    names = {"dataset": dataset, "teacher": display_name(cfg.teacher), "student": cfg.model.name}
     return subject, teacher_side(cfg, names, data)
 
 

@@ -17,7 +17,7 @@ from kdbench.runs.answer_cache import cache_folders, cache_writer, fill, group_b
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.teachers.cache.kinds import open_cache
-from kdbench.teachers.cache.logits import CARD, STORAGES, Sealed
+from kdbench.teachers.cache.logits import CARD, STORAGES, SealedCache
 from kdbench.utils.paths import home
 
 
@@ -101,7 +101,7 @@ def _chosen(names: Sequence[str]) -> list[Path]:
 def _verify(options: argparse.Namespace) -> int:
     wrong = 0
     for folder in _chosen(options.names):
-        good = Sealed(folder).verify()
+        good = SealedCache(folder).verify()
         wrong += not good
         print(f"{_name(folder)}: {'as it was sealed' if good else 'CHANGED since it was sealed; remove it'}")
     return 1 if wrong else 0

@@ -107,7 +107,7 @@ def _check_store(cfg: DictConfig, model: nn.Module, data: TaskData) -> None:
     """A teacher has the name of its network, was measured on test, and takes nobody's place."""
     if network_of(cfg.store) != cfg.model.name:
         raise ValueError(
-            f"store={cfg.store}: a teacher is named after its network, {cfg.model.name}[@VARIANT]"
+            f"store={cfg.store}: a teacher is named after its network, {cfg.model.name}[@VARIANT_SEPARATOR]"
         )
     if cfg.split != "test":
         raise ValueError(

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdbench.core.records import SCHEMA
 from kdbench.tasks import task_of_record
-from kdbench.training.run_folder import SCHEMA
 from kdbench.utils.hashing import digest
 
 Record = dict[str, Any]

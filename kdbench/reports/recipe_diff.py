@@ -12,7 +12,7 @@ from kdbench.config.build import load_yaml
 from kdbench.config.compose import Composer
 from kdbench.runs.identity import Flat, flat, recipe_of
 from kdbench.tables.definition import load_table, overrides_of, tables
-from kdbench.teachers.names import VARIANT, trained_by
+from kdbench.teachers.names import VARIANT_SEPARATOR, training_overrides
 from kdbench.utils.hashing import canonical
 from kdbench.utils.paths import CONF_DIR
 
@@ -82,7 +82,7 @@ def variant_epochs(teacher: str) -> int | None:
     Returns:
         None for a teacher that is not one of our variants: its own score tells how good it is.
     """
-    overrides = trained_by(teacher, "store") if VARIANT in teacher else []
+    overrides = training_overrides(teacher, "store") if VARIANT_SEPARATOR in teacher else []
     schedule = [one.removeprefix("schedule=") for one in overrides if one.startswith("schedule=")]
     if not schedule:
         return None

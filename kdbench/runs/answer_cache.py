@@ -74,11 +74,11 @@ def fill(writer: CacheWriter, console: Console, dry_run: bool = False) -> None:
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
-    what = writer.words
-    if cache := writer.found():
+    what = writer.description
+    if cache := writer.find_existing():
         say(f"{what}: they are in {cache.name}")
         return
-    done = writer.committed()
+    done = writer.committed_units()
     seconds = writer.seconds() * (writer.units - done) / writer.units
     earlier = f", {done:,} of them there from before" if done else ""
     say(f"{what}{earlier}: {writer.bytes / 1e9:.3f} GB in {writer.folder}, about {format_duration(seconds)}")

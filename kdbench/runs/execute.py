@@ -120,7 +120,7 @@ def _train(cohort: PreparedCohort, callbacks: Sequence[Callback]) -> None:
 
 def _score_on_test(teacher: LiveTeacher, plan: Plan) -> dict[str, float]:
     data = plan.data
-    return evaluate(teacher.answering(data.eval_batch("test", 0, 1)), data, "test", teacher.bf16)
+    return evaluate(teacher.network_for(data.eval_batch("test", 0, 1)), data, "test", teacher.bf16)
 
 
 def _restore_threads(runs: Sequence[PreparedRun]) -> None:

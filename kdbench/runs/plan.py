@@ -28,7 +28,7 @@ from kdbench.runs.validation import (
     why_not_stored,
 )
 from kdbench.tasks import Task, TeacherTraining, task_of
-from kdbench.teachers.names import TIMM, known_as, network_of, trained_by
+from kdbench.teachers.names import TIMM, display_name, network_of, training_overrides
 from kdbench.teachers.store import shipped, stored
 from kdbench.training.schedule import Schedule
 from kdbench.utils.hashing import digest
@@ -113,7 +113,7 @@ class Plan:
         training, space, plain = self._teacher_training, self.data.label_space, network_of(teacher)
         from_package = not stored(space, plain).is_file() and shipped(space, plain).is_file()
         init = "shipped" if from_package else "store"
-        return [*training.dataset, *trained_by(teacher, init, training.schedule, training.options)]
+        return [*training.dataset, *training_overrides(teacher, init, training.schedule, training.options)]
 
     @property
     def _teacher_training(self) -> TeacherTraining:
@@ -210,7 +210,7 @@ def _teacher_name(cfg: DictConfig, loss: Loss) -> str:
     teacher = {str(key): value for key, value in node.items()}
     if trains_teacher(cfg) and not teacher.get("variant"):
         teacher["variant"] = "-".join(f"{name}-{loss.weights[name]:.12g}" for name in loss.terms)
-    return known_as(teacher)
+    return display_name(teacher)
 
 
 def first_stage(plan: Plan) -> Plan:

@@ -7,11 +7,11 @@ from contextlib import suppress
 from typing import Any
 
 from kdbench.core.errors import Interrupted, RunError
+from kdbench.core.records import SCHEMA
 from kdbench.distributed.collectives import rank
 from kdbench.runs.prepare import PreparedRun
 from kdbench.tasks import record_entry
 from kdbench.teachers.live import LiveTeacher
-from kdbench.training.run_folder import SCHEMA
 from kdbench.training.teacher_module import store
 from kdbench.utils.hashing import file_hash
 from kdbench.utils.provenance import PROVENANCE, provenance

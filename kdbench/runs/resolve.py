@@ -12,7 +12,7 @@ from kdbench.models.checkpoints import weights_hash
 from kdbench.runs.plan import Plan
 from kdbench.runs.weights import build_network, init_file, starts_pretrained
 from kdbench.teachers.cache.kinds import CACHES
-from kdbench.teachers.cache.logits import STORAGES, CachedTeacher, place
+from kdbench.teachers.cache.logits import STORAGES, CachedTeacher, caches_folder
 from kdbench.teachers.cache.topk import TopKTeacher
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.run_folder import RunFolder
@@ -104,8 +104,8 @@ def _find_cache(plans: Sequence[Plan], teacher: LiveTeacher | None) -> AnswerSou
     cache = CACHES[first.task.answer_cache].find(teacher, data, first.cfg.seed, epochs, storage)
     if cache is None and teacher.cache == "require" and not first.is_stage:
         raise ValueError(
-            f"teacher.cache=require: no sealed cache in {place(teacher, data)} has the answers that {first.title} "
-            f"needs; `kdbench cache fill` with the arguments of this run makes one"
+            f"teacher.cache=require: no sealed cache in {caches_folder(teacher, data)} has the answers that "
+            f"{first.title} needs; `kdbench cache fill` with the arguments of this run makes one"
         )
     return cache
 

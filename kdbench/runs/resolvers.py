@@ -16,8 +16,8 @@ def of_run(folder: str | None, what: str) -> Any:
     Raises:
         ValueError: There is no folder, or no finished run in it.
     """
+    from kdbench.core.records import finished_run
     from kdbench.runs.identity import RUN, series_key
-    from kdbench.training.run_folder import finished_run
 
     if folder is None:
         raise ValueError("teacher=run needs the folder of a finished run: teacher=run:FOLDER")

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config.messages import unknown
-from kdbench.teachers.names import chosen_by, network_chosen
+from kdbench.teachers.names import network_overrides, teacher_overrides
 from kdbench.utils.hardware import max_parallel_runs
 from kdbench.utils.paths import EXPERIMENTS_DIR
 
@@ -155,8 +155,8 @@ def overrides_of(table: Table, pair: str, variant: str, loss: str, seed: int) ->
         *table.overrides,
         *table.variants.get(variant, []),
         *table.extra_overrides,
-        *chosen_by(teacher),
-        *network_chosen("student", student),
+        *teacher_overrides(teacher),
+        *network_overrides("student", student),
         *(f"loss={loss}", f"seed={seed}", f"table_name={table.name}"),
         *(f"output={table.output}/runs", f"threads={table.threads}"),
     ]

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kdbench.core.records import records
 from kdbench.models.flops import model_cost
 from kdbench.runs.plan import Plan
 from kdbench.tables.definition import Table
 from kdbench.tables.grid import Cell
-from kdbench.teachers.names import TOGETHER, network_of
-from kdbench.training.run_folder import records
+from kdbench.teachers.names import ENSEMBLE_SEPARATOR, network_of
 from kdbench.utils.formatting import format_bytes, format_duration
 from kdbench.utils.paths import CONF_DIR
 from kdbench.utils.provenance import machine
@@ -106,7 +106,7 @@ class Forecast:
             _core_seconds(model_cost(plan.network["name"]).training_gflops, learns) for plan in batch
         )
         if any(plan.needs_teacher for plan in batch):
-            for member in batch[0].names["teacher"].split(TOGETHER):
+            for member in batch[0].names["teacher"].split(ENSEMBLE_SEPARATOR):
                 per_image += _core_seconds(model_cost(network_of(member)).forward_gflops, answers)
         return per_image * images / self.table.threads
 

@@ -11,13 +11,13 @@ from typing import Any
 from omegaconf import DictConfig
 
 from kdbench.config.compose import Composer, compose_checked
+from kdbench.core.records import records
 from kdbench.runs.identity import places_of
 from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.weights import teacher_files
 from kdbench.tables.definition import Table, overrides_of
-from kdbench.teachers.names import chosen_by
+from kdbench.teachers.names import teacher_overrides
 from kdbench.teachers.store import MissingTeacherError
-from kdbench.training.run_folder import records
 from kdbench.utils.hashing import digest, file_hash
 
 
@@ -149,7 +149,7 @@ def _taught(cell: Cell, before: Cell, there: Mapping[str, Mapping[str, Any]]) ->
     checkpoint = f"teacher.checkpoint={record['folder']}"
     if checkpoint in cell.overrides:
         return cell
-    standing_in = chosen_by(cell.pair.split(":")[-2])
+    standing_in = teacher_overrides(cell.pair.split(":")[-2])
     overrides = [word for word in cell.overrides if word not in standing_in] + ["teacher=run", checkpoint]
     plan = _plan(compose_checked("train", overrides), overrides, cell.loss)
     return replace(cell, plan=plan, overrides=tuple(overrides))

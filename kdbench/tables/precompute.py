@@ -29,10 +29,10 @@ def store_ahead(batches: Sequence[Batch], threads: int, console: Console) -> Non
         except ValueError as error:  # each run will say it
             console.print(f"not stored: {error}", highlight=False, soft_wrap=True)
             continue
-        if filling.found():
+        if filling.find_existing():
             continue
         torch.set_num_threads(threads)
-        live, left = images_asked(batches, filling, group), filling.units - filling.committed()
+        live, left = images_asked(batches, filling, group), filling.units - filling.committed_units()
         name, pays = filling.teacher.name, left <= WORTH * live
         if not live:
             text = (

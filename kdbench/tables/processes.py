@@ -15,7 +15,7 @@ from kdbench.runs.cohort import cohorts
 from kdbench.runs.plan import Plan
 from kdbench.tables.definition import Table
 from kdbench.tables.grid import Cell, found
-from kdbench.teachers.names import network_chosen
+from kdbench.teachers.names import network_overrides
 from kdbench.training.run_folder import RunFolder
 from kdbench.utils.hardware import cuda_devices
 from kdbench.utils.hashing import digest
@@ -59,7 +59,7 @@ def _products(cells: Sequence[Cell]) -> list[Batch]:
     groups: dict[tuple[str, tuple[str, ...], int], Batch] = {}
     for cell in cells:
         # two overrides say a network of timm's, one a network of ours: no product of keys has both
-        words = len(network_chosen("student", cell.pair.rpartition(":")[2]))
+        words = len(network_overrides("student", cell.pair.rpartition(":")[2]))
         groups.setdefault((cell.variant, losses[cell.variant, cell.pair], words), []).append(cell)
     return list(groups.values())
 

@@ -1,4 +1,4 @@
-"""Several trained networks that answer as one teacher."""
+"""Ensembles: several trained networks as one teacher."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from torch import Tensor, nn
 
 from kdbench.losses.composite import Loss
 from kdbench.teachers.live import BuildNetwork, CacheMode, LiveTeacher, live_teacher
-from kdbench.teachers.names import TOGETHER, network_of
+from kdbench.teachers.names import ENSEMBLE_SEPARATOR, network_of
 
 Average = Literal["probabilities", "logits"]
 
 
 class Ensemble(nn.Module):
-    """A network whose logits [N, C] are those of its members, averaged with weights that sum to 1.
+    """A network whose logits [N, C] are the average of those of its members.
 
-    average: `probabilities`, the logarithm of the members' mean softmax; or `logits`, their mean.
+    Args:
+        members: The networks.
+        average: `probabilities`, the logarithm of the members' mean softmax, or `logits`, their mean.
+        weights: Weights of the members, which are normalised; None for equal ones.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class Ensemble(nn.Module):
         self._average = average
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Averaged in float32, whatever precision the members answer in."""
+        """Return the average, computed in float32."""
         answers = torch.stack([member(inputs).float() for member in self.members])
         share = self.share.view(-1, 1, 1)
         if self._average == "logits":
@@ -83,13 +86,17 @@ def ensemble_teacher(
             raise ValueError(f"{members[0]} and {member} were trained on other classes, or in another order")
     model = Ensemble([teacher.model for teacher in teachers], average, weights)
     sources = [source for teacher in teachers for source in teacher.sources]
-    return LiveTeacher(TOGETHER.join(members), model, sources, about, bf16, cache)
+    return LiveTeacher(ENSEMBLE_SEPARATOR.join(members), model, sources, about, bf16, cache)
 
 
 def check_ensemble(
     members: Sequence[str], weights: Sequence[float] | None, checkpoints: Mapping[str, str] | None, loss: Loss
 ) -> None:
-    """ValueError for members, weights or files that do not fit together, and for a loss that logits do not serve."""
+    """Check the settings of an ensemble, and that the loss needs only logits of the teacher.
+
+    Raises:
+        ValueError: They do not fit together.
+    """
     if not members or len(set(members)) != len(members):
         raise ValueError(f"teacher.members={list(members)}: give each one once, and at least one")
     if stray := [name for name in checkpoints or {} if name not in members]:
@@ -103,7 +110,7 @@ def check_ensemble(
     for name, term in loss.terms.items():
         if term.teacher_features or {"classifier", "teacher weights"} & set(term.needs):
             raise ValueError(
-                f"an ensemble answers with logits alone, and {name} looks at more of its teacher: "
+                f"teacher=ensemble: an ensemble has logits only, and {name} needs more of its teacher: "
                 f"{', '.join(term.teacher_features) or ', '.join(term.needs)}; one network can be its teacher"
             )
     if loss.stage is not None:

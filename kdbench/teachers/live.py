@@ -1,4 +1,4 @@
-"""The live teacher: a trained network that answers each batch itself."""
+"""The live teacher: a trained network that computes its answers to each batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,12 +22,19 @@ BuildNetwork = Callable[[str, Mapping[str, Any] | None], nn.Module]
 
 
 class LiveTeacher(nn.Module):
-    """A frozen network in eval mode. Its answers carry no gradient.
+    """A frozen network in eval mode. Its outputs carry no gradient.
 
-    name: as in the teacher store, with its variant; sources: the files its weights came from; about: what they say of
-    them; bf16: answer under bfloat16 autocast, with BatchNorms in the convolutions before them; cache: whether stored
-    answers may, must or must not take its place in training (kdbench.teachers.cache.logits); top_k: in training it is
-    known by so many likeliest words of each token (kdbench.teachers.cache.topk).
+    Args:
+        name: The name in the teacher store, with its variant.
+        model: The network.
+        sources: The files of its weights.
+        about: The metadata in these files.
+        bf16: Run under bfloat16 autocast, with BatchNorms folded into convolutions.
+        cache: Whether stored answers may, must or must not replace it in training (`kdbench.teachers.cache`).
+        top_k: The number of most likely tokens that are used in training, or None for all.
+
+    Attributes:
+        hash: Hash of the weights.
     """
 
     def __init__(
@@ -48,29 +55,38 @@ class LiveTeacher(nn.Module):
         self._folded: nn.Module | None = None
 
     def train(self, mode: bool = True) -> "LiveTeacher":
-        """Stay in eval mode, whatever the module around it does."""
+        """Stay in eval mode, also if the surrounding module is switched to training."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, batch: Batch, features: tuple[str, ...] = ()) -> Outputs:
-        """The outputs for a batch and for its further views: logits [N, C] and the features asked for."""
+        """Return the outputs for a batch and its additional views.
+
+        Args:
+            batch: The batch.
+            features: Names of the features to return.
+        """
         with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
-            return answer_batch(self.answering(batch), batch, features)
+            return answer_batch(self.network_for(batch), batch, features)
 
     @property
     def precision(self) -> str:
-        """What of its answers' rounding makes stored ones others."""
+        """The precision of its answers; stored answers of another precision are not used."""
         if not self.bf16:
             return "fp32"
         return "bf16" if isinstance(self.model, TextNetwork) else "bf16, folded"
 
-    def answering(self, batch: Batch) -> nn.Module:
-        """The network that answers: one for whichever features are asked for, so that all see the same logits."""
+    def network_for(self, batch: Batch) -> nn.Module:
+        """Return the network that computes the answers; it is the same for all features, so that logits are equal.
+
+        Args:
+            batch: A batch, for the shape of its inputs.
+        """
         if not self.bf16 or isinstance(self.model, TextNetwork):
             return self.model
         if self._folded is None:
             folded = fold_batch_norms(self.model, batch.inputs[:1])
-            if folded is not self.model:  # their weights are rounded once, and not in every call
+            if folded is not self.model:  # round the weights once instead of in every call
                 for module in folded.modules():
                     if isinstance(module, nn.Conv2d):
                         module.to(torch.bfloat16)
@@ -90,10 +106,22 @@ def live_teacher(
     top_k: int | None = None,
     network: BuildNetwork | None = None,
 ) -> LiveTeacher:
-    """The trained network `name` with the weights in the file `checkpoint`; ValueError where it does not fit.
+    """Load a trained network as a teacher.
 
-    variant: which one of this name; init: where its training starts, which says nothing of one that is trained.
-    network: what makes a network by its name and options, where that is not `create_model`.
+    Args:
+        name: The name of the network.
+        num_classes: Number of classes C.
+        checkpoint: The file of its weights.
+        options: Options of the network.
+        bf16: See `LiveTeacher`.
+        cache: See `LiveTeacher`.
+        variant: The variant of this name.
+        init: Not used; the start of `kdbench train-teacher`.
+        top_k: See `LiveTeacher`.
+        network: Builds the network from its name and options; None for `create_model`.
+
+    Raises:
+        ValueError: There is no checkpoint, or it does not fit.
     """
     if checkpoint is None:
         raise ValueError(
@@ -103,12 +131,12 @@ def live_teacher(
     about = load_weights(model, Path(checkpoint))
     if about.get("settings", own := getattr(model, "settings", "")) != own:
         raise ValueError(
-            f"{checkpoint} was trained as another {name}: its files had the same shapes, and other settings (heads, "
-            f"dropout, ...) than those that teacher.options says"
+            f"{checkpoint} was trained as another {name}: the shapes are equal, but its settings (heads, dropout, ...) "
+            f"differ from teacher.options"
         )
     model = model.to(memory_format=torch.channels_last)
     return LiveTeacher(full_name(name, variant), model, [Path(checkpoint)], about, bf16, cache, top_k)
 
 
 def no_teacher(name: str = "none", **_: Any) -> None:
-    """Nobody answers."""
+    """Return None: the run has no teacher."""

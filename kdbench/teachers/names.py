@@ -1,48 +1,50 @@
-"""What teachers are called: `resnet56`, a variant of it `resnet56@mcmi-0.25`, several together `resnet56+wrn_40_2`."""
+"""Names of teachers: `resnet56`, its variant `resnet56@mcmi-0.25`, the ensemble `resnet56+wrn_40_2`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-VARIANT, TOGETHER, TIMM = "@", "+", "timm/"
+VARIANT_SEPARATOR, ENSEMBLE_SEPARATOR, TIMM = "@", "+", "timm/"
 
 
 def full_name(network: str, variant: str | None) -> str:
-    """A trained network's name in the store."""
-    return f"{network}{VARIANT}{variant}" if variant else network
+    """Return the name of a trained network in the store."""
+    return f"{network}{VARIANT_SEPARATOR}{variant}" if variant else network
 
 
 def network_of(name: str) -> str:
-    """The network of a full name."""
-    return name.partition(VARIANT)[0]
+    """Return the network of a full name."""
+    return name.partition(VARIANT_SEPARATOR)[0]
 
 
-def known_as(teacher: Mapping[str, Any]) -> str:
-    """The name, for people, records and tables, of the teacher that a configuration describes."""
+def display_name(teacher: Mapping[str, Any]) -> str:
+    """Return the name in records and tables of the teacher that a configuration section describes."""
     if "members" in teacher:
-        return TOGETHER.join(teacher["members"])
+        return ENSEMBLE_SEPARATOR.join(teacher["members"])
     return full_name(teacher["name"], teacher.get("variant"))
 
 
-def chosen_by(name: str) -> list[str]:
-    """The overrides that choose the teacher of that name."""
-    if TOGETHER in name:
-        return ["teacher=ensemble", f"teacher.members=[{name.replace(TOGETHER, ',')}]"]
-    network, _, variant = name.partition(VARIANT)
-    return [*network_chosen("teacher", network), *([f"teacher.variant={variant}"] if variant else [])]
+def teacher_overrides(name: str) -> list[str]:
+    """Return the overrides that choose a teacher by its full name."""
+    if ENSEMBLE_SEPARATOR in name:
+        return ["teacher=ensemble", f"teacher.members=[{name.replace(ENSEMBLE_SEPARATOR, ',')}]"]
+    network, _, variant = name.partition(VARIANT_SEPARATOR)
+    return [*network_overrides("teacher", network), *([f"teacher.variant={variant}"] if variant else [])]
 
 
-def network_chosen(side: str, network: str) -> list[str]:
-    """The overrides that choose the network of a side, `teacher` or `student`."""
+def network_overrides(side: str, network: str) -> list[str]:
+    """Return the overrides that choose the network of a side, `teacher` or `student`."""
     family, slash, _ = network.partition("/")
     if slash:  # timm/resnet18, causal/qwen
         return [f"{side}={family}", f"{side}.name={network}"]
     return [f"{side}={network}"]
 
 
-def trained_by(name: str, init: str, schedule: str | None = None, options: Sequence[str] = ()) -> list[str]:
-    """Return the overrides with which `kdbench train-teacher` trains the teacher of that name.
+def training_overrides(
+    name: str, init: str, schedule: str | None = None, options: Sequence[str] = ()
+) -> list[str]:
+    """Return the overrides for `kdbench train-teacher` to train a teacher.
 
     Args:
         name: The full name of the teacher.
@@ -50,8 +52,8 @@ def trained_by(name: str, init: str, schedule: str | None = None, options: Seque
         schedule: The schedule of a plain teacher; None for the default of the command.
         options: Further overrides of a plain teacher's network.
     """
-    network, _, variant = name.partition(VARIANT)
-    words = network_chosen("teacher", network)
+    network, _, variant = name.partition(VARIANT_SEPARATOR)
+    words = network_overrides("teacher", network)
     kind, _, weight = variant.partition("-")
     if not variant:
         return [*words, *options, *([f"schedule={schedule}"] if schedule else [])]

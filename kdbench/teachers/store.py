@@ -1,4 +1,4 @@
-"""The teacher store: trained networks by label space and name, each with a card that says how it came about."""
+"""The teacher store: trained networks by label space and name, each with a card that describes its training."""
 
 import fcntl
 import json
@@ -10,29 +10,29 @@ from typing import Any
 from torch import nn
 
 from kdbench.core.errors import RunError
+from kdbench.core.records import finished_run
 from kdbench.models.checkpoints import save_weights
-from kdbench.training.run_folder import finished_run
 from kdbench.utils.atomic_io import write_atomically
 from kdbench.utils.paths import home
 
 SHIPPED = Path(__file__).parent / "shipped"
 
 WEIGHTS = "student.safetensors"
-"""The network of a run's last epoch, in its folder."""
+"""The file in a run folder with the network of the last epoch."""
 
 
 def stored(label_space: str, name: str) -> Path:
-    """Where the store keeps (or would keep) a teacher's weights."""
+    """Return the file in the store for a teacher's weights, which may not exist."""
     return home() / "teachers" / label_space / f"{name.replace('/', '--')}.safetensors"
 
 
 def shipped(label_space: str, name: str) -> Path:
-    """Where the package has (or would have) a teacher's weights."""
+    """Return the file in the package for a teacher's weights, which may not exist."""
     return SHIPPED / label_space / f"{name}.safetensors"
 
 
 class MissingTeacherError(ValueError):
-    """The store has no teacher of that (full) name, and the command line names no other place."""
+    """The store has no teacher of a name, and the command line names no other place."""
 
     def __init__(self, name: str, label_space: str, message: str) -> None:
         super().__init__(message)
@@ -82,7 +82,11 @@ def locate(
 
 
 def check_free(label_space: str, name: str, hashes: dict[str, str] | None) -> None:
-    """ValueError where the store keeps a teacher of that name which another run made."""
+    """Check that the store has no teacher of this name from another run.
+
+    Raises:
+        ValueError: It has one.
+    """
     card = stored(label_space, name).with_suffix(".json")
     if card.is_file() and json.loads(card.read_text()).get("hashes") != hashes:
         raise ValueError(
@@ -92,10 +96,24 @@ def check_free(label_space: str, name: str, hashes: dict[str, str] | None) -> No
 
 
 def put(model: nn.Module, label_space: str, name: str, card: dict[str, Any], replace: bool = False) -> Path:
-    """Store a trained teacher: its weights, and the card beside them. ValueError where that would replace another's,
-    which may have come while this one was trained, unless that is wanted."""
+    """Store a trained teacher: its weights, and the card beside them.
+
+    Args:
+        model: The network.
+        label_space: Label space of the data.
+        name: Full name.
+        card: The description of its training.
+        replace: Replace a teacher of the same name from another run.
+
+    Returns:
+        The file of the weights.
+
+    Raises:
+        ValueError: There is another teacher of this name, which may have been stored during training.
+        RunError: The store cannot be written.
+    """
     path = stored(label_space, name)
-    with _alone(path.parent):
+    with _locked(path.parent):
         if not replace:
             check_free(label_space, name, card.get("hashes"))
         save_weights(model, path, card)
@@ -104,8 +122,8 @@ def put(model: nn.Module, label_space: str, name: str, card: dict[str, Any], rep
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process puts a teacher into this folder meanwhile."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to a folder of the store within the context."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")  # noqa: SIM115 - closed below
@@ -117,12 +135,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def card_of(weights: Path) -> dict[str, Any]:
-    """What the card beside the weights of a teacher says; nothing where there is none."""
+    """Return the card beside the weights of a teacher; empty if there is none."""
     file = weights.with_suffix(".json")
     return dict(json.loads(file.read_text())) if file.is_file() else {}
 
 
 def cards() -> list[dict[str, Any]]:
-    """The cards of all teachers at hand, the store's before the shipped ones."""
+    """Return the cards of all teachers, those in the store before those in the package."""
     files = [file for root in (home() / "teachers", SHIPPED) for file in sorted(root.glob("*/*.json"))]
     return [{**json.loads(file.read_text()), "file": str(file.with_suffix(".safetensors"))} for file in files]

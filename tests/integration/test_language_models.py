@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from kdbench.config.build import build
 from kdbench.core.logits import ProjectedLogits
+from kdbench.core.records import records
 from kdbench.core.types import IGNORED, Batch, Tokens
 from kdbench.data.images.image_io import DataError
 from kdbench.data.text.rationale_lm import LanguageData
@@ -22,7 +23,7 @@ from kdbench.runs.plan import Plan, make_plan
 from kdbench.tasks import task_of
 from kdbench.teachers.store import put
 from kdbench.training.evaluation import Scoring
-from kdbench.training.run_folder import RunFolder, records
+from kdbench.training.run_folder import RunFolder
 from tests.helpers.composition import compose_checked
 
 register()

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from kdbench.core.errors import RunError
 from kdbench.core.objective import Probes
+from kdbench.core.records import records
 from kdbench.core.types import Batch
 from kdbench.models.checkpoints import load_weights, save_weights
 from kdbench.models.features import answer, feature_names
@@ -16,7 +17,7 @@ from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import first_stage, make_plan
 from kdbench.teachers.live import LiveTeacher
-from kdbench.training.run_folder import RunFolder, records
+from kdbench.training.run_folder import RunFolder
 from tests.helpers.composition import compose_checked
 
 register()

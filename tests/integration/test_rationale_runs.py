@@ -7,10 +7,11 @@ import torch
 
 from kdbench.cli.evaluate import main
 from kdbench.config.command_line import expand_short_forms
+from kdbench.core.records import records
 from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
-from kdbench.training.run_folder import RunFolder, records
+from kdbench.training.run_folder import RunFolder
 from tests.helpers.composition import compose_checked
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")

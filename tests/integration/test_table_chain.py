@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from kdbench.core.records import read_record
 from kdbench.models.checkpoints import save_weights
 from kdbench.models.registry import create_model
 from kdbench.reports.aggregate import gather
@@ -19,7 +20,6 @@ from kdbench.tables.definition import Table, load_table
 from kdbench.tables.grid import cells
 from kdbench.tables.runner import Work
 from kdbench.teachers.store import stored
-from kdbench.training.run_folder import read_record
 
 register()
 

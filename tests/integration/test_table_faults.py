@@ -12,12 +12,13 @@ import pytest
 
 from kdbench.cli.table import main
 from kdbench.core.errors import RunError
+from kdbench.core.records import SCHEMA
 from kdbench.runs.hydra_setup import register
 from kdbench.tables.definition import Table, load_table
 from kdbench.tables.grid import cells, found
 from kdbench.tables.runner import Work
 from kdbench.teachers.store import stored
-from kdbench.training.run_folder import SCHEMA, RunFolder
+from kdbench.training.run_folder import RunFolder
 
 register()
 

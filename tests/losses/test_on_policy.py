@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from kdbench.core.records import records
 from kdbench.core.types import IGNORED
 from kdbench.data.text.rationale_lm import LanguageData
 from kdbench.losses.on_policy import Policy
@@ -14,7 +15,6 @@ from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.teachers.store import put
-from kdbench.training.run_folder import records
 from tests.helpers.composition import compose_checked
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from kdbench.core.objective import Probes
+from kdbench.core.records import records
 from kdbench.core.types import Batch, Outputs
 from kdbench.losses.composite import Loss
 from kdbench.models.features import answer_batch, feature_names
@@ -24,7 +25,6 @@ from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import Plan, first_stage, make_plan
 from kdbench.teachers.live import LiveTeacher, live_teacher
-from kdbench.training.run_folder import records
 from kdbench.utils.paths import CONF_DIR
 from tests.helpers.composition import compose_checked
 from tests.objectives.cases import of_all

@@ -37,7 +37,6 @@ def test_package_has_rooms_only():
     assert {path.name for path in rooms.PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
 
 
-@pytest.mark.xfail(reason="teachers/store.py imports training/run_folder.py")
 def test_rooms_import_only_rooms_below_them():
     assert rooms.upward(PICTURED) == []
 

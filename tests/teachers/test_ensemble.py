@@ -155,10 +155,10 @@ def test_who_is_asked_is_part_of_the_identity(members, tmp_path):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["loss=at"], "an ensemble answers with logits alone, and at looks at more of its teacher: stage"),
-        (["loss=simkd"], "an ensemble answers with logits alone, and simkd"),
-        (["loss=r2kd"], "an ensemble answers with logits alone, and r2kd"),
-        (["loss=ab"], "an ensemble answers with logits alone, and ab"),
+        (["loss=at"], "an ensemble has logits only, and at needs more of its teacher: stage"),
+        (["loss=simkd"], "an ensemble has logits only, and simkd"),
+        (["loss=r2kd"], "an ensemble has logits only, and r2kd"),
+        (["loss=ab"], "an ensemble has logits only, and ab"),
         (["loss=kd", "teacher.weights=[1]"], "a positive number for each of resnet8, wrn_16_1"),
         (["loss=kd", "teacher.weights=[1,0]"], "a positive number"),
         (["loss=kd", "teacher.members=[resnet8,resnet8]"], "each one once"),

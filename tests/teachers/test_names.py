@@ -1,7 +1,7 @@
 import pytest
 
 from kdbench.runs.hydra_setup import register
-from kdbench.teachers.names import chosen_by, full_name, known_as, network_of, trained_by
+from kdbench.teachers.names import display_name, full_name, network_of, teacher_overrides, training_overrides
 from tests.helpers.composition import compose_checked
 
 register()
@@ -17,8 +17,8 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_chooses_the_teacher_that_is_known_by_it(name):
-    cfg = compose_checked("train", [*chosen_by(name), "loss=kd"])
-    assert known_as(cfg.teacher) == name
+    cfg = compose_checked("train", [*teacher_overrides(name), "loss=kd"])
+    assert display_name(cfg.teacher) == name
 
 
 def test_names():
@@ -41,4 +41,4 @@ def test_names():
     ],
 )
 def test_the_command_that_trains_one(name, words):
-    assert words in " ".join(trained_by(name, "store", "cifar240"))
+    assert words in " ".join(training_overrides(name, "store", "cifar240"))

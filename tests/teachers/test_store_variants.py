@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdbench.config.command_line import expand_short_forms
+from kdbench.core.records import finished_run, read_record
 from kdbench.models.checkpoints import load_weights, save_weights, weights_hash
 from kdbench.models.registry import create_model
 from kdbench.runs.execute import run
@@ -15,7 +16,6 @@ from kdbench.runs.hydra_setup import register
 from kdbench.runs.identity import series_key
 from kdbench.runs.plan import make_plan
 from kdbench.teachers.store import put, stored
-from kdbench.training.run_folder import finished_run, read_record
 from tests.helpers.composition import compose_checked
 
 register()

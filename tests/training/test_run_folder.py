@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from kdbench.core.errors import RunError
+from kdbench.core.records import records
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.identity import moved, places_of, recipe_of, series_key
 from kdbench.runs.plan import make_plan
 from kdbench.training.progress import Progress
-from kdbench.training.run_folder import RunFolder, records
+from kdbench.training.run_folder import RunFolder
 from kdbench.utils.atomic_io import write_atomically
 from kdbench.utils.hashing import digest
 from tests.helpers.composition import compose_checked

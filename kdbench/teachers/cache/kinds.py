@@ -11,9 +11,9 @@ import torch
 
 from kdbench.losses.composite import Loss
 from kdbench.teachers.cache import topk
-from kdbench.teachers.cache.logits import Cache, CachedTeacher, Sealed, find, obstacle
-from kdbench.teachers.cache.logits_writer import ViewFilling
-from kdbench.teachers.cache.topk import LikeliestCache, LikeliestFilling, TopKTeacher, check_words
+from kdbench.teachers.cache.logits import CachedTeacher, LogitsCache, SealedCache, find, why_not_cached
+from kdbench.teachers.cache.logits_writer import LogitsCacheWriter
+from kdbench.teachers.cache.topk import TopKCache, TopKCacheWriter, TopKTeacher, check_top_k
 from kdbench.teachers.cache.writer import CacheWriter
 from kdbench.teachers.live import LiveTeacher
 
@@ -72,7 +72,7 @@ class AnswerCache(ABC):
         """
 
     @abstractmethod
-    def open(self, folder: Path) -> Sealed:
+    def open(self, folder: Path) -> SealedCache:
         """Open a sealed cache of this kind; ValueError if the folder holds none, or a file has the wrong size."""
 
 
@@ -81,7 +81,7 @@ class LogitCaches(AnswerCache):
 
     def obstacle(self, loss: Loss, top_k: int | None) -> str | None:
         """Features and further views are not stored."""
-        return obstacle(loss)
+        return why_not_cached(loss)
 
     def find(
         self, teacher: LiveTeacher, data: Any, seed: int, epochs: int, storage: str
@@ -92,18 +92,18 @@ class LogitCaches(AnswerCache):
 
     def writer(
         self, teacher: LiveTeacher, data: Any, storage: str, epochs: Epochs, all_views: bool
-    ) -> ViewFilling:
+    ) -> LogitsCacheWriter:
         """A view that several runs draw is stored once."""
         if all_views:
-            return ViewFilling(teacher, data, storage)
+            return LogitsCacheWriter(teacher, data, storage)
         drawn = torch.zeros(data.num_views, dtype=torch.bool)
         for seed, most in epochs.items():
             drawn[data.views_of_run(seed, most)] = True
-        return ViewFilling(teacher, data, storage, drawn.nonzero().flatten())
+        return LogitsCacheWriter(teacher, data, storage, drawn.nonzero().flatten())
 
-    def open(self, folder: Path) -> Cache:
+    def open(self, folder: Path) -> LogitsCache:
         """Open the cache of a folder."""
-        return Cache(folder)
+        return LogitsCache(folder)
 
 
 class TopKCaches(AnswerCache):
@@ -130,23 +130,23 @@ class TopKCaches(AnswerCache):
 
     def writer(
         self, teacher: LiveTeacher, data: Any, storage: str, epochs: Epochs, all_views: bool
-    ) -> LikeliestFilling:
+    ) -> TopKCacheWriter:
         """All training texts are stored, whatever the runs."""
         if all_views:
             raise ValueError("--all is for views of images: the training texts are all stored")
         assert teacher.top_k is not None
-        check_words(teacher.top_k, data)
-        return LikeliestFilling(teacher, data, storage, top_k=teacher.top_k)
+        check_top_k(teacher.top_k, data)
+        return TopKCacheWriter(teacher, data, storage, top_k=teacher.top_k)
 
-    def open(self, folder: Path) -> LikeliestCache:
+    def open(self, folder: Path) -> TopKCache:
         """Open the cache of a folder."""
-        return LikeliestCache(folder)
+        return TopKCache(folder)
 
 
 CACHES: Mapping[str, AnswerCache] = {"logits": LogitCaches(), "top_k": TopKCaches()}
 """All kinds by name."""
 
 
-def open_cache(folder: Path) -> Sealed:
+def open_cache(folder: Path) -> SealedCache:
     """Open a sealed cache of any kind; ValueError if the folder holds none, or a file has the wrong size."""
-    return CACHES["top_k" if "top_k" in Sealed(folder).card else "logits"].open(folder)
+    return CACHES["top_k" if "top_k" in SealedCache(folder).card else "logits"].open(folder)

@@ -1,4 +1,4 @@
-"""Filling a cache: a teacher's logits for many views, block by block, so that a kill costs a block at most."""
+"""Write caches of a teacher's answers in blocks, so that a kill loses one block at most."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kdbench.core.errors import RunError
 from kdbench.data.base import TaskData
-from kdbench.teachers.cache.logits import CARD, KEYS, STORAGES, Sealed, checksum, subject
+from kdbench.teachers.cache.logits import CARD, KEYS, STORAGES, SealedCache, cache_identity, checksum
 from kdbench.teachers.live import LiveTeacher
 from kdbench.utils.atomic_io import write_atomically
 from kdbench.utils.provenance import provenance
@@ -29,17 +29,28 @@ _CALLS = 40
 
 @dataclass(frozen=True)
 class CacheWriter(ABC):
-    """What a cache will hold, before it does: the answers to so many `units`, each of one row or more of the files."""
+    """Computes the answers of a teacher and writes them to a cache.
+
+    A cache has `units` (views or texts), each of one or more rows in its files.
+
+    Attributes:
+        teacher: The live teacher.
+        data: The data, set up.
+        storage: Number format of the answers.
+
+    Raises:
+        ValueError: The storage is unknown.
+    """
 
     teacher: LiveTeacher
     data: TaskData
     storage: str = "float16"
 
     unit: ClassVar[str]
-    """What a unit is called."""
+    """The word for units in messages."""
 
-    at_once: ClassVar[int]
-    """Units that the teacher answers in one call."""
+    batch_units: ClassVar[int]
+    """Units of one teacher call."""
 
     def __post_init__(self) -> None:
         if self.storage not in STORAGES:
@@ -48,99 +59,107 @@ class CacheWriter(ABC):
     @property
     @abstractmethod
     def units(self) -> int:
-        """How many are answered."""
+        """The number of units."""
 
     @property
     def rows(self) -> int:
-        """How many rows the files have."""
+        """The number of rows of the files."""
         return self.row_of(self.units)
 
     def row_of(self, unit: int) -> int:
-        """The row at which a unit begins."""
+        """Return the first row of a unit."""
         return unit
 
     @property
     @abstractmethod
     def widths(self) -> dict[str, int]:
-        """The files with their bytes per row."""
+        """Bytes per row of each file."""
 
     @property
     def keys_bytes(self) -> bytes | None:
-        """What else is kept beside them, or None."""
+        """The contents of the file of keys, or None for a cache without one."""
         return None
 
     @property
     def bytes(self) -> int:
-        """On the disk."""
+        """Size on disk."""
         return self.rows * sum(self.widths.values())
 
     @property
     @abstractmethod
     def folder(self) -> Path:
-        """Where it is filled."""
+        """The folder of the cache."""
 
     @property
     @abstractmethod
-    def about(self) -> dict[str, Any]:
-        """What the card says of it beside what it says of all."""
+    def card_entries(self) -> dict[str, Any]:
+        """Additional entries of the card."""
 
     @property
     @abstractmethod
-    def words(self) -> str:
-        """What is stored, for people."""
+    def description(self) -> str:
+        """A description for messages."""
 
     @abstractmethod
-    def found(self) -> Sealed | None:
-        """A sealed cache that has all of it already, or None."""
+    def find_existing(self) -> SealedCache | None:
+        """Return a sealed cache that has all answers already, or None."""
 
     @abstractmethod
-    def opened(self) -> Sealed:
-        """What `run` has sealed."""
+    def open(self) -> SealedCache:
+        """Open the cache that `run` sealed."""
 
     @abstractmethod
-    def answers(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Of the units [start, stop), on the CPU, as they are stored, by file."""
+    def compute(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Return the answers to the units [start, stop) by file, on the CPU and in their storage."""
 
-    def stored(self, values: Tensor) -> Tensor:
-        """In the storage; RunError where it cannot hold them."""
-        found = values.float().cpu().to(STORAGES[self.storage])
-        if not found.isfinite().all():
+    def to_storage(self, values: Tensor) -> Tensor:
+        """Convert values to the storage.
+
+        Raises:
+            RunError: The storage cannot represent them.
+        """
+        converted = values.float().cpu().to(STORAGES[self.storage])
+        if not converted.isfinite().all():
             raise RunError(
-                f"{self.storage} cannot hold numbers up to {values.abs().max():.3g}; storage=float32"
+                f"{self.storage} cannot represent numbers up to {values.abs().max():.3g}; give storage=float32"
             )
-        return found
+        return converted
 
     def seconds(self) -> float:
-        """How long filling will take here, from the teacher's time for a few units."""
-        few = min(self.units, self.at_once)
-        self.answers(0, few)  # warm up
+        """Estimate the time for all units from a timed teacher call."""
+        few = min(self.units, self.batch_units)
+        self.compute(0, few)  # warm up
         started = time.perf_counter()
-        self.answers(0, few)
+        self.compute(0, few)
         return (time.perf_counter() - started) * self.units / few
 
-    def run(self, say: Callable[[int], None] = lambda _: None) -> Sealed:
-        """Fill what is missing, and seal; `say` is told how many units are there after every block.
+    def run(self, on_progress: Callable[[int], None] = lambda _: None) -> SealedCache:
+        """Compute and write the missing answers, and seal the cache.
 
-        Raises RunError where the disk is or becomes full, another process fills this cache, or the storage cannot
-        hold the logits.
+        Args:
+            on_progress: Called with the number of units after every block.
+
+        Raises:
+            RunError: The disk is full, or the storage cannot represent the answers.
+            BusyError: Another process writes this cache.
         """
         folder = self.folder
         started = time.perf_counter()
         with _locked(folder):
             if not (folder / CARD).is_file():
-                done = self.committed()
+                done = self.committed_units()
                 self._check_space(done)
                 files = list(self.widths)
                 if (keys := self.keys_bytes) is not None:
                     write_atomically(folder / KEYS, keys)
                     files.append(KEYS)
-                self._write(done, say)
+                self._write(done, on_progress)
                 sums = {name: checksum(folder / name) for name in files}
                 self.seal(time.perf_counter() - started, sums)
-        return self.opened()
+        return self.open()
 
-    def committed(self) -> int:
-        """How many units an earlier, unfinished filling left."""
+    def committed_units(self) -> int:
+        """Return the number of units that an unfinished run of the writer has committed."""
         note = self.folder / _NOTE
         return int(json.loads(note.read_text())["rows"]) if note.is_file() else 0
 
@@ -153,50 +172,54 @@ class CacheWriter(ABC):
                 f"KDBENCH_HOME names another place"
             )
 
-    def _write(self, done: int, say: Callable[[int], None]) -> None:
+    def _write(self, done: int, on_progress: Callable[[int], None]) -> None:
         try:
             with ExitStack() as opened:
                 files = {}
                 for name, width in self.widths.items():
                     path = self.folder / name
                     files[name] = opened.enter_context(open(path, "r+b" if path.is_file() else "w+b"))
-                    files[name].truncate(self.row_of(done) * width)  # what came after the last commit
+                    files[name].truncate(
+                        self.row_of(done) * width
+                    )  # drops what was written after the last commit
                     files[name].seek(self.row_of(done) * width)
                 while done < self.units:
-                    stop = min(done + _CALLS * self.at_once, self.units)
-                    for start in range(done, stop, self.at_once):
-                        found = self.answers(start, min(start + self.at_once, stop))
-                        for name, values in found.items():
+                    stop = min(done + _CALLS * self.batch_units, self.units)
+                    for start in range(done, stop, self.batch_units):
+                        answers = self.compute(start, min(start + self.batch_units, stop))
+                        for name, values in answers.items():
                             files[name].write(values.numpy().tobytes())
                     for file in files.values():
                         file.flush()
                         os.fsync(file.fileno())
                     write_atomically(self.folder / _NOTE, json.dumps({"rows": stop}).encode())
                     done = stop
-                    say(done)
+                    on_progress(done)
         except OSError as error:
             raise RunError(
-                f"cannot write into {self.folder}: {error.strerror}; the same command goes on"
+                f"cannot write into {self.folder}: {error.strerror}; the same command continues"
             ) from error
 
     def seal(self, seconds: float, sums: dict[str, str]) -> None:
-        """The card is the commit: before it nobody reads the cache, after it nobody writes it.
+        """Write the card, which commits the cache: it is not read before and not written afterwards.
 
-        sums: SHA-256 of the files by name.
+        Args:
+            seconds: The time that filling took.
+            sums: SHA-256 of the files by name.
         """
         card: dict[str, Any] = {
-            "subject": subject(self.teacher, self.data),
+            "subject": cache_identity(self.teacher, self.data),
             "teacher": self.teacher.name,
             "dataset": self.data.name,
             "storage": self.storage,
             "rows": self.rows,
-            **self.about,
+            **self.card_entries,
             "sha256": sums,
             "seconds": seconds,
             **provenance(),
         }
         write_atomically(self.folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
-        for name in sums:  # after the commit: what cannot be written could not be filled further
+        for name in sums:  # after the commit, because an unfinished cache must stay writable
             (self.folder / name).chmod(0o444)
         (self.folder / _NOTE).unlink(missing_ok=True)
 
@@ -205,7 +228,7 @@ _NOTE = "filling.json"
 
 
 class BusyError(RunError):
-    """Another process is at work on the same cache."""
+    """Another process writes the same cache."""
 
 
 @contextmanager
@@ -216,7 +239,7 @@ def _locked(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise BusyError(f"another process fills {folder}") from error
+                raise BusyError(f"another process writes {folder}") from error
             yield
     except OSError as error:
-        raise RunError(f"cannot fill {folder}: {error.strerror}") from error
+        raise RunError(f"cannot write {folder}: {error.strerror}") from error

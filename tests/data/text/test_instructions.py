@@ -10,6 +10,7 @@ from kdbench.cli.cache import main as cache
 from kdbench.cli.evaluate import main as evaluate
 from kdbench.cli.table import main as table
 from kdbench.config.command_line import expand_short_forms
+from kdbench.core.records import records
 from kdbench.core.types import IGNORED
 from kdbench.data.images.image_io import DataError
 from kdbench.data.text.instructions import InstructionData, read_instructions
@@ -20,7 +21,6 @@ from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.tasks import task_of
-from kdbench.training.run_folder import records
 from tests.helpers.composition import compose_checked
 from tests.helpers.model_folders import rows, save_instructions
 

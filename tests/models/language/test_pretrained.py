@@ -8,6 +8,7 @@ import torch
 
 from kdbench.cli.evaluate import main as evaluate
 from kdbench.core.logits import ProjectedLogits
+from kdbench.core.records import records
 from kdbench.core.types import Batch, Tokens
 from kdbench.data.text.rationale_lm import LanguageData
 from kdbench.models.checkpoints import load_weights, weights_hash
@@ -19,7 +20,6 @@ from kdbench.runs.execute import run
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
 from kdbench.tasks import task_of
-from kdbench.training.run_folder import records
 from tests.helpers.composition import compose_checked
 from tests.helpers.model_folders import END, save_gpt2, save_llama, save_t5, save_tokenizer
 

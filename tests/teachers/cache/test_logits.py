@@ -21,8 +21,8 @@ from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.weights import load_teacher, teacher_files
 from kdbench.teachers.cache import writer as filling_module
-from kdbench.teachers.cache.logits import Cache, CachedTeacher, find, place
-from kdbench.teachers.cache.logits_writer import ViewFilling
+from kdbench.teachers.cache.logits import CachedTeacher, LogitsCache, caches_folder, find
+from kdbench.teachers.cache.logits_writer import LogitsCacheWriter
 from kdbench.teachers.live import LiveTeacher
 from kdbench.training.module import StudentModule
 from kdbench.training.run_folder import RunFolder
@@ -68,10 +68,10 @@ def sides(common: list[str], *more: str):
     return load_teacher(one, teacher_files(one)), one.data
 
 
-def filled(common: list[str], *words: str) -> Cache:
+def filled(common: list[str], *words: str) -> LogitsCache:
     assert main(["fill", *common, "loss=kd", *words]) == 0
     (card,) = Path(os.environ["KDBENCH_HOME"]).glob("cache/*/*/cache.json")
-    return Cache(card.parent)
+    return LogitsCache(card.parent)
 
 
 def weights_of(record: dict, common: list[str]) -> dict:
@@ -137,7 +137,7 @@ def test_a_filling_that_was_killed_goes_on_and_ends_in_the_same_bytes(common, tm
     program = (
         "import sys, kdbench.teachers.cache.writer as fill, kdbench.teachers.cache.logits_writer as views\n"
     )
-    program += "fill._CALLS = 2; views.ViewFilling.at_once = 50\n"
+    program += "fill._CALLS = 2; views.LogitsCacheWriter.batch_units = 50\n"
     program += "from kdbench.cli.cache import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.DEVNULL)
     while not (notes := list((tmp_path / "killed").glob("cache/*/*/filling.json"))):
@@ -150,7 +150,7 @@ def test_a_filling_that_was_killed_goes_on_and_ends_in_the_same_bytes(common, tm
     with open(notes[0].with_name("logits.bin"), "ab") as file:
         file.write(b"half a block")
     with pytest.raises(ValueError, match="no sealed cache"):
-        Cache(notes[0].parent)
+        LogitsCache(notes[0].parent)
     again = filled(common, "--all")
     assert again.card["sha256"] == whole.card["sha256"]
     assert not notes[0].is_file()
@@ -176,16 +176,16 @@ def test_logits_that_float16_cannot_hold_are_refused(common):
     teacher, data = sides(common)
     teacher.model.fc.bias.data += 1e5
     with pytest.raises(RunError, match="storage=float32"):
-        ViewFilling(teacher, data).run()
+        LogitsCacheWriter(teacher, data).run()
 
 
 def test_two_processes_do_not_fill_the_same_cache(common):
     teacher, data = sides(common)
     with (
-        filling_module._locked(ViewFilling(teacher, data).folder),
+        filling_module._locked(LogitsCacheWriter(teacher, data).folder),
         pytest.raises(RunError, match="another process"),
     ):
-        ViewFilling(teacher, data).run()
+        LogitsCacheWriter(teacher, data).run()
 
 
 # ---- whom it serves
@@ -244,7 +244,7 @@ def test_a_run_that_is_finished_live_is_left_alone(common, capsys):
 
 
 def test_a_loss_that_needs_features_or_has_no_cache_is_refused_where_it_is_required(common):
-    with pytest.raises(ValueError, match="at looks at the teacher's features"):
+    with pytest.raises(ValueError, match="at needs the teacher's features"):
         plan(*common, "loss=at", "teacher.cache=require")
     with pytest.raises(ValueError, match="mlkd asks for a second"):
         plan(*common, "loss=mlkd", "teacher.cache=require")
@@ -337,7 +337,7 @@ def test_each_storage_is_a_cache_of_its_own_and_the_finer_one_is_read(common):
 
 
 def test_a_kill_before_the_card_leaves_files_that_can_be_filled_further(common, monkeypatch):
-    seal = ViewFilling.seal
+    seal = LogitsCacheWriter.seal
 
     def killed(self, seconds, sums):
         with monkeypatch.context() as patch:
@@ -347,7 +347,7 @@ def test_a_kill_before_the_card_leaves_files_that_can_be_filled_further(common, 
             seal(self, seconds, sums)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ViewFilling, "seal", killed)
+        patch.setattr(LogitsCacheWriter, "seal", killed)
         with pytest.raises(KeyboardInterrupt):
             main(["fill", *common, "loss=kd"])
     (logits,) = Path(os.environ["KDBENCH_HOME"]).glob("cache/*/*/logits.bin")
@@ -358,7 +358,7 @@ def test_a_kill_before_the_card_leaves_files_that_can_be_filled_further(common, 
 
 def test_the_folder_names_teacher_data_and_views(common):
     teacher, data = sides(common)
-    assert place(teacher, data).name.startswith("fake-resnet20-")
-    assert ViewFilling(teacher, data).folder.name == "all-float16"
-    some = ViewFilling(teacher, data, keys=torch.tensor([1, 5])).folder.name
-    assert some != ViewFilling(teacher, data, keys=torch.tensor([1, 6])).folder.name
+    assert caches_folder(teacher, data).name.startswith("fake-resnet20-")
+    assert LogitsCacheWriter(teacher, data).folder.name == "all-float16"
+    some = LogitsCacheWriter(teacher, data, keys=torch.tensor([1, 5])).folder.name
+    assert some != LogitsCacheWriter(teacher, data, keys=torch.tensor([1, 6])).folder.name

@@ -9,14 +9,15 @@ import torch
 from kdbench.cli.cache import main
 from kdbench.config.build import build
 from kdbench.core.logits import TopKLogits
+from kdbench.core.records import records
 from kdbench.runs.execute import run, run_cohort
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import Plan, make_plan
 from kdbench.runs.weights import load_teacher, teacher_files
 from kdbench.tasks import task_of
-from kdbench.teachers.cache.topk import LikeliestCache, TopKTeacher, top_k_answers
+from kdbench.teachers.cache.topk import TopKCache, TopKTeacher, top_k_answers
 from kdbench.teachers.store import put
-from kdbench.training.run_folder import RunFolder, records
+from kdbench.training.run_folder import RunFolder
 from tests.helpers.composition import compose_checked
 
 register()
@@ -58,10 +59,10 @@ def sides(*words: str):
     return load_teacher(one, teacher_files(one)), one.data
 
 
-def filled(*words: str) -> LikeliestCache:
+def filled(*words: str) -> TopKCache:
     assert main(["fill", *TOP, "loss=fkl", *words]) == 0
     (card,) = Path(os.environ["KDBENCH_HOME"]).glob("cache/*/*/cache.json")
-    return LikeliestCache(card.parent)
+    return TopKCache(card.parent)
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -207,7 +208,7 @@ def test_what_cannot_be_known_so_is_refused():
         plan(*TOP, "loss=skd", "teacher.cache=require")
     with pytest.raises(ValueError, match="no term of this loss"):
         plan(*TOP, "loss=seqkd")
-    with pytest.raises(ValueError, match="has 400 words"):
+    with pytest.raises(ValueError, match="has 400 tokens"):
         run(plan(*SHORT, "loss=fkl", "teacher.top_k=401"))
     assert main(["fill", *SHORT, "loss=fkl", "teacher.top_k=401"]) == 2
     assert main(["fill", *TOP, "loss=fkl", "--all"]) == 2
