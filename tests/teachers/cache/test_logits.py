@@ -246,7 +246,7 @@ def test_a_run_that_is_finished_live_is_left_alone(common, capsys):
 def test_a_loss_that_needs_features_or_has_no_cache_is_refused_where_it_is_required(common):
     with pytest.raises(ValueError, match="at needs the teacher's features"):
         plan(*common, "loss=at", "teacher.cache=require")
-    with pytest.raises(ValueError, match="mlkd asks for a second"):
+    with pytest.raises(ValueError, match="mlkd needs a second"):
         plan(*common, "loss=mlkd", "teacher.cache=require")
     with pytest.raises(ValueError, match="no sealed cache"):
         run(plan(*common, "loss=kd", "teacher.cache=require"))
