@@ -72,14 +72,14 @@ def _explain_key(full_key: str, root: str, overrides: Sequence[str]) -> str:
     try:
         with hydra_initialized():
             cfg = compose(config_name=root, overrides=kept)
-        siblings = OmegaConf.select(cfg, parent) if parent else cfg
+        section = OmegaConf.select(cfg, parent) if parent else cfg
     except (HydraException, OmegaConfBaseException):
         return f"unknown key {full_key!r}"
     if (elsewhere := _elsewhere(key, cfg)) and not difflib.get_close_matches(
-        key, map(str, siblings or ()), n=1
+        key, map(str, section or ()), n=1
     ):
         return f"unknown key {full_key!r}; did you mean {' or '.join(elsewhere)}?"
-    return unknown(full_key, key, siblings or [])
+    return unknown(full_key, key, section or [])
 
 
 def _elsewhere(key: str, cfg: DictConfig) -> list[str]:

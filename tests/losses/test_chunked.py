@@ -1,4 +1,4 @@
-"""A loss in pieces of rows is the loss of all rows: value, parts and every gradient."""
+"""A loss in chunks of rows is the loss of all rows: value, parts and every gradient."""
 
 import itertools
 from dataclasses import replace
@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 from kdbench import objectives
 from kdbench.core.logits import ProjectedLogits
 from kdbench.core.types import Batch, Outputs
-from kdbench.losses import chunked as pieces
+from kdbench.losses import chunked
 from kdbench.losses.composite import Loss
 
 ROWS, CLASSES, WIDTH = 23, 40, 6
@@ -54,7 +54,7 @@ def whole(loss: Loss, of: list[Tensor], teacher: ProjectedLogits, batch: Batch):
 @pytest.fixture
 def few(monkeypatch):
     """Five rows at once, and nothing is so small that it is left whole."""
-    monkeypatch.setattr(pieces, "chunk_rows", lambda _: 5)
+    monkeypatch.setattr(chunked, "chunk_rows", lambda _: 5)
     monkeypatch.setattr("kdbench.losses.composite.chunk_rows", lambda _: 5)
 
 
@@ -134,10 +134,10 @@ def test_a_loss_that_couples_rows_sees_them_whole(few):
 
 def test_few_logits_are_left_alone_and_many_are_not():
     features, weight = torch.zeros(4096, 2), torch.zeros(150_000, 2)
-    assert pieces.chunk_rows(Outputs(ProjectedLogits(features, weight))) == pieces.CHUNK_LOGITS // 150_000
-    assert pieces.chunk_rows(Outputs(torch.empty(4096, 150_000, device="meta"))) is not None
-    assert pieces.chunk_rows(Outputs(torch.empty(256, 1000, device="meta"))) is None
-    assert pieces.chunk_rows(Outputs(ProjectedLogits(features, torch.empty(10**9, 2, device="meta")))) == 1
+    assert chunked.chunk_rows(Outputs(ProjectedLogits(features, weight))) == chunked.CHUNK_LOGITS // 150_000
+    assert chunked.chunk_rows(Outputs(torch.empty(4096, 150_000, device="meta"))) is not None
+    assert chunked.chunk_rows(Outputs(torch.empty(256, 1000, device="meta"))) is None
+    assert chunked.chunk_rows(Outputs(ProjectedLogits(features, torch.empty(10**9, 2, device="meta")))) == 1
 
 
 # ---- every token weighs the same: gradient accumulation and ranks

@@ -62,7 +62,7 @@ def prompts(batch) -> list[list[int]]:
     ]
 
 
-def likeliest(network, given, end, longest) -> list[int]:
+def greedy_response(network, given, end, longest) -> list[int]:
     """Word by word from the whole sequence, without padding and without a memory."""
     said = []
     while len(said) < longest and end not in said:
@@ -77,7 +77,7 @@ def test_what_is_written_is_what_the_network_would_say_one_sequence_at_a_time(da
     found = greedy.with_generated_responses(batch, student, teacher, *data.generation_limits, seed=0)
     assert prompts(found) == prompts(batch)
     assert responses(found) == [
-        likeliest(teacher, given, *data.generation_limits) for given in prompts(batch)
+        greedy_response(teacher, given, *data.generation_limits) for given in prompts(batch)
     ]
     assert responses(found) != responses(
         greedy.with_generated_responses(batch, teacher, student, *data.generation_limits, seed=0)
@@ -160,7 +160,9 @@ def test_draws_are_a_function_of_their_place_and_follow_the_network(data, networ
     cold = Policy("student", temperature=1e-6).with_generated_responses(
         batch, student, teacher, *data.generation_limits, seed=3
     )
-    assert responses(cold) == [likeliest(student, given, *data.generation_limits) for given in prompts(batch)]
+    assert responses(cold) == [
+        greedy_response(student, given, *data.generation_limits) for given in prompts(batch)
+    ]
 
 
 def test_the_teacher_replaces_what_it_finds_unlikely(data, networks):

@@ -66,9 +66,11 @@ def test_value_and_gradient_are_the_formulas(temperature, tau, centred):
 def test_the_centred_values_tell_an_opposite_student_from_a_uniform_one():
     """At a high temperature all softmaxes are alike to the published cosine, whatever the student says."""
     teacher = normal(0, 6, 10)
-    apart = [value_distance(s, teacher, 20.0) / 400 for s in (teacher, 0 * teacher, -teacher)]
+    distances = [value_distance(s, teacher, 20.0) / 400 for s in (teacher, 0 * teacher, -teacher)]
     published = [value_distance(s, teacher, 20.0, False) / 400 for s in (teacher, 0 * teacher, -teacher)]
-    torch.testing.assert_close(torch.stack(apart), torch.tensor([0.0, 2.0, 4.0]).double(), rtol=0, atol=0.1)
+    torch.testing.assert_close(
+        torch.stack(distances), torch.tensor([0.0, 2.0, 4.0]).double(), rtol=0, atol=0.1
+    )
     assert max(published) < 0.1
 
 

@@ -199,10 +199,10 @@ def test_members_at_different_positions_synchronise(tmp_path, common, alone, mon
 
 
 def test_advanced_member_continues_when_the_others_fail(tmp_path, common, alone, monkeypatch):
-    ahead = [*common, *MEMBERS["crd"], f"output={tmp_path}"]
-    killed_at(monkeypatch, 2, 3, [[*ahead, "save_every=0"]])
+    second = [*common, *MEMBERS["crd"], f"output={tmp_path}"]
+    killed_at(monkeypatch, 2, 3, [[*second, "save_every=0"]])
     broken = [*common, "loss=ce", "student=resnet8", f"output={tmp_path}", "schedule.lr=1e30"]
-    failed, done = together([*broken, "resume=true"], [*ahead, "resume=true"])
+    failed, done = together([*broken, "resume=true"], [*second, "resume=true"])
     assert isinstance(failed.error, RunError)
     assert done.error is None
     shutil.rmtree(failed.folder.path)

@@ -232,10 +232,10 @@ def test_an_ordinary_teacher_is_measured_once_at_its_end(tmp_path):
 
 
 def test_the_spread_of_a_split_is_the_same_in_any_pieces():
-    whole, pieces = (data_of(*TINY, f"dataset.eval_batch_size={size}") for size in (96, 7))
+    whole, in_chunks = (data_of(*TINY, f"dataset.eval_batch_size={size}") for size in (96, 7))
     torch.manual_seed(0)
     network = create_model("resnet8", 4)
-    left, right = (evaluate(network, data, "train", metric=ClassSpread(4)) for data in (whole, pieces))
+    left, right = (evaluate(network, data, "train", metric=ClassSpread(4)) for data in (whole, in_chunks))
     assert left == pytest.approx(right, rel=1e-5)
 
 

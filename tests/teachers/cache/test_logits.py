@@ -257,16 +257,17 @@ def test_a_loss_that_needs_features_or_has_no_cache_is_refused_where_it_is_requi
 def test_members_read_or_ask_the_live_teacher_as_they_would_alone(common, tmp_path):
     filled(common)
     alone = [run(plan(*common, f"loss={loss}")) for loss in ("kd", "at", "wttm")]
-    apart = [*common, f"output={tmp_path / 'together'}"]
+    common_output = [*common, f"output={tmp_path / 'together'}"]
     together = [
-        member.record for member in run_cohort([plan(*apart, f"loss={x}") for x in ("kd", "at", "wttm")])
+        member.record
+        for member in run_cohort([plan(*common_output, f"loss={x}") for x in ("kd", "at", "wttm")])
     ]
     answers = [record["teacher"]["answers"] for record in together]
     assert answers[1] == "live"
     assert answers[0] == answers[2] != "live"
     for one, other in zip(alone, together, strict=True):
         assert one["hashes"] == other["hashes"]
-        assert same(weights_of(one, common), weights_of(other, apart))
+        assert same(weights_of(one, common), weights_of(other, common_output))
 
 
 def test_the_live_network_is_not_asked_for_training_batches(common, monkeypatch):
