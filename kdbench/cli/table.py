@@ -15,7 +15,7 @@ from kdbench.reports.terminal import print_report
 from kdbench.runs.hydra_setup import register
 from kdbench.tables.definition import load_table, tables
 from kdbench.tables.grid import cells
-from kdbench.tables.runner import Work
+from kdbench.tables.runner import TableRunner
 
 
 def main(arguments: list[str]) -> int:
@@ -34,12 +34,12 @@ def main(arguments: list[str]) -> int:
             raise ValueError(f"kdbench table NAME [KEY=VALUE ...] [--dry-run]; tables: {', '.join(tables())}")
         table = load_table(name_and_changes[0], name_and_changes[1:])
         grid = cells(table)
-        work = Work(table, grid, lambda line: console.print(line, highlight=False, soft_wrap=True))
+        work = TableRunner(table, grid, lambda line: console.print(line, highlight=False, soft_wrap=True))
     except ValueError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         return 2
     if "--dry-run" in arguments:
-        work.foretell()
+        work.dry_run()
         return 0
     started = time.monotonic()
     work.run(console)

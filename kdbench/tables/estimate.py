@@ -1,4 +1,4 @@
-"""What runs will take before any is started, time and room on the disk: estimates, and said to be."""
+"""Estimate time and disk space of runs before they start."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "cifar100_mini": 2_000, "image
 """Training images of data sets whose size is known before they are loaded."""
 
 
-class Forecast:
+class Estimate:
     """Estimates for a table on this machine."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
 
     def of_runs(self, batches: Sequence[Sequence[Cell]]) -> str:
-        """Time and room that these processes will take, in words."""
+        """Return a sentence with the time and disk space of processes."""
         plans = [[cell.plan for cell in batch] for batch in batches]
         by_records = [self._seconds_by_records(batch) for batch in batches]
         known = [seconds for seconds in by_records if seconds is not None]
@@ -42,7 +42,7 @@ class Forecast:
         return self._words(plans, known, f"from records of this machine in {self._places}")
 
     def of_teachers(self, plans: Sequence[Plan]) -> str:
-        """Time and room that training these teachers will take, in words."""
+        """Return a sentence with the time and disk space of training teachers."""
         return self._by_bench([[plan] for plan in plans])
 
     def _words(self, batches: Sequence[Sequence[Plan]], seconds: Sequence[float], source: str) -> str:
@@ -57,7 +57,7 @@ class Forecast:
 
     @cached_property
     def _rates(self) -> dict[tuple[str, ...], list[float]]:
-        """Core seconds per image of finished runs here, by teacher, student and loss, and by the first two."""
+        """Core seconds per image of finished runs, by (teacher, student, loss) and by (teacher, student)."""
         rates: dict[tuple[str, ...], list[float]] = {}
         for _, record in records(self._places):
             if record.get("state") != "done" or record.get("is_stage") or record.get("machine") != machine():
@@ -70,7 +70,7 @@ class Forecast:
         return rates
 
     def _seconds_by_records(self, batch: Sequence[Cell]) -> float | None:
-        """Of a process; None where nothing like one of its runs was measured, or its images are not known."""
+        """Return the time of a process, or None if no similar run was recorded or the number of images is unknown."""
         seconds = 0.0
         for cell in batch:
             *_, teacher, student = cell.pair.split(":")
@@ -97,7 +97,7 @@ class Forecast:
         return self._words(batches, seconds, source)
 
     def _seconds_by_bench(self, bench: dict[str, Any], batch: Sequence[Plan]) -> float:
-        """Of a process: the teacher answers once for all its runs, and each student learns."""
+        """Return the time of a process: one teacher call per batch for all runs, and the training of each student."""
         images = _images(batch[0])
         if images is None:
             raise ValueError(f"the size of {batch[0].data.name} is known only once it is loaded")
@@ -112,7 +112,7 @@ class Forecast:
 
 
 def _network_rates(bench: dict[str, Any], side: str) -> Iterator[tuple[float, float]]:
-    """(GFLOP, core seconds) per image of each network that was measured on that side."""
+    """Yield (GFLOP, core seconds) per image of each network that was measured on a side."""
     for pair in bench["pairs"]:
         rows = {row["setting"]: row["ms"]["cpu"] / 1e3 for row in pair["rows"]}
         if {"live-fp32", "warm-fp32"} <= rows.keys():
@@ -122,7 +122,7 @@ def _network_rates(bench: dict[str, Any], side: str) -> Iterator[tuple[float, fl
 
 
 def _core_seconds(gflop: float, measured: Sequence[tuple[float, float]]) -> float:
-    """As long per GFLOP as the network that comes nearest in size."""
+    """Return the time per image, scaled by GFLOP from the measured network of the nearest size."""
     if not measured:
         raise ValueError("kdbench bench has not measured live-fp32 and warm-fp32")
     near, seconds = min(measured, key=lambda known: abs(math.log(gflop / known[0])))
@@ -130,7 +130,7 @@ def _core_seconds(gflop: float, measured: Sequence[tuple[float, float]]) -> floa
 
 
 def _images(plan: Plan) -> int | None:
-    """That a run is trained on, over all its epochs; None where that is not known yet."""
+    """Return the number of images that a run is trained on, over all epochs, or None if it is unknown."""
     node = plan.config["dataset"]
     size = node.get("train") or _IMAGES.get(plan.data.name or "")
     if not isinstance(size, int):
@@ -141,7 +141,7 @@ def _images(plan: Plan) -> int | None:
 
 
 def _room(batches: Sequence[Sequence[Plan]]) -> str:
-    """On the disk: weights, momentum, and the weights to give away; nothing where networks are not known here."""
+    """Return the disk space of runs (weights, momentum, exported weights) as words; empty for unknown networks."""
     try:
         networks = [plan.network["name"] for batch in batches for plan in batch]
         return f", {format_bytes(12 * sum(model_cost(name).parameters for name in networks))} on the disk"

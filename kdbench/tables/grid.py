@@ -1,4 +1,4 @@
-"""A table as a grid of runs, and the records of those that are there."""
+"""A table as a grid of planned runs, and the records of those that exist."""
 
 from __future__ import annotations
 
@@ -23,8 +23,17 @@ from kdbench.utils.hashing import digest, file_hash
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a table; `key` tells its record from those of other teachers, data or recipes, and is empty as long
-    as its teacher is missing. In a chain the plan is until then that of an ordinary teacher of the same network."""
+    """One run of a table.
+
+    Attributes:
+        plan: The plan; in a chain, until the teacher exists, that of an ordinary teacher of the same network.
+        pair: The pair, or chain, of the table.
+        loss: The name of the loss.
+        seed: The seed.
+        overrides: The command line of the run.
+        key: Identifies the record by teacher, data and recipe; empty while the teacher is missing.
+        variant: The name of the variant.
+    """
 
     plan: Plan = field(repr=False, compare=False)
 
@@ -36,21 +45,21 @@ class Cell:
     variant: str = ""
 
     @property
-    def before(self) -> tuple[str, str, str, int] | None:
-        """The place in the grid of the run whose student is this one's teacher; None where it is no run's."""
+    def previous(self) -> tuple[str, str, str, int] | None:
+        """Pair, variant, loss and seed of the run that trains this run's teacher in a chain, or None."""
         pair, _, _ = self.pair.rpartition(":")
         return (pair, self.variant, self.loss, self.seed) if ":" in pair else None
 
     @property
-    def about(self) -> str:
-        """The cell without its seed, in a few words."""
+    def description(self) -> str:
+        """A short description without the seed."""
         variant = f", {self.variant}" if self.variant else ""
         return f"{self.loss}, {self.pair.replace(':', ' -> ')}{variant}"
 
     @property
     def title(self) -> str:
-        """The cell in a few words."""
-        return f"{self.about}, seed {self.seed}"
+        """A short description."""
+        return f"{self.description}, seed {self.seed}"
 
 
 def cells(table: Table) -> list[Cell]:
@@ -62,15 +71,15 @@ def cells(table: Table) -> list[Cell]:
     compose = Composer("train")
     grid: dict[int, list[Cell]] = {seed: [] for seed in table.seeds}
     for pair, variant, loss in itertools.product(
-        _with_beginnings(table.pairs), table.variants or {"": []}, table.losses
+        _with_earlier_generations(table.pairs), table.variants or {"": []}, table.losses
     ):
         overrides = {seed: tuple(overrides_of(table, pair, variant, loss, seed)) for seed in table.seeds}
         for seed, plan in _plans(compose, overrides, loss).items():
             grid[seed].append(Cell(plan, pair, loss, seed, overrides[seed], "", variant))
     by_seed = [cell for cells_of_seed in grid.values() for cell in cells_of_seed]
     _check_chains(by_seed)
-    all_cells, lacking = with_teachers(table, by_seed)
-    missing = [str(error) for error in lacking.values() if isinstance(error, MissingTeacherError)]
+    all_cells, errors = with_teachers(table, by_seed)
+    missing = [str(error) for error in errors.values() if isinstance(error, MissingTeacherError)]
     if missing and table.teachers == "refuse":
         raise ValueError("\n".join(dict.fromkeys(missing)))
     return all_cells
@@ -88,18 +97,18 @@ def _plans(compose: Composer, overrides: Mapping[int, Sequence[str]], loss: str)
 
 
 def _check_chains(grid: Sequence[Cell]) -> None:
-    taught = {cell.before for cell in grid}
+    teachers = {cell.previous for cell in grid}
     for cell in grid:
         place = cell.pair, cell.variant, cell.loss, cell.seed
-        if place in taught and cell.plan.loss.predictor is not None:
+        if place in teachers and cell.plan.loss.predictor is not None:
             raise ValueError(
                 f"losses={cell.loss}: its student answers with a head of the loss, and cannot teach the next one of a "
                 "chain"
             )
 
 
-def _with_beginnings(pairs: Sequence[str]) -> list[str]:
-    """The pairs, each chain behind its earlier generations."""
+def _with_earlier_generations(pairs: Sequence[str]) -> list[str]:
+    """Return the pairs, each chain after its earlier generations."""
     names = [pair.split(":") for pair in pairs]
     return list(dict.fromkeys(":".join(chain[:end]) for chain in names for end in range(2, len(chain) + 1)))
 
@@ -110,47 +119,56 @@ def _plan(cfg: DictConfig, overrides: Sequence[str], loss: str) -> Plan:
 
 
 def with_teachers(table: Table, grid: Sequence[Cell]) -> tuple[list[Cell], dict[Cell, ValueError]]:
-    """The cells with the keys that their teachers' files give them, and what those without one lack: a teacher that
-    is to be trained (MissingTeacherError), or the run of the generation before.
+    """Look for the teachers of all cells.
 
-    ValueError naming every file that a command line gives and that is not there.
+    Args:
+        table: The table.
+        grid: The cells.
+
+    Returns:
+        The cells with their keys, and the errors of those without a teacher: MissingTeacherError for one that can be
+        trained, ValueError for a generation whose predecessor is not done.
+
+    Raises:
+        ValueError: A file that the command line names does not exist; the message names all such files.
     """
     hashes: dict[tuple[Path, ...], str] = {}
-    located, lacking = dict[tuple[str, str, str, int], Cell](), dict[Cell, ValueError]()
+    located: dict[tuple[str, str, str, int], Cell] = {}
+    errors: dict[Cell, ValueError] = {}
     mistakes: dict[str, None] = {}
-    there = found(table) if any(cell.before for cell in grid) else {}
+    existing = records_by_key(table) if any(cell.previous for cell in grid) else {}
     for cell in grid:
-        known = replace(cell, key="")
+        keyed = replace(cell, key="")
         try:
-            if cell.before:
-                known = _taught(known, located[cell.before], there)
-            files = tuple(teacher_files(known.plan).values())
+            if cell.previous:
+                keyed = _with_previous_student(keyed, located[cell.previous], existing)
+            files = tuple(teacher_files(keyed.plan).values())
             if files not in hashes:
                 hashes[files] = file_hash(*files)
-            known = replace(known, key=_key(known.plan, hashes[files]))
+            keyed = replace(keyed, key=_key(keyed.plan, hashes[files]))
         except MissingTeacherError as error:
-            lacking[known] = error
+            errors[keyed] = error
         except ValueError as error:
-            if cell.before:
-                lacking[known] = error
+            if cell.previous:
+                errors[keyed] = error
             else:
                 mistakes[str(error)] = None
-        located[cell.pair, cell.variant, cell.loss, cell.seed] = known
+        located[cell.pair, cell.variant, cell.loss, cell.seed] = keyed
     if mistakes:
         raise ValueError("\n".join(mistakes))
-    return list(located.values()), lacking
+    return list(located.values()), errors
 
 
-def _taught(cell: Cell, before: Cell, there: Mapping[str, Mapping[str, Any]]) -> Cell:
-    """The cell with the student of the run before as its teacher; ValueError where there is none."""
-    record = there.get(before.key, {})
+def _with_previous_student(cell: Cell, previous: Cell, existing: Mapping[str, Mapping[str, Any]]) -> Cell:
+    """Return the cell with the student of the previous generation as its teacher; ValueError if it is not done."""
+    record = existing.get(previous.key, {})
     if record.get("state") != "done":
-        raise ValueError(f"no student of {before.title}")
+        raise ValueError(f"no student of {previous.title}")
     checkpoint = f"teacher.checkpoint={record['folder']}"
     if checkpoint in cell.overrides:
         return cell
-    standing_in = teacher_overrides(cell.pair.split(":")[-2])
-    overrides = [word for word in cell.overrides if word not in standing_in] + ["teacher=run", checkpoint]
+    placeholder = teacher_overrides(cell.pair.split(":")[-2])
+    overrides = [word for word in cell.overrides if word not in placeholder] + ["teacher=run", checkpoint]
     plan = _plan(compose_checked("train", overrides), overrides, cell.loss)
     return replace(cell, plan=plan, overrides=tuple(overrides))
 
@@ -163,10 +181,17 @@ def _key_of(names: Mapping[str, str], recipe: str, teacher: str, config: Mapping
     return digest([f"{names['teacher']}:{names['student']}", recipe, teacher, *places_of(config)])
 
 
-def found(table: Table, left_out: Callable[[ValueError], None] = lambda _: None) -> dict[str, dict[str, Any]]:
-    """The records of the table's folder by the key of their cell; a finished one before an unfinished one."""
+def records_by_key(
+    table: Table, on_error: Callable[[ValueError], None] = lambda _: None
+) -> dict[str, dict[str, Any]]:
+    """Return the records in the folder of a table by the key of their cell; finished ones have precedence.
+
+    Args:
+        table: The table.
+        on_error: Called with the error of each record that cannot be read.
+    """
     by_key: dict[str, dict[str, Any]] = {}
-    for folder, record in records(Path(table.output) / "runs", left_out):
+    for folder, record in records(Path(table.output) / "runs", on_error):
         try:
             if record.get("is_stage") or "student" not in record["names"]:
                 continue
@@ -175,7 +200,9 @@ def found(table: Table, left_out: Callable[[ValueError], None] = lambda _: None)
             if key not in by_key or record["state"] == "done":
                 by_key[key] = {**record, "folder": str(folder)}
         except (KeyError, TypeError) as error:
-            left_out(
-                ValueError(f"{folder}/record.json is no record of a run ({type(error).__name__}: {error})")
+            on_error(
+                ValueError(
+                    f"{folder}/record.json is not the record of a run ({type(error).__name__}: {error})"
+                )
             )
     return by_key

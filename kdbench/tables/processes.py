@@ -1,4 +1,4 @@
-"""Running what a table misses: cohorts of runs, each in a process of its own, some of them side by side."""
+"""Run the missing runs of a table: cohorts in isolated processes, several at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdbench.jobs.scheduler import JobScheduler
 from kdbench.runs.cohort import cohorts
 from kdbench.runs.plan import Plan
 from kdbench.tables.definition import Table
-from kdbench.tables.grid import Cell, found
+from kdbench.tables.grid import Cell, records_by_key
 from kdbench.teachers.names import network_overrides
 from kdbench.training.run_folder import RunFolder
 from kdbench.utils.hardware import cuda_devices
@@ -26,7 +26,14 @@ Batch = list[Cell]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run of a table ended: done, failed or left, and why; seconds: of its process."""
+    """How one run of a table ended.
+
+    Attributes:
+        cell: The run.
+        state: `done`, `failed` or `left`.
+        reason: Why it is not done.
+        seconds: The time of its process.
+    """
 
     cell: Cell
     state: str
@@ -34,31 +41,30 @@ class Outcome:
     seconds: float
 
 
-def batches(table: Table, cells: Sequence[Cell]) -> list[Batch]:
-    """The processes for these cells, the largest first: cohorts, in so many parts that no job has nothing to do."""
+def make_batches(table: Table, cells: Sequence[Cell]) -> list[Batch]:
+    """Divide cells into cohorts, one per process, the largest first; cohorts are split so that no job is idle."""
     by_plan = {id(cell.plan): cell for cell in cells}
-    made = [
+    parts = [
         part
         for group in cohorts([cell.plan for cell in cells])
         for product in _products([by_plan[id(plan)] for plan in group])
         for part in _at_most(table.cohort, product)
     ]
-    while len(made) % table.jobs and len(largest := max(made, key=len)) > 1:
-        made.remove(largest)
-        made += _halves(largest)
-    return sorted(made, key=len, reverse=True)
+    while len(parts) % table.jobs and len(largest := max(parts, key=len)) > 1:
+        parts.remove(largest)
+        parts += _halves(largest)
+    return sorted(parts, key=len, reverse=True)
 
 
 def _products(cells: Sequence[Cell]) -> list[Batch]:
-    """The cells in groups of one variant that are all pairs of some losses and some students: what one command line
-    can say."""
+    """Group cells so that each group is a product of losses and students, which one command line can express."""
     losses: dict[tuple[str, str], tuple[str, ...]] = {}
     for cell in cells:
         place = cell.variant, cell.pair
         losses[place] = (*losses.get(place, ()), cell.loss)
     groups: dict[tuple[str, tuple[str, ...], int], Batch] = {}
     for cell in cells:
-        # two overrides say a network of timm's, one a network of ours: no product of keys has both
+        # a network of timm takes two overrides and others one, so they cannot be in one product
         words = len(network_overrides("student", cell.pair.rpartition(":")[2]))
         groups.setdefault((cell.variant, losses[cell.variant, cell.pair], words), []).append(cell)
     return list(groups.values())
@@ -71,7 +77,7 @@ def _at_most(most: int, product: Batch) -> list[Batch]:
 
 
 def _halves(product: Batch) -> tuple[Batch, Batch]:
-    """A product of several cells as two products: half of its losses, or of its students, each."""
+    """Split a product into two, by losses or by students."""
     losses, pairs = {cell.loss: None for cell in product}, {cell.pair: None for cell in product}
     axis = list(losses if len(losses) >= len(pairs) else pairs)
     first = set(axis[: (len(axis) + 1) // 2])
@@ -81,11 +87,23 @@ def _halves(product: Batch) -> tuple[Batch, Batch]:
 
 
 def run_missing(
-    table: Table, missing: Sequence[Batch], say: Callable[[Outcome], None], note: Callable[[str], None]
+    table: Table,
+    missing: Sequence[Batch],
+    on_outcome: Callable[[Outcome], None],
+    print_line: Callable[[str], None],
 ) -> int | None:
-    """Run every batch in a process of its own; the rest go on when one fails. The signal that stopped it, or None.
+    """Run every batch in a process; if one fails, the others go on.
 
-    A run that another process of this table has at hand, here or on another machine, is left to it.
+    A run that another command for this table is training, here or on another machine, is left to it.
+
+    Args:
+        table: The table.
+        missing: The batches.
+        on_outcome: Called when a run has ended.
+        print_line: Called with messages of the scheduler.
+
+    Returns:
+        The signal that stopped the runs, or None.
     """
     by_job = {job_for(table, batch): batch for batch in missing}
 
@@ -94,16 +112,22 @@ def run_missing(
 
     def ended(one: JobResult) -> None:
         for outcome in _outcomes(table, by_job[one.job], one):
-            say(outcome)
+            on_outcome(outcome)
 
     plans = [cell.plan for batch in missing for cell in batch]
-    scheduler = JobScheduler(limits(table, plans, table.timeout), ended, note, died)
+    scheduler = JobScheduler(limits(table, plans, table.timeout), ended, print_line, died)
     scheduler.run(list(by_job))
     return scheduler.stopped_by
 
 
 def limits(table: Table, plans: Sequence[Plan], timeout: float | None) -> Limits:
-    """What a table says of its processes. timeout: minutes that each may take."""
+    """Return the limits of the processes of a table.
+
+    Args:
+        table: The table.
+        plans: The runs.
+        timeout: Minutes of each process.
+    """
     devices = table.devices or max((gpus_of(plan.cfg.trainer) for plan in plans), default=1)
     seconds = None if timeout is None else 60 * timeout
     at_once = max(1, min(table.jobs, len(cuda_devices()) // devices)) if devices > 1 else table.jobs
@@ -111,7 +135,7 @@ def limits(table: Table, plans: Sequence[Plan], timeout: float | None) -> Limits
 
 
 def job_for(table: Table, batch: Batch) -> Job:
-    """The process of a batch. Its claims are one for each run, so that no two processes train one."""
+    """Return the job of a batch. It claims each of its runs, so that no two processes train the same run."""
     folder, overrides = Path(table.output), command(batch)
     title = batch[0].title + (f" and {len(batch) - 1} more" if len(batch) > 1 else "")
     words = ("-m", "kdbench.cli.train", *overrides, "resume=true", "progress=false")
@@ -123,15 +147,15 @@ def job_for(table: Table, batch: Batch) -> Job:
 
 
 def _unfinished(table: Table, batch: Batch) -> bool:
-    there = found(table)
-    return any(there.get(cell.key, {}).get("state") != "done" for cell in batch)
+    existing = records_by_key(table)
+    return any(existing.get(cell.key, {}).get("state") != "done" for cell in batch)
 
 
 def _outcomes(table: Table, batch: Batch, ended: JobResult) -> Iterator[Outcome]:
-    """What became of each run of a process, by its record where it has one."""
-    there = found(table)
+    """Yield how each run of a process ended, according to its record if it has one."""
+    existing = records_by_key(table)
     for cell in batch:
-        record = there.get(cell.key, {})
+        record = existing.get(cell.key, {})
         if record.get("state") == "done":
             yield Outcome(cell, "done", None, ended.seconds)
             continue
@@ -141,21 +165,21 @@ def _outcomes(table: Table, batch: Batch, ended: JobResult) -> Iterator[Outcome]
 
 
 def _mark_dead(table: Table, batch: Batch, ended: JobResult) -> None:
-    """Say in the records that still call themselves running why they are not: a killed process cannot."""
-    there = found(table)
+    """Mark the runs of a killed process as failed in their records."""
+    existing = records_by_key(table)
     for cell in batch:
-        record = there.get(cell.key, {})
+        record = existing.get(cell.key, {})
         if record.get("state") != "running":
             continue
         folder = RunFolder(Path(record.pop("folder")))
-        with suppress(RunError):  # somebody else is at work there
+        with suppress(RunError):  # another process has locked the folder
             folder.open()
             folder.write_record({**record, "state": "failed", "reason": ended.reason})
         folder.close()
 
 
 def command(batch: Batch) -> list[str]:
-    """The overrides that train these cells in one process."""
+    """Return the overrides that train a batch in one process."""
     if len(batch) == 1:
         return list(batch[0].overrides)
     common = [

@@ -1,4 +1,4 @@
-"""Training the teachers that a table misses, before its students: each once, whoever else wants it."""
+"""Train the missing teachers of a table before its students, each once, also if several tables need it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from kdbench.utils.paths import home
 
 
 @dataclass(frozen=True)
-class Needed:
-    """A teacher that is not there, with the run that would make it."""
+class MissingTeacher:
+    """A teacher that does not exist yet, with the run that trains it."""
 
     name: str
     label_space: str
@@ -28,31 +28,38 @@ class Needed:
 
     @property
     def title(self) -> str:
-        """The teacher in a few words."""
+        """A short description."""
         return f"teacher {self.name} for {self.label_space}"
 
     @property
     def is_there(self) -> bool:
-        """Whether the store has it by now."""
+        """Whether the store has it now."""
         return stored(self.label_space, self.name).is_file()
 
     @property
-    def can_begin(self) -> bool:
-        """Whether what its training starts from is there."""
+    def can_start(self) -> bool:
+        """Whether the weights that its training starts from exist."""
         start = self.plan.cfg.teacher.get("init")
         network = network_of(self.name)
         return start is None or any(place(self.label_space, network).is_file() for place in (stored, shipped))
 
 
-def needed(table: Table, lacking: Mapping[Cell, ValueError]) -> list[Needed]:
-    """The teachers to be trained for these cells, those that others start from first."""
-    compose, found = Composer("train_teacher"), dict[tuple[str, str], Needed]()
+def missing_teachers(table: Table, lacking: Mapping[Cell, ValueError]) -> list[MissingTeacher]:
+    """Return the teachers that must be trained, those that others start from first.
+
+    Args:
+        table: The table.
+        lacking: The errors of `with_teachers`.
+    """
+    compose, found = Composer("train_teacher"), dict[tuple[str, str], MissingTeacher]()
 
     def add(name: str, cell: Cell, space: str) -> None:
         if (space, name) not in found:
             overrides = _overrides(table, cell.plan, name)
-            one = Needed(name, space, tuple(overrides), make_plan(compose(overrides), {"dataset": space}))
-            if not one.can_begin:
+            one = MissingTeacher(
+                name, space, tuple(overrides), make_plan(compose(overrides), {"dataset": space})
+            )
+            if not one.can_start:
                 add(network_of(name), cell, space)
             found[space, name] = one
 
@@ -66,7 +73,7 @@ def needed(table: Table, lacking: Mapping[Cell, ValueError]) -> list[Needed]:
 
 
 def _overrides(table: Table, plan: Plan, name: str) -> list[str]:
-    """The command line of a teacher's run, which is in the store's home: any table that wants it goes on with it."""
+    """Return the command line of a teacher's run; it lies in the home folder, so that every table can continue it."""
     common = [one for one in (*table.overrides, *table.extra_overrides) if one.partition("=")[0] in _HARDWARE]
     words = [*plan.teacher_overrides(name), f"threads={table.threads}", f"output={home() / 'runs'}"]
     return [*words, *common, *table.teacher_overrides]
@@ -76,26 +83,29 @@ _HARDWARE = (
     "trainer",
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "sync_batchnorm")),
 )
-"""What a table says of its students' devices holds for their teachers, too; how long they train does not."""
+"""Overrides of a table that hold for its teachers, too: devices, but not the length of training."""
 
 
 def train(
-    table: Table, teachers: list[Needed], say: Callable[[JobResult], None], note: Callable[[str], None]
+    table: Table,
+    teachers: list[MissingTeacher],
+    on_result: Callable[[JobResult], None],
+    print_line: Callable[[str], None],
 ) -> int | None:
-    """Train them, those first that others start from. The signal that stopped it, or None."""
+    """Train teachers, those first that others start from; return the signal that stopped it, or None."""
     left = teachers
-    while ready := [one for one in left if one.can_begin]:
-        left = [one for one in left if not one.can_begin]
+    while ready := [one for one in left if one.can_start]:
+        left = [one for one in left if not one.can_start]
         plans = [one.plan for one in ready]
-        scheduler = JobScheduler(limits(table, plans, table.teacher_timeout), say, note)
+        scheduler = JobScheduler(limits(table, plans, table.teacher_timeout), on_result, print_line)
         scheduler.run([job_for(one) for one in ready])
         if scheduler.stopped_by is not None:
             return scheduler.stopped_by
     return None
 
 
-def job_for(teacher: Needed) -> Job:
-    """The process that trains a teacher."""
+def job_for(teacher: MissingTeacher) -> Job:
+    """Return the job that trains a teacher."""
     words = ("-m", "kdbench.cli.train_teacher", *teacher.overrides, "resume=true", "progress=false")
     file = stored(teacher.label_space, teacher.name)
     log = home() / "runs" / "logs" / f"{teacher.label_space}-{file.stem}.txt"

@@ -7,7 +7,7 @@ import pytest
 from kdbench.cli.table import main
 from kdbench.runs.hydra_setup import register
 from kdbench.tables.definition import load_table
-from kdbench.tables.grid import found
+from kdbench.tables.grid import records_by_key
 
 register()
 
@@ -67,7 +67,7 @@ def test_a_small_table_runs_once_and_reports_failures(tmp_path, monkeypatch, cap
     out = capsys.readouterr().out
     assert "0 done, 2 failed, 0 left of 2" in out
     assert "not finite" in out
-    assert len(found(load_table("demo", []))) == 4
+    assert len(records_by_key(load_table("demo", []))) == 4
     assert main([*small, "losses=ce"]) == 0
     page = (tmp_path / "runs/tables/demo/README.md").read_text()
     assert "losses=ce`." in page, "the page names the command that made it"

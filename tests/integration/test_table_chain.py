@@ -18,7 +18,7 @@ from kdbench.reports.report import report_on_table
 from kdbench.runs.hydra_setup import register
 from kdbench.tables.definition import Table, load_table
 from kdbench.tables.grid import cells
-from kdbench.tables.runner import Work
+from kdbench.tables.runner import TableRunner
 from kdbench.teachers.store import stored
 
 register()
@@ -37,9 +37,9 @@ def chain(tmp_path, monkeypatch) -> Table:
     return Table("A chain", "Of two.", name="test", output=str(tmp_path / "out"), retries=0, jobs=2, **about)
 
 
-def worked(table: Table) -> tuple[Work, list[str]]:
+def worked(table: Table) -> tuple[TableRunner, list[str]]:
     said: list[str] = []
-    work = Work(table, cells(table), said.append)
+    work = TableRunner(table, cells(table), said.append)
     work.run(Console(quiet=True))
     work.conclude(sum(record["state"] == "done" for record in work.records()), 0.0)
     return work, said

@@ -15,8 +15,8 @@ from kdbench.core.errors import RunError
 from kdbench.core.records import SCHEMA
 from kdbench.runs.hydra_setup import register
 from kdbench.tables.definition import Table, load_table
-from kdbench.tables.grid import cells, found
-from kdbench.tables.runner import Work
+from kdbench.tables.grid import cells, records_by_key
+from kdbench.tables.runner import TableRunner
 from kdbench.teachers.store import stored
 from kdbench.training.run_folder import RunFolder
 
@@ -37,9 +37,9 @@ def store(tmp_path, monkeypatch) -> Path:
     return tmp_path / "home"
 
 
-def work(given: Table) -> tuple[Work, list[str]]:
+def work(given: Table) -> tuple[TableRunner, list[str]]:
     said: list[str] = []
-    return Work(given, cells(given), said.append), said
+    return TableRunner(given, cells(given), said.append), said
 
 
 # ---- teachers
@@ -55,8 +55,8 @@ def test_the_teachers_that_are_missing_come_first_and_those_that_others_start_fr
     ready, said = work(given)
     assert [one.name for one in ready.teachers] == ["resnet8", "resnet8@mcmi-0.1", "resnet14", "resnet20"]
     assert all({"threads=1", "trainer=cpu", "seed=1"} <= set(one.overrides) for one in ready.teachers)
-    assert [one.can_begin for one in ready.teachers] == [True, False, True, True]
-    ready.foretell()
+    assert [one.can_start for one in ready.teachers] == [True, False, True, True]
+    ready.dry_run()
     assert any("teachers that are missing are trained first" in line and "resnet14" in line for line in said)
     assert "nothing was started" in said[-1]
     assert not list(tmp_path.rglob("*.txt"))
@@ -130,7 +130,7 @@ def left(folder: Path, text: str, name: str = "one") -> RunFolder:
 def test_a_record_that_cannot_be_read_is_said_and_counts_nothing(tmp_path, text):
     left(tmp_path, text)
     errors: list[ValueError] = []
-    assert found(load_table("demo", [f"output={tmp_path}"]), errors.append) == {}
+    assert records_by_key(load_table("demo", [f"output={tmp_path}"]), errors.append) == {}
     assert len(errors) == 1
     assert "one/record.json" in str(errors[0])
 

@@ -7,9 +7,9 @@ import pytest
 from kdbench.runs.hydra_setup import register
 from kdbench.tables import estimate as forecast
 from kdbench.tables.definition import load_table
-from kdbench.tables.estimate import Forecast, model_cost
+from kdbench.tables.estimate import Estimate, model_cost
 from kdbench.tables.grid import cells
-from kdbench.tables.processes import batches
+from kdbench.tables.processes import make_batches
 from kdbench.utils.provenance import machine
 
 register()
@@ -18,7 +18,7 @@ register()
 def demo(tmp_path, *more: str):
     words = ["losses=kd", "seeds=0,1", "jobs=1", "cohort=1", "schedule.epochs=5", f"output={tmp_path / 't'}"]
     table = load_table("demo", [*words, *more])
-    return table, batches(table, cells(table))
+    return table, make_batches(table, cells(table))
 
 
 def test_from_bench_it_grows_with_images_and_network_and_falls_with_jobs(tmp_path, monkeypatch):
@@ -34,14 +34,14 @@ def test_from_bench_it_grows_with_images_and_network_and_falls_with_jobs(tmp_pat
     )
     monkeypatch.setattr(forecast, "BENCH", bench)
     table, todo = demo(tmp_path)
-    said = Forecast(table).of_runs(todo)
+    said = Estimate(table).of_runs(todo)
     images = 2 * 5 * 2000
     seconds = images * (model_cost("resnet20").forward_gflops + model_cost("resnet8").training_gflops) * 1e-3
     assert said.startswith(f"an estimate: {seconds:.1f} s, ")
     assert f"{2 * 12 * model_cost('resnet8').parameters / 1e6:.1f} MB on the disk" in said
     assert "another machine, P" in said
     both, todo = demo(tmp_path, "jobs=2")
-    assert Forecast(both).of_runs(todo).startswith(f"an estimate: {seconds / 2:.1f} s, ")
+    assert Estimate(both).of_runs(todo).startswith(f"an estimate: {seconds / 2:.1f} s, ")
 
 
 def test_model_cost_of_resnet20():
@@ -59,14 +59,14 @@ def test_records_of_this_machine_come_first(tmp_path):
     record = {"schema": 1, "state": "done", "names": names, "machine": machine(), "threads": 1}
     (folder / "record.json").write_text(json.dumps({**record, "images_per_second": 100.0}))
     table, todo = demo(tmp_path)
-    said = Forecast(table).of_runs(todo)
+    said = Estimate(table).of_runs(todo)
     assert said.startswith("an estimate: 3.3 min, ")  # 20,000 images
     assert "from records of this machine" in said
     (folder / "record.json").write_text(json.dumps({**record, "images_per_second": 100.0, "machine": {}}))
-    assert "kdbench bench" in Forecast(table).of_runs(todo)
+    assert "kdbench bench" in Estimate(table).of_runs(todo)
 
 
 def test_nothing_is_foretold_of_data_whose_size_nobody_knows_yet(tmp_path):
     table, todo = demo(tmp_path, "dataset.subset.fraction=0.5")
     todo[0][0].plan.data.name = "mine"
-    assert Forecast(table).of_runs(todo).startswith("no estimate: the size of mine is known only once")
+    assert Estimate(table).of_runs(todo).startswith("no estimate: the size of mine is known only once")

@@ -8,7 +8,7 @@ from kdbench.models.registry import create_model
 from kdbench.runs.hydra_setup import register
 from kdbench.tables.definition import load_table
 from kdbench.tables.grid import cells, with_teachers
-from kdbench.tables.teachers import needed
+from kdbench.tables.teachers import missing_teachers
 
 register()
 
@@ -94,7 +94,7 @@ def test_overrides_of_students_do_not_shorten_the_training_of_teachers(tmp_path,
     arguments = ["pairs=wrn_40_2:wrn_16_2", "losses=kd", "seeds=0", "trainer=cpu", "trainer.max_epochs=1"]
     table = load_table("cifar100-same", arguments)
     _, missing = with_teachers(table, cells(table))
-    (teacher,) = needed(table, missing)
+    (teacher,) = missing_teachers(table, missing)
     assert "trainer=cpu" in teacher.overrides
     assert teacher.plan.cfg.trainer.max_epochs == 240
 

@@ -15,8 +15,8 @@ from kdbench.runs.answer_cache import group_by_answers
 from kdbench.runs.hydra_setup import register
 from kdbench.tables.definition import load_table
 from kdbench.tables.grid import cells
-from kdbench.tables.precompute import images_asked, store_ahead
-from kdbench.tables.processes import batches, command
+from kdbench.tables.precompute import live_images, precompute_answers
+from kdbench.tables.processes import command, make_batches
 
 register()
 
@@ -40,7 +40,7 @@ GRID = cells(table(f"losses={','.join(LOSSES)}", f"pairs={','.join(PAIRS)}", "se
 def test_every_missing_run_is_trained_once_and_its_command_line_says_just_that(chosen, jobs, most):
     """Whatever is missing: the processes have all of it, no more than allowed, and nobody is idle without need."""
     missing = [GRID[number] for number in sorted(chosen)]
-    made = batches(table(f"jobs={jobs}", f"cohort={most}"), missing)
+    made = make_batches(table(f"jobs={jobs}", f"cohort={most}"), missing)
     assert sorted(id(cell) for batch in made for cell in batch) == sorted(map(id, missing))
     assert max(map(len, made)) <= most
     assert len(made) % jobs == 0 or all(len(batch) == 1 for batch in made)
@@ -53,14 +53,14 @@ def test_every_missing_run_is_trained_once_and_its_command_line_says_just_that(c
 
 
 def test_seeds_are_cohorts():
-    made = batches(table("jobs=3"), GRID)
+    made = make_batches(table("jobs=3"), GRID)
     assert [len(batch) for batch in made] == [8, 8, 8]
     assert command(made[0])[:2] == ["-m", "hydra/launcher=cohort"]
 
 
 def test_one_seed_is_divided_among_the_jobs():
     one = [cell for cell in GRID if cell.seed == 0]
-    assert [len(batch) for batch in batches(table("jobs=2"), one)] == [4, 4]
+    assert [len(batch) for batch in make_batches(table("jobs=2"), one)] == [4, 4]
 
 
 class Data:
@@ -79,7 +79,7 @@ class Asked:
 
 def asked(grid, *words: str) -> int:
     (group,) = group_by_answers([cell.plan for cell in GRID])
-    return images_asked(batches(table(*words), grid), Asked, group)
+    return live_images(make_batches(table(*words), grid), Asked, group)
 
 
 def test_the_teacher_is_asked_once_for_each_image_of_a_process_and_not_for_those_that_ask_it_anyway():
@@ -97,9 +97,9 @@ def test_runs_on_other_data_ask_for_answers_of_their_own():
     )
     of_few, of_many = group_by_answers([cell.plan for cell in (*few, *many)])
     assert [one.cfg.dataset.subset.fraction for one in of_few] == [0.1] * len(few)
-    both = batches(table(*words[1:]), [*few, *many])
-    assert images_asked(both, Asked, of_many) == images_asked(
-        batches(table(*words[1:]), many), Asked, of_many
+    both = make_batches(table(*words[1:]), [*few, *many])
+    assert live_images(both, Asked, of_many) == live_images(
+        make_batches(table(*words[1:]), many), Asked, of_many
     )
 
 
@@ -110,14 +110,14 @@ def test_data_that_are_not_there_are_said_and_nothing_is_stored(tmp_path, monkey
     monkeypatch.setattr("kdbench.tables.precompute.cache_writer", missing)
     console = Console(record=True, file=io.StringIO())
     given = load_table("demo", ["losses=kd", "seeds=0"])
-    store_ahead(batches(given, cells(given)), 1, console)
+    precompute_answers(make_batches(given, cells(given)), 1, console)
     assert "not stored: there is no such folder" in console.export_text()
 
 
 def test_runs_without_a_teacher_have_nothing_to_store():
     alone = load_table("first-look", ["pairs=none:resnet8", "losses=ce"])
     console = Console(record=True, file=io.StringIO())
-    store_ahead(batches(alone, cells(alone)), 1, console)
+    precompute_answers(make_batches(alone, cells(alone)), 1, console)
     assert console.export_text() == ""
 
 
@@ -144,6 +144,6 @@ def test_networks_of_timms_and_ours_are_not_one_product():
     grid = cells(table(pairs, "losses=ce,kd", "seeds=0", "jobs=1"))
     said = sorted(
         sorted(word for word in command(batch) if word.startswith("student"))
-        for batch in batches(table(), grid)
+        for batch in make_batches(table(), grid)
     )
     assert said == [["student.name=timm/resnet18,timm/resnet34", "student=timm"], ["student=resnet8"]]
