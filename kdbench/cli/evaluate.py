@@ -1,5 +1,7 @@
-"""`kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE`: the accuracy of a checkpoint, and, with
-`store=NAME`, the network as a teacher in the store."""
+"""`kdbench evaluate dataset=cifar100 model=resnet56 checkpoint=FILE`: score a checkpoint.
+
+With `store=NAME` the network becomes a teacher in the store.
+"""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`kdbench list`: what can be selected, read from conf/, the registries and the teacher store."""
+"""`kdbench list`: the options that can be selected, from conf/, the registries and the teacher store."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
 
 def groups() -> str:
-    """The config groups with their options, for `kdbench --help`."""
+    """Return the config groups with their options, for `kdbench --help`."""
     lines = ["Config groups (GROUP=OPTION), and any key of the composed run:"]
     lines += [f"  {group}: {', '.join(option_names(group))}" for group in GROUPS]
     lines.append(
@@ -68,7 +68,7 @@ def groups() -> str:
 
 
 def losses() -> list[dict[str, Any]]:
-    """Every loss recipe with the papers and the needs of its objectives."""
+    """Describe every loss recipe, with the papers and needs of its objectives."""
     from kdbench.objectives import available
 
     known = {entry.name: entry for entry in available()}
@@ -78,7 +78,7 @@ def losses() -> list[dict[str, Any]]:
 
 
 def objectives() -> list[dict[str, Any]]:
-    """Every objective as the registry knows it."""
+    """Describe every objective of the registry."""
     from kdbench.objectives import available
 
     return [
@@ -106,9 +106,10 @@ def _loss(file: Path, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tasks(recipe: dict[str, Any], entries: list[Any]) -> list[str]:
-    """Which tasks a recipe can be used for: all its objectives can, there is such a view, and a text to be written.
+    """Return the tasks of a recipe: they accept its objectives, and have its view of texts and its policy.
 
-    One that is like another, as instructions are like lm, is not said again."""
+    Tasks that are like another one (`instructions` is like `lm`) are left out.
+    """
     from kdbench import tasks
     from kdbench.objectives import declaration
 
@@ -124,7 +125,7 @@ def _tasks(recipe: dict[str, Any], entries: list[Any]) -> list[str]:
 
 
 def models() -> list[dict[str, Any]]:
-    """Every network of ours, with its size at 100 classes; `timm/NAME` adds all of timm's."""
+    """Describe every network of kdbench, with its size at 100 classes."""
     from kdbench.models.names import available
     from kdbench.models.registry import create_model
 
@@ -137,7 +138,7 @@ def models() -> list[dict[str, Any]]:
 
 
 def datasets() -> list[dict[str, Any]]:
-    """Every data set."""
+    """Describe every data set."""
     return [
         {"dataset": name, "about": _about(CONF_DIR / "dataset" / f"{name}.yaml")}
         for name in option_names("dataset")
@@ -145,7 +146,7 @@ def datasets() -> list[dict[str, Any]]:
 
 
 def teachers() -> list[dict[str, Any]]:
-    """The trained teachers at hand; NLL on test and CMI on the training images (nats) of those that were measured."""
+    """Describe every trained teacher, with NLL on test and CMI on the training images in nats, where measured."""
     from kdbench.teachers.store import cards
 
     columns = ("label_space", "top1", "nll", "cmi", "epoch", "file")
@@ -172,22 +173,22 @@ def _print(rows: list[dict[str, Any]]) -> None:
         return
     console, columns = Console(), list(rows[0])
     texts = {column: [column, *(format_cell(row[column]) for row in rows)] for column in columns}
-    left_out = []
-    for column in _WHERE_THERE_IS_ROOM:
+    omitted = []
+    for column in _OPTIONAL_COLUMNS:
         if column in columns and sum(max(map(len, texts[name])) + 3 for name in columns) >= console.width:
             columns.remove(column)
-            left_out.append(column)
+            omitted.append(column)
     table = Table()
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     for place in range(1, len(rows) + 1):
         table.add_row(*(texts[column][place] for column in columns))
     console.print(table)
-    if left_out:
-        console.print(f"left out for want of room: {', '.join(left_out)} (--json and --markdown have them)")
+    if omitted:
+        console.print(f"too wide for this terminal: {', '.join(omitted)} (--json and --markdown have them)")
 
 
-_WHERE_THERE_IS_ROOM = (
+_OPTIONAL_COLUMNS = (
     *(
         "disagreements",
         "high_cost",
@@ -199,11 +200,11 @@ _WHERE_THERE_IS_ROOM = (
     ),
     *("couples_rows", "paper", "objectives", "file", "recipe", "formula", "title"),
 )
-"""Columns that a narrow terminal does without, the first ones first."""
+"""Columns that are left out on a narrow terminal, in this order."""
 
 
 def _about(file: Path) -> str:
-    """The comment at the top of a configuration file, on one line."""
+    """Return the comment at the top of a configuration file as one line."""
     lines = []
     for line in file.read_text().splitlines():
         if not line.startswith("#"):

@@ -49,9 +49,17 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def waiting_runs(folder: Path) -> list[Path]:
-    """The W&B runs below a folder of run folders that were not uploaded, oldest first: those that were offline, and
-    those that were online and were killed, or lost the network, before all was sent. Of a run that was resumed there
-    are several; runs at work are not among them. ValueError where there is no such folder."""
+    """Return the W&B runs in a folder of run folders that were not uploaded completely, oldest first.
+
+    These were offline, or lost the network or were killed while online. A resumed run has several; runs that are in
+    training are left out.
+
+    Args:
+        folder: A folder of run folders.
+
+    Raises:
+        ValueError: There is no such folder.
+    """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
     waiting = [

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in words by which it can be mended."""
+"""Messages for mistakes in configurations, with suggestions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 _MOST = 24
-"""Names that are listed in a message; of more, those that are nearest."""
+"""The largest number of names that a message lists in full."""
 
 _LISTS = {
     "loss": "losses",
@@ -22,7 +22,7 @@ _LISTS = {
     "student": "models",
     "dataset": "datasets",
 }
-"""What `kdbench list` calls the options of a group."""
+"""The argument of `kdbench list` for the options of a group."""
 
 _ELSEWHERE = {
     "gpus": "trainer.devices",
@@ -30,11 +30,17 @@ _ELSEWHERE = {
     "device": "trainer",
     "bs": "schedule.batch_size",
 }
-"""What other programs call a key here."""
+"""Keys of other programs, and the key with this meaning in kdbench."""
 
 
 def unknown(path: str, key: str, possible: Iterable[Any]) -> str:
-    """`key` is not possible at `path`: what was meant perhaps, and what is possible."""
+    """Return a message for an unknown key, with the nearest and all possible keys.
+
+    Args:
+        path: The dotted key.
+        key: Its last part.
+        possible: The possible keys.
+    """
     options = sorted(str(option) for option in possible if option != "_target_")
     close = difflib.get_close_matches(key, options, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
@@ -42,7 +48,7 @@ def unknown(path: str, key: str, possible: Iterable[Any]) -> str:
 
 
 def listed(options: Sequence[str], near: str) -> str:
-    """All of a few options; of many those most like `near`, and how many others there are."""
+    """Return a list of options for a message: all of a few, or of many those that are most similar to `near`."""
     if len(options) <= _MOST:
         return ", ".join(options) or "none"
     nearest = difflib.get_close_matches(near, options, n=5, cutoff=0.0)
@@ -50,7 +56,13 @@ def listed(options: Sequence[str], near: str) -> str:
 
 
 def explained(error: BaseException, root: str, overrides: Sequence[str]) -> str:
-    """What Hydra found wrong."""
+    """Return a message for an error of Hydra or OmegaConf.
+
+    Args:
+        error: The error.
+        root: The root configuration.
+        overrides: The command line.
+    """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         close = difflib.get_close_matches(name, error.options, n=1)
@@ -64,7 +76,7 @@ def explained(error: BaseException, root: str, overrides: Sequence[str]) -> str:
 
 
 def _explain_key(full_key: str, root: str, overrides: Sequence[str]) -> str:
-    """What could have been meant by a key that is not there: ask the same run without that override."""
+    """Return a message for an unknown key, with keys of the run that is composed without it."""
     from kdbench.config._hydra import hydra_initialized
 
     kept = [item for item in overrides if item.lstrip("+~").split("=")[0] != full_key]
@@ -83,7 +95,7 @@ def _explain_key(full_key: str, root: str, overrides: Sequence[str]) -> str:
 
 
 def _elsewhere(key: str, cfg: DictConfig) -> list[str]:
-    """The full names of keys that are called so in other sections."""
+    """Return the dotted keys of other sections that end with a key."""
     named = [_ELSEWHERE[key]] if key in _ELSEWHERE else []
     found = [
         path for path in _paths(OmegaConf.to_container(cfg)) if path.rpartition(".")[2] == key and "." in path
@@ -106,7 +118,7 @@ def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | No
 
 
 def message(error: BaseException) -> str:
-    """One line: the key where it is known, and what is wrong."""
+    """Return the first line of an error, preceded by its key if that is known."""
     key = getattr(error, "full_key", None)
     first = str(getattr(error, "msg", None) or error).strip().splitlines()[0]
     first = re.sub(r"^\w+ raised while resolving interpolation: ", "", first)

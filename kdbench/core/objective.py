@@ -1,4 +1,4 @@
-"""The base class of objectives, and what it may ask for."""
+"""The base class of objectives, and the types of its interface."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from kdbench.core.types import Batch, Outputs
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """What an objective may know of the training data before it sees any of it.
+    """Facts about the training set for objectives.
 
-    num_classes: C.
-    labels: int64 [train_size], of the full training set, which `Batch.index` counts in; on the CPU.
-    trained: int64, the positions in it that the students are shown (all of it but a held-out part or a subset).
+    Attributes:
+        num_classes: Number of classes C.
+        labels: Labels of the full training set, int64 [train_size], on the CPU; `Batch.index` refers to them.
+        trained: Positions in the full training set that are trained on, int64, without held-out or omitted ones.
     """
 
     num_classes: int
@@ -35,7 +36,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Both sides' answers to one small batch in eval mode without gradient: shapes for `Objective.bind`."""
+    """Outputs of both networks for a small batch in eval mode, from which `Objective.setup` reads shapes."""
 
     student: Outputs
     teacher: Outputs
@@ -43,10 +44,11 @@ class Probes:
 
 @dataclass(frozen=True, slots=True)
 class ExtraForward:
-    """Training images that an objective wants the student to answer before a step, beside the batch.
+    """A request for the student's outputs on training images outside the batch, before a step.
 
-    per_class: so many of each class, drawn anew for each step; None: the whole epoch, in the views it will show.
-    train_mode: by the student in train mode, where batch statistics move the running ones; else in eval mode.
+    Attributes:
+        per_class: Images of each class, drawn for each step; None for all images of the epoch, in their views.
+        train_mode: Run the student in train mode, which updates running statistics, instead of eval mode.
     """
 
     per_class: int | None = None
@@ -55,7 +57,7 @@ class ExtraForward:
 
 @dataclass(frozen=True, slots=True)
 class Paper:
-    """Where a method comes from; `arxiv` is the identifier, or empty where there is none."""
+    """The paper of a method; `arxiv` is the identifier, or empty."""
 
     title: str
     year: int
@@ -65,8 +67,8 @@ class Paper:
 class Objective(nn.Module):
     """One distillation loss term: an unweighted scalar, averaged over rows.
 
-    A subclass computes the term in `forward`, declares what it needs in the class (or instance) attributes
-    below, and makes learnable parts in `setup`. It holds no weight, schedule, cross-entropy or device.
+    A subclass computes the term in `forward`, declares its needs in the class (or instance) attributes below, and
+    creates learnable parts in `setup`. It has no weight, schedule, cross-entropy or device.
     """
 
     paper: ClassVar[Paper]
@@ -77,38 +79,38 @@ class Objective(nn.Module):
     """Where the default parameters come from."""
 
     high_cost: ClassVar[str] = ""
-    """Why the method takes more than 10 % of a training step; empty where it does not."""
+    """Why the method takes more than 10 % of a training step; empty if it does not."""
 
     disagreements: ClassVar[tuple[str, ...]] = ()
-    """Where paper, official code and this file differ, a sentence each, with the switch where there is one."""
+    """Differences between paper, official code and this file, one sentence each, with the option that switches."""
 
     version: ClassVar[int] = 1
-    """Raised when the value computed changes, so that old runs are not taken for new ones."""
+    """Incremented when the computed value changes; part of the identity of runs."""
 
     neutral_options: ClassVar[Mapping[str, Any]] = {}
     """Options that were added later, with the values at which the objective computes what it did before. Options with
     these values are left out of the identity of a run, so that earlier runs stay valid. A literal."""
 
     needs: tuple[str, ...] = ("logits",)
-    """For people and tables: logits, labels, features, classifier, index, epoch, views, ..."""
+    """What the objective reads: logits, labels, features, classifier, index, epoch, views, ..."""
 
     needs_teacher: bool = True
-    """Without a teacher such an objective is refused; one that sets False is given outputs that say nothing."""
+    """Whether the objective reads the teacher's outputs."""
 
     needs_student: bool = True
-    """False for a first stage that trains parts of the objective on the teacher's answers alone."""
+    """False for a first stage that trains parts of the objective on the teacher's outputs only."""
 
     student_features: tuple[str, ...] = ()
     teacher_features: tuple[str, ...] = ()
-    """Names, or patterns that are replaced, before `setup`, by the names that the model has: `stage*` and `stage*.pre`
-    (every stage, shallow first), `stage-1` and `stage-1.pre` (the deepest). Where both sides ask for every
-    stage and one has more, the deepest ones are paired."""
+    """Names of features, or patterns, which are replaced by names before `setup`: `stage*` and `stage*.pre` (all,
+    shallow first), `stage-1` and `stage-1.pre` (the deepest). If both networks are asked for all stages and one has
+    more, the deepest ones are paired."""
 
     views: tuple[str, ...] = ()
-    """Further views of each row that both sides answer in `parts`: `strong`; of text `predict`, `explain`."""
+    """Additional views of each row, with outputs in `Outputs.parts`: `strong`; of texts `predict`, `explain`."""
 
     tasks: tuple[str, ...] = ()
-    """Which tasks it is made for. Empty: images, and language models too where it needs logits and labels alone."""
+    """The tasks of the objective. Empty: images, and language models if it reads logits and labels only."""
 
     couples_rows: bool = False
     """The value is not a mean of per-row values (batch statistics, Gram matrices): DDP gathers its rows."""
@@ -117,21 +119,21 @@ class Objective(nn.Module):
     """Permuting the rows of a batch changes the value."""
 
     depends_on_batch_size: bool = False
-    """Several copies of a batch have another value than the batch, so a published weight holds for its batch size."""
+    """The value of a repeated batch differs, so a published weight is valid for its batch size only."""
 
     f_divergence: bool = False
-    """The value is a mean over rows of sums q f(p/q): it can be told from a teacher's likeliest classes and the mass of
-    all others (`kdbench.core.logits.TopKLogits`)."""
+    """The value is a mean over rows of sums q f(p/q), which can be computed from a teacher's top-k classes and the mass
+    of all others (`kdbench.core.logits.TopKLogits`)."""
 
     bounded: bool = True
-    """False for a term that can fall without end: a run is stopped as diverged where both the cross-entropy and minus
-    the term, over the steps of a log line, are above ln C."""
+    """False for a term without a lower bound; a run is stopped as diverged if minus its mean over a log line is above
+    ln C (`kdbench.training.divergence`)."""
 
     needs_class_balanced_images: bool = False
-    """Its surveys draw training images by class, which data that are read from files do not have."""
+    """Its extra forward passes draw images by class, which streamed data do not support."""
 
     owns_predict: bool = False
-    """`predict` replaces the student's own logits at evaluation and in the export (SimKD's head)."""
+    """`predict` replaces the student's logits in evaluation and export (SimKD's head)."""
 
     def __call__(
         self,
@@ -168,7 +170,7 @@ class Objective(nn.Module):
     def _from_tensors(
         self, student: Tensor, teacher: Outputs | Tensor | None, target: Batch | Tensor | None, epoch: int
     ) -> tuple[Outputs, Outputs, Batch]:
-        """Wrap logits and labels; ValueError where they do not serve this objective."""
+        """Wrap logits and labels; ValueError if the objective needs more."""
         name = type(self).__name__
         missing = [need for need in self.needs if need not in TENSOR_NEEDS]
         if type(self).extra_forward is not Objective.extra_forward:
@@ -202,29 +204,40 @@ class Objective(nn.Module):
     def setup(
         self, student: nn.Module, teacher: nn.Module, probes: Probes, dataset_info: DatasetInfo
     ) -> None:
-        """Make learnable parts and memories, before the optimiser, the checkpoint load and DDP exist.
+        """Create learnable parts and memories; called before the optimiser exists and checkpoints are loaded.
 
-        The features are names by then. Draws come from torch's generator, which is seeded for this objective.
-        ValueError, with the shapes and what would fit, where the objective cannot serve these two models.
+        Feature patterns are names by then. Random draws use torch's generator, which is seeded for this objective.
+
+        Args:
+            student: The student network.
+            teacher: The teacher network.
+            probes: Outputs of both, for shapes.
+            dataset_info: The training set.
+
+        Raises:
+            ValueError: The objective cannot serve these networks; the message has the shapes.
         """
 
     def extra_forward(self, epoch: int) -> ExtraForward | None:
-        """Return what the student should answer before the next step of this epoch, or None.
+        """Return a request for outputs of the student before the next step of an epoch, or None.
 
-        `receive_extra_forward` is handed the answers.
+        `receive_extra_forward` receives these outputs.
         """
         return None
 
     def receive_extra_forward(self, epoch: int, answers: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Learn from the student's answers to a survey: pairs of logits [N, C], without gradient, and target [N].
+        """Receive the outputs that `extra_forward` requested.
 
-        Under DDP they are this rank's. What is kept of them belongs into the state dict.
+        Args:
+            epoch: The epoch.
+            answers: Pairs of logits [N, C], without gradient, and labels [N]; under DDP those of this rank. State that
+                is derived from them must be in the state dict.
         """
 
     def predict(self, student: Outputs) -> Tensor:
-        """Logits [N, C] for evaluation; only asked of an objective that sets `owns_predict`."""
+        """Return logits [N, C] for evaluation; called if `owns_predict` is set."""
         return student.logits
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """The unweighted term: a scalar, mean over rows."""
+        """Return the unweighted term: a scalar, averaged over rows."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The types that everybody shares: what a side answers, what a batch is, what an objective promises."""
+"""Types that all rooms share: outputs of a network, batches, tokens, views."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from kdbench.core.logits import Logits, as_logits
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The answers of one side to a batch. Rows are the unit: N images, or N valid tokens.
+    """The outputs of one network (student or teacher) for a batch of N rows: images, or valid tokens.
 
     Attributes:
-        raw_logits: The logits as the side gave them: a tensor [N, C], or any form of `kdbench.core.logits`.
-        features: The intermediate activations that were asked for, by name (`stage1`, `stage1.pre`, `pooled`, ...).
-        classifier: The last linear layer, (weight [C, D], bias [C] or None), where the model has one.
-        parts: Further answers about the same rows, by name: of another view (`strong`), or of another task. The
-            answers to texts are here in their padded form, logits [B, T, V], those of the first text included.
+        raw_logits: The logits as the network returned them: a tensor [N, C], or any form of `kdbench.core.logits`.
+        features: The requested intermediate activations by name (`stage1`, `stage1.pre`, `pooled`, ...).
+        classifier: The last linear layer, (weight [C, D], bias [C] or None), if the network has one.
+        parts: Outputs for additional views of the same rows by name (`strong`). Those for texts have padded logits
+            [B, T, V], the first text included.
     """
 
     raw_logits: Tensor | Logits
@@ -29,16 +29,16 @@ class Outputs:
 
     @property
     def logits(self) -> Tensor:
-        """The logits as one tensor [N, C]. TypeError where a teacher knows only the top k classes."""
+        """The logits as one tensor [N, C]; TypeError for top-k logits."""
         return as_logits(self.raw_logits).dense()
 
     @property
     def lazy_logits(self) -> Logits:
-        """The logits behind the protocol that all their forms share."""
+        """The logits in the form of the protocol `kdbench.core.logits.Logits`."""
         return as_logits(self.raw_logits)
 
     def with_logits(self, logits: Tensor | Logits) -> Outputs:
-        """Return the same answers with other logits."""
+        """Return the same outputs with other logits."""
         return replace(self, raw_logits=logits)
 
     def select_features(self, names: Sequence[str]) -> list[Tensor]:
@@ -47,16 +47,18 @@ class Outputs:
 
 
 IGNORED = -100
-"""A label that no logits answer for: padding, a prompt."""
+"""The label of positions without a target: padding and prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Texts as a network is given them, padded to the longest of the batch.
+    """Texts of a batch, padded to the longest one.
 
-    ids: int64 [B, L]; mask: bool [B, L], False where a position is padding.
-    labels: int64 [B, T], what the logits [B, T, V] should say at each position, `IGNORED` where nothing: the decoder's
-    targets of an encoder-decoder (T is their length), and in a causal model (T = L) the token after each.
+    Attributes:
+        ids: Token ids, int64 [B, L].
+        mask: Bool [B, L], False at padding.
+        labels: Targets of the logits [B, T, V], int64 [B, T], or `IGNORED`. In an encoder-decoder these are the
+            targets of the decoder; in a causal model (T = L), the next token at each position.
     """
 
     ids: Tensor
@@ -65,13 +67,13 @@ class Tokens:
 
     @property
     def valid(self) -> Tensor:
-        """bool [B, T]: the positions that are rows."""
+        """Positions with a target, bool [B, T]; these are the rows."""
         return self.labels != IGNORED
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The augmentation drawn for each row, all int64 [N]: crop offsets in pixels and flip (0 or 1)."""
+    """The augmentation of each row, int64 [N]: crop offsets in pixels, and flip (0 or 1)."""
 
     dy: Tensor
     dx: Tensor
@@ -80,15 +82,20 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What the students are shown: inputs [N, ...], target [N], index [N] (position in the training set),
-    the view of each row, and our own position: epoch (from 1) and step (from 0, within the epoch).
-    views: inputs of further views of the same rows, by name, where an objective asks for them.
-    shares: how many rows of the step each rank has; nothing where one process has them all. A rank that has none is
-    shown one that counts for nothing, so that it takes the same way through student, loss and gradients.
+    """A batch of N rows: images, or the valid tokens of B texts in order.
 
-    A batch of text has its B texts in `texts`, by view, of which the first is answered in `Outputs.logits`. Rows are
-    the N valid tokens of that one, sample by sample: target is their labels, index the sample of each row, inputs the
-    ids [B, L]."""
+    Attributes:
+        inputs: Images [N, 3, H, W], or token ids [B, L].
+        target: Labels, int64 [N].
+        index: Position of each row, or of its text, in the training set, int64 [N].
+        view: The augmentation of each image, or None.
+        epoch: The epoch, from 1.
+        step: The step within the epoch, from 0.
+        views: Inputs of additional views of the same rows, by name.
+        texts: The texts by view; `Outputs.logits` belongs to the first one.
+        shares: The rows of the step on each rank; empty for a single process. A rank without rows has one row of
+            weight 0, so that it computes the same graph.
+    """
 
     inputs: Tensor
     target: Tensor

@@ -140,7 +140,7 @@ def _soft_ranks(logits: Tensor, tau: float) -> Tensor:
 
 
 def cosine_similarity(a: Tensor, b: Tensor, dim: int = -1, eps: float = 1e-8) -> Tensor:
-    """a . b / (|a| |b| + eps) along `dim`; 0 where one of them is zero. Pearson's coefficient of centred ones."""
+    """A . b / (|a| |b| + eps) along `dim`; 0 where one of them is zero. Pearson's coefficient of centred ones."""
     norms: Tensor = vector_norm(a, dim=dim) * vector_norm(b, dim=dim)
     return (a * b).sum(dim=dim) / (norms + eps)
 

@@ -24,10 +24,20 @@ def check_kernel(kernel: str) -> None:
 
 
 def generalised_js(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
-    """beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q, averaged over rows; KL(p || q) at
-    beta = 0 and KL(q || p) at 1.
+    """Return beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q, averaged over rows.
 
-    student, teacher: logits [N, C], no temperature. Returns a scalar in nats. ValueError for logits on a CPU.
+    It is KL(p || q) at beta = 0 and KL(q || p) at beta = 1.
+
+    Args:
+        student: Student logits [N, C].
+        teacher: Teacher logits [N, C].
+        beta: Weight of the teacher in the mixture.
+
+    Returns:
+        A scalar in nats.
+
+    Raises:
+        ValueError: The logits are on a CPU.
     """
     if not student.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What every CIFAR network shares: named features, a classifier, and a place in timm's own registry."""
+"""The base of image networks: named features, a classifier, and registration in timm."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -10,41 +10,48 @@ from kdbench.core.types import Batch, Outputs
 from kdbench.models.names import PREFIX
 
 FeatureRecorder = Callable[[str, Tensor], Tensor]
-"""Called with a feature's name and value; what it returns flows on through the network."""
+"""Called with the name and value of a feature; the network continues with the returned value."""
 
 
 def no_recording(name: str, value: Tensor) -> Tensor:
-    """The feature of a plain forward pass: lets every value through and keeps none."""
+    """Return the value unchanged: the recorder of a plain forward pass."""
     return value
 
 
 def rectified_feature_names(stages: int) -> tuple[str, ...]:
-    """The features, in order of depth, of a family whose stages end with a ReLU behind their `.pre`."""
+    """Return the feature names, shallow first, of networks whose stages end with a ReLU after `.pre`."""
     pairs = (f"stage{number}{twin}" for number in range(1, stages + 1) for twin in (".pre", ""))
     return ("stem", *pairs, "unpooled", "pooled")
 
 
 @runtime_checkable
 class TextNetwork(Protocol):
-    """A network that answers texts: it is given batches, not inputs.
+    """A network for texts, which is called with batches.
 
-    features: names, in order of depth, of what it can report.
+    Attributes:
+        features: Names of its features, shallow first.
     """
 
     features: tuple[str, ...]
 
     def answer_batch(self, batch: Batch, features: Sequence[str] = ()) -> Outputs:
-        """Logits [N, V] of the rows of the batch's first text; each text's own answer [B, T, V] in `parts`,
-        with the features asked for."""
+        """Return logits [N, V] of the rows of the first text.
+
+        `parts` has the outputs of every text, with padded logits [B, T, V].
+
+        Args:
+            batch: The batch.
+            features: Names of the features to return.
+        """
 
 
 class Network(nn.Module):
-    """An image classifier that reports named intermediate values.
+    """An image classifier with named features.
 
-    features: the names, in order of depth: `stem`, `stage1` ... `stageK`, their twins `stage1.pre` before the
-    last ReLU, `unpooled`, the map that is averaged over positions, and `pooled`, that average, the
-    classifier's input.
-    name: what `kdbench.models.registry.create_model` calls it.
+    Attributes:
+        features: Names of the features, shallow first: `stem`, `stage1` ... `stageK`, `stageK.pre` before the last
+            ReLU of each stage, `unpooled`, the map before pooling, and `pooled`, the input of the classifier.
+        name: The name for `kdbench.models.registry.create_model`.
     """
 
     features: tuple[str, ...]
@@ -55,14 +62,14 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def get_classifier(self) -> nn.Linear:
-        """The last linear layer, under the name timm gives this accessor."""
+        """Return the last linear layer; timm's networks have the same method."""
         raise NotImplementedError
 
     def stage_norms(self) -> dict[str, nn.BatchNorm2d]:
-        """By stage, the BatchNorm whose output feeds `stageK.pre`, channel for channel; {} where none does.
+        """Return by stage the BatchNorm whose output is `stageK.pre`, channel by channel; empty if there is none.
 
-        Shallow first. In a residual stage it is the last one of the last block's branch, without the
-        shortcut; in a stage that ends linearly, and so has no `.pre`, the one that feeds the stage.
+        In a residual stage this is the last one in the branch of the last block. In a stage that ends linearly, which
+        has no `.pre`, it is the one whose output is the stage.
         """
         return {}
 

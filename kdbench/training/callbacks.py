@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes on, and how it is asked to stop."""
+"""Lightning callbacks: the progress line, and stopping on signals."""
 
 import signal
 import time
@@ -15,7 +15,7 @@ from kdbench.training.module import StudentModule
 
 
 class ProgressLine(Callback):
-    """A bar over the whole run on a terminal; elsewhere a line per epoch."""
+    """Shows a progress bar of the run on a terminal, and otherwise a line per epoch."""
 
     def __init__(self, title: str, epochs: int) -> None:
         self.title, self.epochs = title, epochs
@@ -24,7 +24,7 @@ class ProgressLine(Callback):
         self._task: TaskID = TaskID(0)
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Draw the bar where there is a terminal, at the position where the run is."""
+        """Start the bar at the position of the run, on a terminal."""
         assert isinstance(module, StudentModule)
         if not self.console.is_terminal:
             return
@@ -37,23 +37,23 @@ class ProgressLine(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any
     ) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         assert isinstance(module, StudentModule)
         if self._bar:
             self._bar.update(self._task, completed=self._done(module), description=self._words(module))
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Print the epoch's line where there is no bar."""
+        """Print a line for the epoch if there is no bar."""
         assert isinstance(module, StudentModule)
         if not self._bar:
             self.console.print(self._words(module), highlight=False, soft_wrap=True)
 
     def on_exception(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self._stop()
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Leave the bar as it is."""
+        """Stop the bar."""
         self._stop()
 
     def _stop(self) -> None:
@@ -78,21 +78,22 @@ class ProgressLine(Callback):
 
 
 class StopOnSignal(Callback):
-    """Ctrl-C or SIGTERM asks the module to stop after the current step; a second one, later than a second, stops at
-    once. (One that comes with the first is the same: torchrun hands on what the terminal gave to its processes, too.)
+    """Stops training on Ctrl-C or SIGTERM after the current step, with a checkpoint.
 
-    Lightning's own handlers, set before training starts, would lose what came since the last checkpoint.
+    A second signal, more than a second later, stops at once. One within that second is taken for the same: torchrun
+    forwards signals that its processes receive from the terminal as well. Lightning's own handlers would lose the
+    steps since the last checkpoint.
     """
 
     asked_by: ClassVar[int] = signal.SIGINT
-    """The signal that came last, in this process."""
+    """The signal that was received last in this process."""
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._asked = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Put our handlers in place of what is there."""
+        """Install the handlers."""
         assert isinstance(module, StudentModule)
 
         def ask(number: int, frame: FrameType | None) -> None:
@@ -105,11 +106,11 @@ class StopOnSignal(Callback):
         self._before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_exception(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Put back what was there."""
+        """Restore the previous handlers."""
         self._restore()
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Put back what was there."""
+        """Restore the previous handlers."""
         self._restore()
 
     def _restore(self) -> None:

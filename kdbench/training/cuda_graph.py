@@ -1,4 +1,4 @@
-"""Work on a GPU that is recorded once and replayed: no Python and one launch for a whole step (CUDA graphs)."""
+"""Record work on a GPU once and replay it: no Python and one launch per step (CUDA graphs)."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from kdbench.losses.composite import Loss
 T = TypeVar("T")
 
 WARM_UP = 3
-"""Calls that run as they are before one is recorded: they choose kernels, and make what is made once (momentum)."""
+"""Calls before one is recorded: they choose kernels and allocate what persists (momentum)."""
 
 
 class Graph(Protocol):
-    """Records what is done with tensors, and does it again with the same tensors, whatever is in them by then."""
+    """Records work on tensors and repeats it on the same tensors with their current contents."""
 
     def warm_up(self, work: Callable[[], T]) -> T:
-        """Do the work where it will be recorded."""
+        """Run work without recording, in the stream of the recording."""
 
     def record(self, work: Callable[[], T]) -> T:
-        """Take down what the work would do; its result holds nothing before the first replay, and the newest after."""
+        """Record work; its result is undefined before the first replay and overwritten by each one."""
 
     def replay(self) -> None:
-        """Do what was recorded."""
+        """Repeat the recorded work."""
 
 
 class CudaGraph:
-    """A CUDA graph with a stream of its own to be recorded on."""
+    """A CUDA graph that is recorded on its own stream."""
 
     def __init__(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def warm_up(self, work: Callable[[], T]) -> T:
-        """On the side stream, between what came before on the current one and what comes after."""
+        """Run work on the recording stream, ordered with the current stream."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -46,20 +46,23 @@ class CudaGraph:
         return result
 
     def record(self, work: Callable[[], T]) -> T:
-        """Other threads, such as a logger's, may go on using the device meanwhile."""
+        """Record work; other threads, such as a logger's, may use the device meanwhile."""
         with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
             return work()
 
     def replay(self) -> None:
-        """In the current stream."""
+        """Replay in the current stream."""
         self._graph.replay()
 
 
 class Recorded(Generic[T]):
-    """Work that is the same at every call with the same key: run as it is a few times, recorded, then replayed.
+    """Runs work a few times, then records it and replays it as long as its key stays the same.
 
-    Whatever differs from call to call must be read from tensors that stay where they are. A result is
-    overwritten by the next call.
+    Everything that differs between calls must be read from tensors at fixed addresses. A result is overwritten by the
+    next call.
+
+    Args:
+        graph: Makes an empty graph.
     """
 
     def __init__(self, graph: Callable[[], Graph]) -> None:
@@ -68,7 +71,12 @@ class Recorded(Generic[T]):
         self._result: T | None = None
 
     def __call__(self, key: Hashable, work: Callable[[], T]) -> T:
-        """The work's result; key: anything but None, another where the work is another."""
+        """Return the result of the work.
+
+        Args:
+            key: Identifies the work; not None.
+            work: The work.
+        """
         if key != self._key:
             self._key, self._graph, self._calls, self._result = key, self._make(), 0, None
         self._calls += 1
@@ -81,21 +89,20 @@ class Recorded(Generic[T]):
 
 
 def hindrance(loss: Loss) -> str | None:
-    """Why the steps of a loss cannot be recorded, or None."""
+    """Return the reason why the steps of a loss cannot be recorded, or None."""
     if loss.views:
-        return f"{', '.join(loss.views)} views are drawn with the CPU's help"
+        return f"{', '.join(loss.views)} views are drawn on the CPU"
     if loss.dot is not None:
         return f"loss.dot={loss.dot} is not recorded"
     for name, term in loss.terms.items():
         if "step" in term.needs:
-            return f"{name} draws by the number of the step, which a recorded step does not learn"
+            return f"{name} draws random numbers by the step, which a recorded step does not know"
         if type(term).extra_forward is not Objective.extra_forward:
-            return f"{name} asks about images beside the batch"
+            return f"{name} needs extra forward passes over images outside the batch"
     return None
 
 
 def of_epoch(loss: Loss, epoch: int) -> Hashable:
-    """What of a loss is the same in all steps of an epoch and may be another in the next: ramps, and what terms make
-    of the epoch's number."""
+    """Return a key of the parts of a loss that may change between epochs: ramps, and terms that read the epoch."""
     looks = any("epoch" in term.needs for term in loss.terms.values())
     return tuple(loss.weight(name, epoch) for name in loss.ramps), epoch if looks else None

@@ -1,4 +1,4 @@
-"""Where else a run goes, beside its folder: nowhere, Weights & Biases, TensorBoard."""
+"""Loggers in addition to the run folder: Weights & Biases, TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ from kdbench.utils.atomic_io import write_atomically
 
 
 class RunLogger(Protocol):
-    """Where one run goes, beside its folder."""
+    """A logger of one run."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """A line of the run, at an optimiser step counted over the epochs."""
+        """Log metrics at an optimiser step, counted over all epochs."""
 
     def conclude(self, conclusion: Conclusion) -> None:
-        """What it came to, said once."""
+        """Log the results of a finished run."""
 
     def close(self) -> None:
-        """End it: the next run in this process must not continue it."""
+        """End the log, so that the next run of this process does not continue it."""
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a finished run came to.
+    """The results of a finished run.
 
-    summary: numbers by name. Where there are classes, on test: recall of each one, in per cent, by its name; confusion,
-    samples of class i taken for class j, int [C, C].
+    Attributes:
+        summary: Numbers by name.
+        recall: Recall on test of each class, in per cent, by the name of the class.
+        classes: Names of the classes.
+        confusion: Number of test samples of class i that were predicted as class j, [C, C]; or None.
     """
 
     summary: Mapping[str, Any]
@@ -47,11 +50,11 @@ class Conclusion:
 
 
 def no_logger(**_: Any) -> None:
-    """Nothing beside the run folder."""
+    """Return None: nothing is logged except in the run folder."""
 
 
 class TensorBoard:
-    """logger=tensorboard: Lightning's TensorBoardLogger, in the run folder; look with `tensorboard --logdir runs`."""
+    """logger=tensorboard: Lightning's TensorBoardLogger in the run folder; open with `tensorboard --logdir runs`."""
 
     def __init__(self, folder: Path, run_config: dict[str, Any], **_: Any) -> None:
         from lightning.pytorch.loggers import TensorBoardLogger
@@ -63,24 +66,24 @@ class TensorBoard:
             raise ValueError(f"logger=tensorboard: pip install -e '.[tensorboard]' ({error})") from error
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Scalars."""
+        """Log scalars."""
         self._logger.log_metrics(dict(metrics), step)
 
     def conclude(self, conclusion: Conclusion) -> None:
-        """The summary as a text: TensorBoard has no place of its own for results."""
+        """Log the summary as a text, as TensorBoard has no page for results."""
         lines = "\n".join(f"    {key}: {value}" for key, value in conclusion.summary.items())
         self._logger.experiment.add_text("summary", lines)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the log."""
         self._logger.finalize("success")
 
 
 class WeightsAndBiases:
-    """logger=wandb: one W&B run per run folder, however often it is resumed; offline where there is no key or no
-    network, decided in 5 seconds, once for a process.
+    """logger=wandb: one W&B run per run folder, also over resumes.
 
-    An offline run is looked at with `wandb leet run FOLDER`; `kdbench wandb sync TABLE` uploads those of a table.
+    It is offline if there is no key or no network, which is decided once per process, within 5 seconds. An offline run
+    can be shown with `wandb leet run FOLDER`; `kdbench wandb sync TABLE` uploads those of a table.
     """
 
     def __init__(
@@ -126,12 +129,14 @@ class WeightsAndBiases:
             print(f"look: wandb leet run {where}; upload: wandb sync {where}/offline-run-*")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Over our own step: W&B's counts calls, and may not go back where a run is resumed."""
+        """Log metrics over the step of the run; W&B's own step counts calls and cannot decrease after a resume."""
         self._run.log({**metrics, "step": step})
 
     def conclude(self, conclusion: Conclusion) -> None:
-        """The summary, and once the recall of each class and the confusion matrix (of at most 100 classes: W&B takes
-        10,000 cells)."""
+        """Log the summary, the recall of each class and the confusion matrix.
+
+        The matrix is left out above 100 classes, as W&B accepts 10,000 cells.
+        """
         self._run.summary.update(dict(conclusion.summary))
         tables: dict[str, Any] = {}
         if conclusion.recall:
@@ -146,7 +151,7 @@ class WeightsAndBiases:
             self._run.log(tables)
 
     def close(self) -> None:
-        """Finish the W&B run; what has all been sent by then is marked, so that `kdbench wandb sync` leaves it."""
+        """Finish the W&B run; mark it if everything was sent, so that `kdbench wandb sync` skips it."""
         place, began = Path(self._run.dir).parent, time.monotonic()
         self._run.finish()
         if not self._offline and time.monotonic() - began < _TO_FINISH:
@@ -154,17 +159,17 @@ class WeightsAndBiases:
 
 
 SENT = ".sent"
-"""In the folder of an online W&B run that came to its end with the network there."""
+"""A file in the folder of an online W&B run that was sent completely."""
 
 _TO_FINISH = 5
-"""Seconds that W&B has at the end of a run for what it has not sent yet."""
+"""Seconds for W&B to send the rest at the end of a run."""
 
 _LONGEST_GROUP, _LONGEST_TAG, _MOST_CLASSES = 128, 64, 100
-"""What W&B takes, in letters; and classes in a confusion matrix."""
+"""Limits of W&B: characters of a group and a tag; and the largest number of classes of a confusion matrix."""
 
 
 def flattened(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """A nested configuration as one level: `loss.weights.ce`."""
+    """Flatten a nested configuration into dotted keys: `loss.weights.ce`."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -175,7 +180,7 @@ def flattened(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def _one_by_one(confusion: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
-    """(label, prediction) of each image that a confusion matrix counts, as two lists."""
+    """Return the labels and the predictions of all images that a confusion matrix counts."""
     pairs = [
         (label, guess)
         for label, row in enumerate(confusion)
@@ -186,7 +191,7 @@ def _one_by_one(confusion: Sequence[Sequence[int]]) -> tuple[list[int], list[int
 
 
 def close(loggers: Iterable[RunLogger | None]) -> None:
-    """End the loggers of runs, those that have one, side by side: each may wait for a network that is gone."""
+    """Close the loggers of several runs in parallel, because each may wait for a lost network."""
     there = [logger for logger in loggers if logger is not None]
     with ThreadPoolExecutor(max(1, len(there))) as pool:
         for one in [pool.submit(logger.close) for logger in there]:
@@ -194,7 +199,7 @@ def close(loggers: Iterable[RunLogger | None]) -> None:
 
 
 def _run_id(folder: Path) -> str:
-    """One W&B run for a run folder, however often it is resumed; another one once it is overwritten."""
+    """Return the id of the W&B run of a run folder; it stays the same over resumes, until the run is overwritten."""
     file = folder / ".wandb-id"
     if not file.is_file():
         write_atomically(file, secrets.token_hex(4).encode())
@@ -202,8 +207,13 @@ def _run_id(folder: Path) -> str:
 
 
 def why_offline(timeout: float = 2.0) -> str | None:
-    """Why Weights & Biases cannot be reached from here (no key, no network), or None if it can. Where it once could not
-    be, it is not tried again: the other students of a cohort would wait as long."""
+    """Return the reason why Weights & Biases cannot be reached (no key, no network), or None if it can.
+
+    After a failure it is not tried again in this process, as each student of a cohort would wait for the timeout.
+
+    Args:
+        timeout: Seconds.
+    """
     if os.environ.get("WANDB_MODE") == "offline":
         return "WANDB_MODE=offline"
     url = _service()
@@ -216,7 +226,7 @@ def why_offline(timeout: float = 2.0) -> str | None:
 
 
 _unreached: dict[tuple[str, int], str] = {}
-"""Hosts and ports that did not answer this process, with the reason."""
+"""Hosts and ports that could not be reached, with the reason."""
 
 
 def _service() -> ParseResult:
@@ -224,7 +234,7 @@ def _service() -> ParseResult:
 
 
 def _address() -> tuple[str, int]:
-    """Who is to answer: the service, or the proxy on the way to it."""
+    """Return host and port of the service, or of the proxy to it."""
     url = _service()
     host = url.hostname or "api.wandb.ai"
     scheme = url.scheme or "https"
@@ -235,7 +245,7 @@ def _address() -> tuple[str, int]:
 
 
 def _why_unreachable(host: str, port: int, timeout: float) -> str | None:
-    """Try to connect in a thread: a name look-up obeys no timeout."""
+    """Try to connect in a thread, because name resolution has no timeout."""
     outcome: list[str] = []
 
     def connect() -> None:

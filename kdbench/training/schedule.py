@@ -74,7 +74,11 @@ class Schedule:
             )
 
     def check_dot(self, dot: float) -> None:
-        """ValueError where these settings have no meaning with DOT's two momenta."""
+        """Check that the optimiser is plain SGD, as DOT needs it.
+
+        Raises:
+            ValueError: It is not.
+        """
         plain: dict[str, tuple[object, str]] = {
             "algorithm": ("sgd", "sgd"),
             "nesterov": (False, "false"),
@@ -83,8 +87,7 @@ class Schedule:
         for name, (value, word) in plain.items():
             if (given := getattr(self, name)) != value:
                 raise ValueError(
-                    f"loss.dot={dot} is SGD with two momenta, and schedule.{name}={given} is not for it; "
-                    f"give schedule.{name}={word}"
+                    f"loss.dot={dot}: DOT does not support schedule.{name}={given}; give schedule.{name}={word}"
                 )
         if not (dot <= self.momentum and self.momentum + dot < 1):
             raise ValueError(
@@ -92,14 +95,24 @@ class Schedule:
             )
 
     def lr_at(self, epoch: int, step: int, steps_per_epoch: int) -> float:
-        """The learning rate of one optimiser step; `epoch` from 1, `step` from 0 within the epoch."""
+        """Return the learning rate of one optimiser step.
+
+        Args:
+            epoch: The epoch, from 1.
+            step: The step within the epoch, from 0.
+            steps_per_epoch: Steps of an epoch.
+        """
         return self.lr * _FACTORS[self.plan](self, epoch, step, steps_per_epoch)
 
     def optimizer(self, network: nn.Module, dot: float | None = None) -> torch.optim.Optimizer:
-        """One optimiser for everything that learns in `network`, with one weight decay for all (as the sources).
+        """Return an optimiser of all trainable parameters of a network, with the same weight decay for all.
 
-        dot: the delta of `kdbench.training.dot.DOT`, where that is to be used. Raises ValueError if this
-        is not plain SGD.
+        Args:
+            network: The network, with the learnable parts of its loss.
+            dot: The delta of `kdbench.training.dot.DOT`, or None for one momentum.
+
+        Raises:
+            ValueError: DOT is used and the optimiser is not plain SGD.
         """
         parameters = [p for p in network.parameters() if p.requires_grad]
         if dot is not None:
@@ -130,7 +143,7 @@ def _step(plan: Schedule, epoch: int, step: int, steps_per_epoch: int) -> float:
 
 def _one_cycle(plan: Schedule, epoch: int, step: int, steps_per_epoch: int) -> float:
     total = plan.epochs * steps_per_epoch
-    # half a step in, so that neither the first nor the last step has a learning rate of zero
+    # at the middle of a step, so that neither the first nor the last step has a learning rate of zero
     done = ((epoch - 1) * steps_per_epoch + step + 0.5) / total
     return done / plan.warmup if done < plan.warmup else (1 - done) / (1 - plan.warmup)
 

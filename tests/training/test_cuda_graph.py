@@ -170,7 +170,7 @@ def test_other_students_stay_recorded_when_one_fails(tmp_path, monkeypatch, comm
     ("words", "reason"),
     [
         (["loss=kd"], "the run is on a CPU"),
-        (["loss=crd"], "crd draws by the number of the step"),
+        (["loss=crd"], "crd draws random numbers by the step"),
         (["loss=mlkd"], "strong views"),
         (["loss=kd", "schedule.algorithm=adamw"], "is not recorded, sgd is"),
         (["dataset=cqa_lm", "teacher=lm_small", "student=lm_tiny", "loss=fkl"], "batches of task=lm"),

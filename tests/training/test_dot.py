@@ -97,9 +97,9 @@ def test_without_a_difference_it_is_sgd():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"algorithm": "adamw"}, "schedule.algorithm=adamw is not for it"),
-        ({"nesterov": True}, "schedule.nesterov=True is not for it; give schedule.nesterov=false"),
-        ({"clip": 1.0}, "schedule.clip=1.0 is not for it"),
+        ({"algorithm": "adamw"}, "schedule.algorithm=adamw; give"),
+        ({"nesterov": True}, "schedule.nesterov=True; give schedule.nesterov=false"),
+        ({"clip": 1.0}, "schedule.clip=1.0; give"),
         ({"momentum": 0.95}, "schedule.momentum=0.95 less and plus it must lie in [0, 1)"),
     ],
 )
@@ -163,7 +163,7 @@ def test_the_total_is_the_sum_of_the_two_sides():
         (["loss=kd", "loss.dot=0.1"], "schedule.momentum=0.9 less and plus it must lie in [0, 1)"),
         (
             ["loss=kd_dot", "schedule.nesterov=true"],
-            "schedule.nesterov=True is not for it; give schedule.nesterov=false",
+            "schedule.nesterov=True; give schedule.nesterov=false",
         ),
     ],
 )
