@@ -1,4 +1,4 @@
-"""All plots of an analysis."""
+"""The plots of an analysis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the cost of a step grows with cohort and batch size, memory with the data set, and memory over a run."""
+"""Measure the time of a step by cohort and batch size, and memory by data set size and over a run."""
 
 from __future__ import annotations
 

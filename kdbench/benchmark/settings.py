@@ -61,7 +61,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Setup:
-    """What both sides of a pair share.
+    """The settings that both sides of a pair share.
 
     Attributes:
         pair: TEACHER:STUDENT.

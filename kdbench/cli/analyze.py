@@ -66,16 +66,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _split(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The path before the overrides, if there is one, and the overrides."""
+    """Split a command line into the path before the overrides, or None, and the overrides."""
     if words and (Path(words[0]).exists() or "=" not in words[0]):
         return words[0], list(words[1:])
     return None, list(words)
 
 
 def _taken_from(found: Source | None, overrides: Sequence[str]) -> list[str]:
-    """The overrides that choose the data, the network and the teacher of a run, where none were given.
+    """Return overrides that choose the data, network and teacher of a run, as far as the command line chooses none.
 
-    They become options of their config groups, so that their keys can be overridden and are checked as any.
+    They become options of their config groups, so that their keys can be overridden and are checked.
     """
     if found is None or found.record is None:
         return []
@@ -90,7 +90,7 @@ def _taken_from(found: Source | None, overrides: Sequence[str]) -> list[str]:
 
 
 def _choice(found: Source | None, overrides: Sequence[str]) -> str:
-    """The name of the data set on the command line, or the run's."""
+    """Return the name of the data set on the command line, or of the run."""
     given = [word.partition("=")[2] for word in overrides if word.startswith("dataset=")]
     named = found.record["names"]["dataset"] if found and found.record else "cifar100"
     return given[-1] if given else str(named)
@@ -139,7 +139,7 @@ def _sides(cfg: DictConfig, found: Source, data: ImageData, dataset: str) -> tup
 
 
 def _gamma(given: float | None, found: Source) -> tuple[float, str]:
-    """The order of Renyi's entropy and the power of the transform, and where it is from."""
+    """Return the order of Renyi's entropy, which is the power of the transform, and the source of the value."""
     if given is not None:
         if not 0 < given < float("inf"):
             raise ValueError(f"gamma must be positive and finite, got {given}")
@@ -156,7 +156,7 @@ def _gamma(given: float | None, found: Source) -> tuple[float, str]:
 
 
 def _notes(found: Source, data: ImageData, reference: Side | None) -> list[str]:
-    """Where what is looked at is not what the run had."""
+    """Return a note for each difference between the analysis and the run."""
     record = found.record
     notes: list[str] = []
     if record is None:
@@ -170,7 +170,7 @@ def _notes(found: Source, data: ImageData, reference: Side | None) -> list[str]:
 
 
 def _folder(cfg: DictConfig, found: Source | None, dataset: str) -> Path:
-    """Where the results go unless told: into the run's folder, or beside other runs."""
+    """Return the default folder of the results: in the run folder, or next to other runs."""
     what = f"{cfg.split}-against-{Path(cfg.against).stem}" if cfg.against else str(cfg.split)
     if found is not None and found.record is not None:
         stem = "" if found.file.stem == "student" else f"{found.file.stem}-"

@@ -1,4 +1,4 @@
-"""`kdbench doctor`: what kdbench finds on this machine, and what it will therefore do."""
+"""`kdbench doctor`: check this machine: devices, data, teachers, extras."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def examined() -> dict[str, Any]:
 
 
 def in_words(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What was found, as pairs of a heading and a line."""
+    """Yield the findings as pairs of a heading and a line."""
     versions, data, store = found["versions"], found["data"], found["home"]
     yield "kdbench", f"{versions.pop('kdbench')}, commit {found['commit'] or 'unknown'}"
     yield "versions", ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
@@ -102,7 +102,7 @@ def in_words(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def extras() -> dict[str, list[str]]:
-    """The optional parts, each with the packages that it lacks."""
+    """Return the optional extras, each with its missing packages."""
     wanted = [Requirement(line) for line in requires("kdbench") or ()]
     return {
         extra: [

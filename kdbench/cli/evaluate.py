@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _load(cfg: DictConfig, data: TaskData) -> tuple[nn.Module, dict[str, Any]]:
-    """The network in a checkpoint, or in an ONNX file, and what the file says of it."""
+    """Return the network in a checkpoint or an ONNX file, and the metadata of the file."""
     if (Path(cfg.checkpoint) / WEIGHTS).is_file():  # a run's folder
         cfg.checkpoint = str(Path(cfg.checkpoint) / WEIGHTS)
     if cfg.checkpoint.endswith(".onnx"):
@@ -106,14 +106,14 @@ def _load(cfg: DictConfig, data: TaskData) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _check_store(cfg: DictConfig, model: nn.Module, data: TaskData) -> None:
-    """A teacher has the name of its network, was measured on test, and takes nobody's place."""
+    """Check that a network can be stored as a teacher under the given name."""
     if network_of(cfg.store) != cfg.model.name:
         raise ValueError(
-            f"store={cfg.store}: a teacher is named after its network, {cfg.model.name}[@VARIANT_SEPARATOR]"
+            f"store={cfg.store}: a teacher is named after its network, {cfg.model.name}[@VARIANT]"
         )
     if cfg.split != "test":
         raise ValueError(
-            f"store={cfg.store} wants split=test: the card of a teacher has its accuracy on test"
+            f"store={cfg.store}: give split=test; the card of a teacher has its accuracy on test"
         )
     if reason := task_of(data).why_not(Capability.TEACHERS, data):
         raise ValueError(f"store={cfg.store}: {reason}; give store=null")

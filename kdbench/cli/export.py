@@ -113,7 +113,7 @@ def _write_config(network: nn.Module, name: str, data: ImageData, path: Path) ->
 
 @torch.no_grad()
 def _compare(model: nn.Module, copy: nn.Module, inputs: Tensor, within: float, path: Path) -> float:
-    """The largest difference of logits on some test images; RunError where it is more than `within` of their scale."""
+    """Return the largest difference of logits on test images; RunError if it exceeds `within` of their scale."""
     ours, theirs = model(inputs), copy.eval()(inputs)
     gap = float((ours - theirs).abs().max())
     if gap > within * max(1.0, float(ours.abs().max())):
@@ -122,7 +122,7 @@ def _compare(model: nn.Module, copy: nn.Module, inputs: Tensor, within: float, p
 
 
 def _card(record: dict[str, Any], data: ImageData, onnx: bool) -> str:
-    """The model card: what it is, how good, how it came about, how to load it."""
+    """Return the model card: description, scores, training, and how to load the network."""
     names, last, config = record["names"], record["results"]["last"], record["config"]
     scores = {key: last[key] for key in ("top1", "top5", "ece", "agreement") if key in last}
     teacher = record.get("teacher", {})

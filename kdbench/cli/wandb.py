@@ -97,9 +97,10 @@ def _sync(folder: Path, dry_run: bool) -> int:
 
 
 def dashboard(table: str, entity: str, project: str) -> Any:
-    """A wandb_workspaces Workspace over the runs of a table: the score of each loss, its course, its price.
+    """Return a wandb_workspaces Workspace of a table: scores by loss, their curves, and the training time.
 
-    ValueError without the package.
+    Raises:
+        ValueError: The package wandb_workspaces is missing.
     """
     try:
         panels: Any = importlib.import_module("wandb_workspaces.reports.v2")
@@ -152,7 +153,7 @@ def dashboard(table: str, entity: str, project: str) -> Any:
 
 
 def _task(table: str) -> Task[Any]:
-    """What the runs of a table are judged by; images, where it is no table of ours."""
+    """Return the task of a table; image classification for names that are no table."""
     if table not in tables():
         return task_of_record({})
     register()

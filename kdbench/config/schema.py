@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 @dataclass
 class RunConfig:
-    """The keys of conf/run.yaml with their types; what each one means is said there."""
+    """The keys of conf/run.yaml with their types; that file describes them."""
 
     dataset: Any = MISSING
     schedule: Any = MISSING

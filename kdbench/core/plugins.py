@@ -1,4 +1,4 @@
-"""What other packages bring: objectives, networks, data sets, announced as entry points, and their `conf` folders."""
+"""Extensions by other packages: entry points for objectives, networks, data sets and tasks, and `conf` folders."""
 
 from __future__ import annotations
 
@@ -15,31 +15,35 @@ OBJECTIVES, MODELS, DATASETS, TASKS = GROUPS = (
     "kdbench.datasets",
     "kdbench.tasks",
 )
-"""Of entry points: `name = "package.module:Class"`, `"package.module"` which registers networks as it is imported, and
-`"package.module:function"`, which only its own yaml file calls."""
+"""Groups of entry points: `name = "package.module:Class"`; for networks `"package.module"`, which registers them on
+import; for data sets `"package.module:function"`, which the YAML file of the data set names."""
 
 
 def packages() -> set[str]:
-    """The top packages that bring something; imports none of them."""
+    """Return the top-level packages with entry points; imports none of them."""
     return {_package(point) for point in _all()}
 
 
 def conf_dirs() -> list[Path]:
-    """Folders for Hydra's search path, one per outside package that has one; imports none of them.
+    """Return the `conf` folders of other packages, for Hydra's search path; imports none of them.
 
-    It is `conf` in the entry point's package, or else beside it (a source checkout).
+    The folder is in the package, or next to it in a source checkout.
     """
-    found = (_conf_dir(package) for package in dict.fromkeys(map(_package, _all())))
-    return [folder for folder in found if folder]
+    folders = (_conf_dir(package) for package in dict.fromkeys(map(_package, _all())))
+    return [folder for folder in folders if folder]
 
 
 @cache
 def load_networks() -> None:
-    """Import what registers networks, once; ValueError for what cannot be imported."""
+    """Import the modules of other packages that register networks, once.
+
+    Raises:
+        ValueError: One cannot be imported.
+    """
     for point in entry_points(group=MODELS):
         try:
             point.load()
-        except Exception as error:  # whatever a module raises as it is imported
+        except Exception as error:  # a module may raise anything
             raise ValueError(
                 f"Networks {point.name!r} ({point.value}) cannot be imported: {error}"
             ) from error

@@ -1,4 +1,4 @@
-"""Which tasks an objective serves, by what it declares; needs no torch."""
+"""The tasks that an objective serves, by its declarations. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ TENSOR_NEEDS = frozenset({"logits", "labels", "epoch"})
 
 
 class Traits(Protocol):
-    """What an objective, or its class, declares; see `kdbench.core.objective.Objective`."""
+    """The declarations of an objective or its class; see `kdbench.core.objective.Objective`."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What it reads: `logits`, `labels`, `features`, ..."""
+        """The values that it reads: `logits`, `labels`, `features`, ..."""
 
     @property
     def views(self) -> tuple[str, ...]:

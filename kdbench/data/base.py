@@ -99,7 +99,7 @@ class TaskData(ABC):
 
     @property
     def cache_key(self) -> dict[str, Any]:
-        """What stored answers of a teacher depend on besides the data and the labels, as plain data."""
+        """Further values that stored answers of a teacher depend on, besides data and labels, as plain data."""
         raise ValueError(f"answers to {self.name} cannot be stored")
 
     @abstractmethod

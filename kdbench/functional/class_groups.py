@@ -9,10 +9,13 @@ from torch import Tensor
 
 
 def groups_by_frequency(counts: Tensor, groups: int, thresholds: Sequence[int] | None = None) -> Tensor:
-    """The group of each class, 0 for the most frequent: int64 [C].
+    """Return the group of each class by frequency, int64 [C]; 0 is the most frequent group.
 
-    counts: training images of each class [C]. Equal shares of the classes by rank (ties in their order) where
-    there are no thresholds; else a class has passed every threshold that its count is not above.
+    Args:
+        counts: Training images of each class [C].
+        groups: Number of groups.
+        thresholds: Descending counts; the group of a class is the number of thresholds that its count does not
+            exceed. None divides the classes into equal groups by rank.
     """
     if thresholds is None:
         rank = counts.argsort(descending=True, stable=True).argsort()
@@ -21,10 +24,13 @@ def groups_by_frequency(counts: Tensor, groups: int, thresholds: Sequence[int] |
 
 
 def head_medium_tail(counts: Tensor) -> Tensor:
-    """0, 1 or 2 (head, medium, tail) for each class by its number of training images [C]: int64 [C].
+    """Return 0, 1 or 2 (head, medium, tail) for each class, int64 [C].
 
-    More than 100 images, 20 to 100, fewer than 20 (Liu et al. 2019, OLTR); thirds of the classes by rank where that
-    leaves a group empty, as it does on CIFAR-10-LT and on every small data set.
+    The groups have more than 100 images, 20 to 100, and fewer than 20 (Liu et al. 2019, OLTR). If one of them is empty,
+    as on CIFAR-10-LT and small data sets, they are thirds of the classes by rank.
+
+    Args:
+        counts: Training images of each class [C].
     """
     usual = groups_by_frequency(counts, 3, thresholds=(100, 19))
     return usual if len(set(usual.tolist())) == 3 else groups_by_frequency(counts, 3)

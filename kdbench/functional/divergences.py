@@ -1,4 +1,4 @@
-"""What several objectives do with logits: all in log space, rows first, exact at any logit."""
+"""Divergences and statistics of logits that several objectives share; in log space and exact at any logit."""
 
 import math
 
@@ -58,15 +58,20 @@ def decouple(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def alpha_beta_divergence(
     log_p: Tensor, log_q: Tensor, alpha: float, beta: float, official_scale: bool = False
 ) -> Tensor:
-    """The alpha-beta divergence D(p || q) of each row, in nats: log-probabilities [..., C] -> [...].
+    """Return the alpha-beta divergence D(p || q) of each row, in nats: log-probabilities [..., C] -> [...].
 
     (1, 0) is KL(p || q), (0, 1) is KL(q || p), (1, 1) is half the squared distance of p and q.
     With x = log p, y = log q and s = alpha + beta it is the sum over classes of (x - y)^2 times the second
     divided difference of exp at s*x, alpha*x + beta*y and s*y. That is the formula of Wang et al. 2025 off the
     axes (alpha = 0, beta = 0, s = 0) and its limit on them, and never divides by alpha, beta or s.
 
-    official_scale: on the axes the published code has 1/alpha (or 1/beta) where the limit has its square;
-    True restores that, and with it a jump between the axes and their neighbourhood.
+    Args:
+        log_p: Log-probabilities of the teacher [..., C].
+        log_q: Log-probabilities of the student [..., C].
+        alpha: See above.
+        beta: See above.
+        official_scale: On the axes the published code has 1/alpha (or 1/beta) where the limit has its square; True
+            restores that, and with it a jump between the axes and their neighbourhood.
     """
     if min(alpha, beta) < 0:
         log_p, log_q = log_p.clamp(min=LOG_PROBABILITY_FLOOR), log_q.clamp(min=LOG_PROBABILITY_FLOOR)
@@ -140,13 +145,13 @@ def _soft_ranks(logits: Tensor, tau: float) -> Tensor:
 
 
 def cosine_similarity(a: Tensor, b: Tensor, dim: int = -1, eps: float = 1e-8) -> Tensor:
-    """A . b / (|a| |b| + eps) along `dim`; 0 where one of them is zero. Pearson's coefficient of centred ones."""
+    """Return a . b / (|a| |b| + eps) along `dim`; for centred vectors this is Pearson's coefficient."""
     norms: Tensor = vector_norm(a, dim=dim) * vector_norm(b, dim=dim)
     return (a * b).sum(dim=dim) / (norms + eps)
 
 
 def softmax_correlation(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
-    """Pearson's coefficient of the two sides' softmaxes along `dim`: logits [N, C] -> [N] (dim 1) or [C] (dim 0).
+    """Return Pearson's coefficient of two softmaxes along `dim`: logits [N, C] -> [N] (dim 1) or [C] (dim 0).
 
     0 where one of them is constant.
     """

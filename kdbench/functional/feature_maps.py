@@ -1,4 +1,4 @@
-"""What several objectives do with feature maps [N, C, H, W]: bring two of them to one size."""
+"""Operations on feature maps [N, C, H, W] that several objectives share."""
 
 from collections.abc import Sequence
 
@@ -18,10 +18,18 @@ def pool_to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hint_regressor(student: Tensor, teacher: Tensor, relu: bool = True) -> nn.Sequential:
-    """RepDistiller's ConvReg: one convolution from the student's map to the teacher's shape, then BatchNorm.
+    """Return a convolution from the student's map to the shape of the teacher's, and BatchNorm.
 
-    student, teacher: probe maps [N, C, H, W]. A student map twice as high takes stride 2, half as high a
-    transposed convolution, one that is higher by d a kernel of 1 + d. ValueError where none of these fits.
+    As RepDistiller's ConvReg: a student map of twice the height has stride 2, one of half the height a transposed
+    convolution, and one that is higher by d a kernel of 1 + d.
+
+    Args:
+        student: A map of the student [N, C, H, W].
+        teacher: A map of the teacher.
+        relu: Append a ReLU.
+
+    Raises:
+        ValueError: None of these convolutions fits.
     """
     inputs, s = student.shape[1], student.shape[-2]
     outputs, t = teacher.shape[1], teacher.shape[-2]
@@ -41,7 +49,7 @@ def hint_regressor(student: Tensor, teacher: Tensor, relu: bool = True) -> nn.Se
 
 
 def unit_vectors(vectors: Tensor) -> Tensor:
-    """Each vector over its Euclidean norm, of the same shape [..., D]; one shorter than 1e-12 stays as it is.
+    """Divide vectors [..., D] by their Euclidean norm; vectors shorter than 1e-12 are left unchanged.
 
     Below that F.normalize divides by 1e-12, and multiplies the gradient of a vector of zeros by 1e12.
     """
@@ -50,7 +58,7 @@ def unit_vectors(vectors: Tensor) -> Tensor:
 
 
 def sum_by_depth(stages: Sequence[Tensor]) -> Tensor:
-    """The sum of one scalar per stage, the deepest last with weight 1, each shallower one with half the next's."""
+    """Return the weighted sum of one scalar per stage: weight 1 for the deepest, and half of the next for each other."""
     return torch.stack([stage * 2.0 ** (1 - depth) for depth, stage in enumerate(reversed(stages), 1)]).sum()
 
 

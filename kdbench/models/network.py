@@ -165,17 +165,17 @@ def _register_in_timm(name: str, build: Builder, features: dict[str, str]) -> No
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution without bias that keeps the map's size at stride 1."""
+    """Return a 3x3 convolution without bias, with padding 1."""
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, groups=groups, bias=False)
 
 
 def conv1x1(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A 1x1 convolution without bias."""
+    """Return a 1x1 convolution without bias."""
     return nn.Conv2d(inputs, outputs, 1, stride=stride, groups=groups, bias=False)
 
 
 def rectified_stage(blocks: nn.Sequential, x: Tensor, stage: str, record: FeatureRecorder) -> Tensor:
-    """A stage whose blocks leave their last ReLU to the caller, so that its input can be recorded."""
+    """Run a stage of blocks without their last ReLU, which is applied here so that its input can be recorded."""
     *inner, last = blocks
     for block in inner:
         x = F.relu_(block(x))
@@ -184,16 +184,16 @@ def rectified_stage(blocks: nn.Sequential, x: Tensor, stage: str, record: Featur
 
 
 def by_stage(*norms: Tensor | nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """BatchNorms, shallow first, under `stage1`, `stage2`, ..."""
-    found: dict[str, nn.BatchNorm2d] = {}
+    """Return BatchNorms, shallow first, by `stage1`, `stage2`, ..."""
+    norms_by_stage: dict[str, nn.BatchNorm2d] = {}
     for number, norm in enumerate(norms, start=1):
         assert isinstance(norm, nn.BatchNorm2d)
-        found[f"stage{number}"] = norm
-    return found
+        norms_by_stage[f"stage{number}"] = norm
+    return norms_by_stage
 
 
 def global_pool(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N, C]. Equal to the published fixed-size pooling at 32x32 inputs."""
+    """Average maps [N, C, H, W] to [N, C]; equal to the published fixed-size pooling at 32x32 inputs."""
     return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
 

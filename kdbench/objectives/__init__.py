@@ -106,10 +106,10 @@ def create(name: str, **parameters: Any) -> Objective:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What an objective declares in its class; see `kdbench.core.objective.Objective`.
+    """The declarations of an objective's class; see `kdbench.core.objective.Objective`.
 
     Attributes:
-        needs: What it reads.
+        needs: The values that it reads.
         views: Additional views of each row.
         tasks: The tasks that it is made for; empty if it names none.
         attributes: All class attributes by name; `paper` is (title, year, arxiv).

@@ -72,7 +72,7 @@ class Series:
 
     @property
     def protocol(self) -> str:
-        """What the student saw of the training set, in words; empty for all of it, unchanged."""
+        """The protocol: changes of the training set that the student saw, as words; empty for none."""
         return str(self.first.get("protocol", ""))
 
     @property
@@ -103,7 +103,7 @@ class Series:
 
     @property
     def best_key(self) -> str:
-        """How the best epoch was chosen: `best_on_test`, or `best_validation` where only that is recorded."""
+        """The choice of the best epoch: `best_on_test`, or `best_validation` if only that is recorded."""
         results = self.first["results"]
         return (
             "best_on_test"

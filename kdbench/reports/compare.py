@@ -34,7 +34,7 @@ class PublishedMatch:
 
     @property
     def selection(self) -> str:
-        """How the source chose its epoch."""
+        """The source's choice of the epoch."""
         return self.value.selection or self.source.selection
 
 

@@ -1,4 +1,4 @@
-"""What a report can be about: tables by name, run folders and results files."""
+"""The sources of a report: tables by name, run folders and results files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where and how runs were made: machines, versions, configurations, and what is shared or stored."""
+"""The provenance of runs: machines, versions, configurations, cohorts and caches."""
 
 from __future__ import annotations
 

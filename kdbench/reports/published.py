@@ -127,7 +127,7 @@ class Published:
 
     @property
     def about(self) -> str:
-        """Where the numbers come from, in one line."""
+        """The source of the numbers, in one line."""
         epochs = f", {self.epochs} epochs" if self.epochs else ""
         return f"Published ({self.status}{epochs}): {self.source}. {self.note}".strip()
 

@@ -1,4 +1,4 @@
-"""How the recipe of a run differs from that of a table; scores of different recipes are not compared."""
+"""Differences between the recipes of runs and of a table; scores of different recipes are not compared."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Report:
 
     @property
     def runs(self) -> list[Run]:
-        """All runs that are counted, in the order of the rows; a run scored on several test sets appears once."""
+        """The counted runs in the order of the rows; a run that is scored on several test sets appears once."""
         return _all_runs(self.series)
 
     @cached_property

@@ -20,7 +20,7 @@ from kdbench.tasks import Task, task_of_record
 class Teacher:
     """A teacher of a report's runs.
 
-    In a chain each seed has a teacher of its own; these count as one teacher with several weights.
+    In a chain the teacher differs by seed; these teachers count as one with several weights.
 
     Attributes:
         name: Name of the teacher.
@@ -63,7 +63,7 @@ class Teacher:
 
     @property
     def measures(self) -> list[str]:
-        """What was measured besides the main score."""
+        """Scores besides the main one."""
         first = self.records[0]
         if len(self.records) > 1:
             return [f"one for each seed: {mean_and_std(self.scores)}"]
@@ -74,7 +74,7 @@ class Teacher:
 
     @property
     def training(self) -> list[str]:
-        """How it was trained."""
+        """A description of its training."""
         first = self.records[0]
         epochs = [f"{first['epoch']} epochs"] if "epoch" in first else []
         return [*epochs, *([f"trained under: {first['protocol']}"] if first.get("protocol") else [])]

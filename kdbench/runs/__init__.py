@@ -1,1 +1,1 @@
-"""From a configuration to a finished run: plan, prepare, execute, record."""
+"""Runs: plan, prepare, execute, record."""

@@ -24,7 +24,7 @@ AnswerSource = CachedTeacher | TopKTeacher
 
 @dataclass(frozen=True)
 class Resolution:
-    """What the weights and data on this machine make of a plan.
+    """The identity of a run, which follows from its plan and from the weights and data on this machine.
 
     Attributes:
         hashes: Hashes of the recipe, the data and the weights: together the identity of the run.

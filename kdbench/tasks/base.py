@@ -20,7 +20,7 @@ Data = TypeVar("Data", bound="TaskData")
 
 
 class Capability(StrEnum):
-    """What a run, or a command, may want of a task. Values are as messages show them."""
+    """Abilities that a run or a command may need of a task. The values are used in messages."""
 
     DDP = "trainer=ddp"
     """Training on several devices."""

@@ -38,7 +38,7 @@ class ImageClassification(Task["ImageData"]):
         return super().why_not(capability, data)
 
     def check_model(self, data: ImageData, name: str) -> None:
-        """The possible names are those of `kdbench list models` and `timm/NAME`."""
+        """Check that a network is one of `kdbench list models` or `timm/NAME`."""
         from kdbench.models.names import check_name
 
         check_name(name)
@@ -72,7 +72,7 @@ class ImageClassification(Task["ImageData"]):
         return ClassSpread(data.num_classes, centroids)
 
     def teacher_training(self, data: ImageData, config: Mapping[str, Any], dataset: str) -> TeacherTraining:
-        """A teacher knows all classes of the label space, whatever subset the student is shown."""
+        """Return the training on all classes of the label space, also if the student is trained on a subset."""
         from kdbench.config.build import companions
         from kdbench.utils.paths import CONF_DIR
 

@@ -49,7 +49,7 @@ class LanguageModelling(Task["CausalData"]):
     }
 
     def check_model(self, data: CausalData, name: str) -> None:
-        """The possible names are those of `kdbench.models.language.causal_lm`."""
+        """Check that a network is one of `kdbench.models.language.causal_lm`."""
         from kdbench.models.language.causal_lm import check_causal
 
         check_causal(name)
@@ -79,7 +79,7 @@ class LanguageModelling(Task["CausalData"]):
         return TokenScores()
 
     def teacher_training(self, data: CausalData, config: Mapping[str, Any], dataset: str) -> TeacherTraining:
-        """A teacher reads the same tokens, so that it is trained on the same texts or starts from its own tokenizer."""
+        """Return the training on the same texts, so that the teacher has the same tokens."""
         from kdbench.config.build import companions, option_of
         from kdbench.utils.paths import CONF_DIR
 

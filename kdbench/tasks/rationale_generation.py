@@ -39,7 +39,7 @@ class RationaleGeneration(Task["RationaleData"]):
         return self.name in objective.tasks
 
     def check_model(self, data: RationaleData, name: str) -> None:
-        """The possible names are the T5 sizes of `kdbench.models.language.t5`."""
+        """Check that a network is one of the T5 sizes of `kdbench.models.language.t5`."""
         from kdbench.models.language.t5 import NETWORKS
 
         if name not in NETWORKS:

@@ -1,1 +1,1 @@
-"""Who answers for a teacher: a live network, an ensemble, or stored answers."""
+"""Teachers: live networks, ensembles, stored answers, and the teacher store."""

@@ -1,4 +1,4 @@
-"""How a network is optimised: SGD or AdamW, and a learning rate that is a pure function of the position."""
+"""Optimiser and learning rates: SGD or AdamW, and a rate that is a pure function of the position."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -165,7 +165,7 @@ class ImageData(TaskData):
 
     @property
     def train_images(self) -> Tensor:
-        """All training images without augmentation, uint8 [N, 3, H, W]; shares memory with the data set."""
+        """The training images without augmentation, uint8 [N, 3, H, W]; shares memory with the data set."""
         rows, columns = (slice(self.padding, self.padding + side) for side in self._size)
         return self._train[..., rows, columns]
 

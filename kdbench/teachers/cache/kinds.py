@@ -86,14 +86,14 @@ class LogitCaches(AnswerCache):
     def find(
         self, teacher: LiveTeacher, data: Any, seed: int, epochs: int, storage: str
     ) -> CachedTeacher | None:
-        """The cache must have every view that the run will draw."""
+        """Return a cache that has every view that the run draws."""
         cache = find(teacher, data, seed, epochs, storage)
         return None if cache is None else CachedTeacher(teacher, cache, data)
 
     def writer(
         self, teacher: LiveTeacher, data: Any, storage: str, epochs: Epochs, all_views: bool
     ) -> LogitsCacheWriter:
-        """A view that several runs draw is stored once."""
+        """Return the writer of the views that the runs draw, each once."""
         if all_views:
             return LogitsCacheWriter(teacher, data, storage)
         drawn = torch.zeros(data.num_views, dtype=torch.bool)
@@ -120,18 +120,18 @@ class TopKCaches(AnswerCache):
     def find(
         self, teacher: LiveTeacher, data: Any, seed: int, epochs: int, storage: str
     ) -> TopKTeacher | None:
-        """The cache must have the k of the teacher."""
+        """Return a cache with the k of the teacher."""
         cache = topk.find(teacher, data, teacher.top_k or 0, storage)
         return None if cache is None else TopKTeacher(teacher, cache.card["top_k"], data, cache)
 
     def without_cache(self, teacher: LiveTeacher, data: Any) -> TopKTeacher | None:
-        """A teacher with a `top_k` is truncated when it answers live, too."""
+        """Return a live teacher that is truncated to its `top_k`."""
         return TopKTeacher(teacher, teacher.top_k, data) if teacher.top_k else None
 
     def writer(
         self, teacher: LiveTeacher, data: Any, storage: str, epochs: Epochs, all_views: bool
     ) -> TopKCacheWriter:
-        """All training texts are stored, whatever the runs."""
+        """Return the writer of all training texts, independent of the runs."""
         if all_views:
             raise ValueError("--all is for views of images: the training texts are all stored")
         assert teacher.top_k is not None
