@@ -58,7 +58,7 @@ def unit_vectors(vectors: Tensor) -> Tensor:
 
 
 def sum_by_depth(stages: Sequence[Tensor]) -> Tensor:
-    """Return the weighted sum of one scalar per stage: weight 1 for the deepest, and half of the next for each other."""
+    """Return the weighted sum of one scalar per stage: the deepest has weight 1, each other one half of the next."""
     return torch.stack([stage * 2.0 ** (1 - depth) for depth, stage in enumerate(reversed(stages), 1)]).sum()
 
 
