@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from omegaconf import DictConfig
 from kdbench.analysis.networks import Side, Source, other_side, source, subject_side, teacher_side
 from kdbench.analysis.report import show, write
 from kdbench.analysis.study import Study, study
+from kdbench.cli.errors import command
 from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
-from kdbench.core.errors import RunError
 from kdbench.data.images.image_data import ImageData
 from kdbench.runs.hydra_setup import register
 from kdbench.tasks import Capability, task_of
@@ -32,32 +31,24 @@ _OF_THE_RUN = "of_the_run"
 _POWER_TRANSFORMS = ("TTM", "WTTM", "ABTTM")
 
 
+@command
 def main(arguments: list[str]) -> int:
     """Analyse, write what was found and print it; 2 for a mistake of the caller, 1 where it cannot be written."""
     words = ["json=true" if argument == "--json" else argument for argument in arguments]
-    try:
-        register()
-        path, overrides = _split(words)
-        found = source(Path(path)) if path else None
-        if (found is None or found.record is None) and not any(
-            word.startswith("model=") for word in overrides
-        ):
-            raise ValueError(
-                f"{path} is no run: which network is it of? kdbench analyze model=NAME checkpoint={path}"
-                if path
-                else "what is to be analysed? Give the folder of a finished run, or model=NAME checkpoint=FILE"
-            )
-        cfg = compose_checked("analyze", [*_taken_from(found, overrides), *overrides])
-        dataset = _choice(found, overrides)
-        analysis = _analyse(cfg, found, f"kdbench analyze {shlex.join(arguments)}", dataset)
-        folder = Path(cfg.output) if cfg.output else _folder(cfg, found, dataset)
-        write(analysis, folder, cfg.pictures)
-    except ValueError as error:
-        print(f"kdbench: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"kdbench: {error}", file=sys.stderr)
-        return 1
+    register()
+    path, overrides = _split(words)
+    found = source(Path(path)) if path else None
+    if (found is None or found.record is None) and not any(word.startswith("model=") for word in overrides):
+        raise ValueError(
+            f"{path} is no run: which network is it of? kdbench analyze model=NAME checkpoint={path}"
+            if path
+            else "what is to be analysed? Give the folder of a finished run, or model=NAME checkpoint=FILE"
+        )
+    cfg = compose_checked("analyze", [*_taken_from(found, overrides), *overrides])
+    dataset = _choice(found, overrides)
+    analysis = _analyse(cfg, found, f"kdbench analyze {shlex.join(arguments)}", dataset)
+    folder = Path(cfg.output) if cfg.output else _folder(cfg, found, dataset)
+    write(analysis, folder, cfg.pictures)
     if cfg.json:
         print(json.dumps(analysis.numbers, indent=2, sort_keys=True))
     else:

@@ -10,6 +10,8 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from kdbench.cli.errors import command
+
 ABOUT = """The speed of a training step: a run of kdbench in turns with a plain PyTorch loop of the literature
 (benchmarks/reference.py), in one process, on the same images and threads."""
 
@@ -19,6 +21,7 @@ KEYS = """keys (lists with commas):
   dataset=..., dataset.path=... (CIFAR-100 where it is at hand, else the shipped part of it)"""
 
 
+@command
 def main(arguments: list[str]) -> int:
     """Measure, print, and write what was measured; 2 for a mistake on the command line."""
     # read by OpenMP when torch is loaded: threads that wait would be counted as CPU time otherwise
@@ -37,13 +40,9 @@ def main(arguments: list[str]) -> int:
     from kdbench.utils.atomic_io import write_atomically
 
     text = sys.stderr if options.json == "-" else sys.stdout
-    try:
-        chosen = load_options(options.keys, options.quick)
-        with redirect_stdout(io.StringIO()):  # what its runs say of themselves
-            result = Session(chosen, lambda line: print(line, file=text, flush=True)).run()
-    except ValueError as error:
-        print(f"kdbench: {error}", file=sys.stderr)
-        return 2
+    chosen = load_options(options.keys, options.quick)
+    with redirect_stdout(io.StringIO()):  # what its runs say of themselves
+        result = Session(chosen, lambda line: print(line, file=text, flush=True)).run()
     content = json.dumps({"command": " ".join(["kdbench bench", *arguments]), **result}, indent=1) + "\n"
     if options.json == "-":
         print(content, end="")

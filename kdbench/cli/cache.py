@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from kdbench.cli.errors import command
 from kdbench.config.command_line import command_line_jobs
 from kdbench.config.compose import compose_checked
-from kdbench.core.errors import RunError
 from kdbench.runs.answer_cache import cache_folders, cache_writer, fill, group_by_answers
 from kdbench.runs.hydra_setup import register
 from kdbench.runs.plan import make_plan
@@ -21,18 +20,12 @@ from kdbench.teachers.cache.logits import CARD, STORAGES, SealedCache
 from kdbench.utils.paths import home
 
 
+@command
 def main(arguments: list[str]) -> int:
     """Do one of the four; 0, or 1 for what went wrong on the way, or 2 for a mistake of the caller."""
     options = _parser().parse_args(arguments)
-    try:
-        register()
-        return int(options.action(options))
-    except ValueError as error:
-        print(f"kdbench: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"kdbench: {error}", file=sys.stderr)
-        return 1
+    register()
+    return int(options.action(options))
 
 
 def _parser() -> argparse.ArgumentParser:

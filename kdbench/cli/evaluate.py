@@ -4,7 +4,6 @@ With `store=NAME` the network becomes a teacher in the store.
 """
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from kdbench.cli.errors import command
 from kdbench.config.build import build
 from kdbench.config.compose import compose_checked
 from kdbench.core.class_groups import describe_groups
@@ -34,26 +34,23 @@ HUB = "hub"
 """For a checkpoint: the weights that timm has for a network of its own."""
 
 
+@command
 def main(arguments: list[str]) -> int:
     """Print top-1 and top-5 of a checkpoint; 2 for a mistake of the caller."""
     arguments = ["json=true" if argument == "--json" else argument for argument in arguments]
-    try:
-        register()
-        cfg = compose_checked("evaluate", arguments)
-        check_settings(cfg)
-        if cfg.threads:
-            torch.set_num_threads(cfg.threads)
-        data: TaskData = build(cfg.dataset, seed=0, batch_size=1)
-        data.setup("test")
-        if cfg.split not in (splits := (*data.eval_splits, *data.final_splits)):
-            raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(splits)}")
-        task_of(data).check_model(data, cfg.model.name)
-        model, about = _load(cfg, data)
-        if cfg.store:
-            _check_store(cfg, model, data)
-    except ValueError as error:
-        print(f"kdbench: {error}", file=sys.stderr)
-        return 2
+    register()
+    cfg = compose_checked("evaluate", arguments)
+    check_settings(cfg)
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    data: TaskData = build(cfg.dataset, seed=0, batch_size=1)
+    data.setup("test")
+    if cfg.split not in (splits := (*data.eval_splits, *data.final_splits)):
+        raise ValueError(f"split={cfg.split}; {data.name} has {', '.join(splits)}")
+    task_of(data).check_model(data, cfg.model.name)
+    model, about = _load(cfg, data)
+    if cfg.store:
+        _check_store(cfg, model, data)
     disable_tf32()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data.to(torch.device(device))

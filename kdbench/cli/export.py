@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
+from kdbench.cli.errors import command
 from kdbench.config.build import build
 from kdbench.core.errors import RunError
 from kdbench.data.images.image_data import ImageData
@@ -31,6 +31,7 @@ from kdbench.utils.atomic_io import write_atomically
 WEIGHTS, CONFIG, CARD, ONNX = "model.safetensors", "config.json", "README.md", "model.onnx"
 
 
+@command
 def main(arguments: Sequence[str]) -> int:
     """Write the folder and look at what was written; 2 for a mistake of the caller, 1 for a bad copy."""
     parser = argparse.ArgumentParser(prog="kdbench export")
@@ -38,13 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--to", type=Path, help="where to; RUN/export")
     parser.add_argument("--onnx", action="store_true", help="also model.onnx, as it answers at test time")
     options = parser.parse_args(arguments)
-    try:
-        register()
-        for line in export(options.run, options.to or options.run / "export", options.onnx):
-            print(line)
-    except (ValueError, RunError) as error:
-        print(f"kdbench: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+    register()
+    for line in export(options.run, options.to or options.run / "export", options.onnx):
+        print(line)
     return 0
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 
+from kdbench.cli.errors import command
 from kdbench.distributed.devices import check_alone
 from kdbench.reports.report import report_on_table
 from kdbench.reports.table_folder import write_table
@@ -18,6 +18,7 @@ from kdbench.tables.grid import cells
 from kdbench.tables.runner import TableRunner
 
 
+@command
 def main(arguments: list[str]) -> int:
     """Run a table and print it; with --dry-run, print what would be run.
 
@@ -27,17 +28,13 @@ def main(arguments: list[str]) -> int:
     """
     console = Console()
     name_and_changes = [argument for argument in arguments if argument != "--dry-run"]
-    try:
-        register()
-        check_alone(f"kdbench table {' '.join(arguments)}")
-        if not name_and_changes:
-            raise ValueError(f"kdbench table NAME [KEY=VALUE ...] [--dry-run]; tables: {', '.join(tables())}")
-        table = load_table(name_and_changes[0], name_and_changes[1:])
-        grid = cells(table)
-        work = TableRunner(table, grid, lambda line: console.print(line, highlight=False, soft_wrap=True))
-    except ValueError as error:
-        print(f"kdbench: {error}", file=sys.stderr)
-        return 2
+    register()
+    check_alone(f"kdbench table {' '.join(arguments)}")
+    if not name_and_changes:
+        raise ValueError(f"kdbench table NAME [KEY=VALUE ...] [--dry-run]; tables: {', '.join(tables())}")
+    table = load_table(name_and_changes[0], name_and_changes[1:])
+    grid = cells(table)
+    work = TableRunner(table, grid, lambda line: console.print(line, highlight=False, soft_wrap=True))
     if "--dry-run" in arguments:
         work.dry_run()
         return 0

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kdbench.cli.errors import command
 from kdbench.config.compose import compose_checked
 from kdbench.core.errors import RunError
 from kdbench.runs.hydra_setup import register
@@ -22,16 +23,13 @@ from kdbench.training.run_folder import RunFolder
 _WAITING, _DONE = "run-*.wandb", ".synced"
 
 
+@command
 def main(arguments: Sequence[str]) -> int:
     """Run one of the two; 2 for a mistake of the caller, 1 where W&B cannot be reached or does not take it."""
     options = _options(arguments)
-    try:
-        if options.what == "sync":
-            return _sync(Path(options.output or f"runs/tables/{options.table}"), options.dry_run)
-        return _dashboard(options.table, options.entity, options.project)
-    except ValueError as error:
-        print(f"kdbench: {error}", file=sys.stderr)
-        return 2
+    if options.what == "sync":
+        return _sync(Path(options.output or f"runs/tables/{options.table}"), options.dry_run)
+    return _dashboard(options.table, options.entity, options.project)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
