@@ -1,1 +1,1 @@
-"""`kdbench bench`: what a training step costs beside the literature's loop."""
+"""`kdbench bench`: the cost of a training step compared with the loop of the literature."""

@@ -1,4 +1,4 @@
-"""`kdbench analyze RUN_OR_CHECKPOINT`: the numbers and pictures that explain a student, or any checkpoint."""
+"""`kdbench analyze RUN_OR_CHECKPOINT`: measure and plot a student, or any checkpoint."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _POWER_TRANSFORMS = ("TTM", "WTTM", "ABTTM")
 
 @command
 def main(arguments: list[str]) -> int:
-    """Analyse, write what was found and print it; 2 for a mistake of the caller, 1 where it cannot be written."""
+    """Analyse a network, write the results and print them."""
     words = ["json=true" if argument == "--json" else argument for argument in arguments]
     register()
     path, overrides = _split(words)

@@ -1,4 +1,4 @@
-"""`kdbench bench`: the comparison with the reference loop, and what else there is to measure of speed."""
+"""`kdbench bench`: compare speed with the reference loop, and measure scaling and memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYS = """keys (lists with commas):
 
 @command
 def main(arguments: list[str]) -> int:
-    """Measure, print, and write what was measured; 2 for a mistake on the command line."""
+    """Measure, print the results, and write them as JSON if requested."""
     # read by OpenMP when torch is loaded: threads that wait would be counted as CPU time otherwise
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -1,4 +1,4 @@
-"""`kdbench cache fill|list|verify|remove`: stored answers of teachers, and what they cost."""
+"""`kdbench cache fill|list|verify|remove`: manage the stored outputs of teachers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kdbench.utils.paths import home
 
 @command
 def main(arguments: list[str]) -> int:
-    """Do one of the four; 0, or 1 for what went wrong on the way, or 2 for a mistake of the caller."""
+    """Run one of the actions; return 1 if a verified cache has changed, else 0."""
     options = _parser().parse_args(arguments)
     register()
     return int(options.action(options))

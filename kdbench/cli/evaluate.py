@@ -31,12 +31,12 @@ from kdbench.utils.precision import disable_tf32
 from kdbench.utils.provenance import provenance
 
 HUB = "hub"
-"""For a checkpoint: the weights that timm has for a network of its own."""
+"""Value of `checkpoint` that selects timm's pretrained weights of a timm network."""
 
 
 @command
 def main(arguments: list[str]) -> int:
-    """Print top-1 and top-5 of a checkpoint; 2 for a mistake of the caller."""
+    """Print the scores of a checkpoint, and store it as a teacher if `store` is set."""
     arguments = ["json=true" if argument == "--json" else argument for argument in arguments]
     register()
     cfg = compose_checked("evaluate", arguments)
@@ -122,7 +122,7 @@ def _check_store(cfg: DictConfig, model: nn.Module, data: TaskData) -> None:
 
 
 def _store(cfg: DictConfig, model: nn.Module, data: TaskData, about: Mapping[str, Any]) -> Path:
-    """Put the network into the teacher store, with a card that says where it came from and what it scored here."""
+    """Put the network into the teacher store, with a card of its origin and its scores; return its folder."""
     kept = ("epoch", task_of(data).metric, "top5", "nll", "cmi")
     card = {**data.label_info, **{key: about[key] for key in kept if key in about}, "model": cfg.model.name}
     card |= {"teacher": cfg.store, "hashes": _hashes(cfg, model), **provenance()}

@@ -1,4 +1,4 @@
-"""`kdbench export RUN`: a student for others, in the hub's layout, which timm loads, and as ONNX."""
+"""`kdbench export RUN`: export a trained student for timm, in the layout of the Hugging Face hub, or as ONNX."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WEIGHTS, CONFIG, CARD, ONNX = "model.safetensors", "config.json", "README.md", "
 
 @command
 def main(arguments: Sequence[str]) -> int:
-    """Write the folder and look at what was written; 2 for a mistake of the caller, 1 for a bad copy."""
+    """Export a student and print a summary."""
     parser = argparse.ArgumentParser(prog="kdbench export")
     parser.add_argument("run", type=Path, help="the folder of a finished run")
     parser.add_argument("--to", type=Path, help="where to; RUN/export")
@@ -46,10 +46,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def export(run: Path, to: Path, onnx: bool = False) -> list[str]:
-    """Write the student of a finished run into the folder `to`; what was written, in lines.
+    """Export the student of a finished run, and check that the copies return its logits.
 
-    ValueError for a run that is not finished; or whose student answers with a head of its loss, which no
-    architecture of timm has: that is for ONNX alone. RunError where a copy does not answer as the student does.
+    Args:
+        run: The folder of the run.
+        to: The folder to write, created if missing.
+        onnx: Whether to write an ONNX file too.
+
+    Returns:
+        A summary for printing, one line per entry.
+
+    Raises:
+        ValueError: The run is not finished, trained a teacher, or has a task without export; or its student predicts
+            with the head of its loss, which timm cannot load, and `onnx` is false.
+        RunError: A copy returns other logits than the student.
     """
     record = finished_record(run)
     config = record["config"]
@@ -87,7 +97,7 @@ def export(run: Path, to: Path, onnx: bool = False) -> list[str]:
 
 
 def _write_config(network: nn.Module, name: str, data: ImageData, path: Path) -> None:
-    """config.json, as timm reads it: the architecture, the names of the classes, and how images are prepared."""
+    """Write config.json for timm: the architecture, the class names and the preprocessing of images."""
     size = list(data.probe(1).shape[1:])
     mean, std = data.augmentation["mean"], data.augmentation["std"]
     shown = {"input_size": size, "mean": mean, "std": std, "interpolation": "bilinear", "crop_pct": data.crop}

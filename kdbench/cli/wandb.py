@@ -1,4 +1,4 @@
-"""`kdbench wandb sync|dashboard TABLE`: upload what runs left for Weights & Biases; a page there, made by code."""
+"""`kdbench wandb sync|dashboard TABLE`: upload offline runs to Weights & Biases, or create a workspace there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WAITING, _DONE = "run-*.wandb", ".synced"
 
 @command
 def main(arguments: Sequence[str]) -> int:
-    """Run one of the two; 2 for a mistake of the caller, 1 where W&B cannot be reached or does not take it."""
+    """Run one of the actions; return 1 if W&B is offline, or the exit code of `wandb sync`."""
     options = _options(arguments)
     if options.what == "sync":
         return _sync(Path(options.output or f"runs/tables/{options.table}"), options.dry_run)
@@ -49,8 +49,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 def waiting_runs(folder: Path) -> list[Path]:
     """Return the W&B runs in a folder of run folders that were not uploaded completely, oldest first.
 
-    These were offline, or lost the network or were killed while online. A resumed run has several; runs that are in
-    training are left out.
+    Such a run was offline, lost its connection, or was killed. A resumed run of kdbench has several W&B runs. Runs
+    that are being trained now are left out.
 
     Args:
         folder: A folder of run folders.
@@ -72,7 +72,7 @@ def waiting_runs(folder: Path) -> list[Path]:
 
 
 def _at_work(run: Path) -> bool:
-    """Whether somebody trains this run now."""
+    """Return whether a process is training this run now."""
     folder = RunFolder(run)
     try:
         folder.open()
@@ -151,7 +151,7 @@ def dashboard(table: str, entity: str, project: str) -> Any:
 
 
 def _task(table: str) -> Task[Any]:
-    """Return the task of a table; image classification for names that are no table."""
+    """Return the task of a table; image classification if there is no table of that name."""
     if table not in tables():
         return task_of_record({})
     register()

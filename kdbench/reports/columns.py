@@ -17,7 +17,7 @@ _DELTA = "measured minus published, in points, of the accuracy at the epoch that
 
 
 def results_table(series: Sequence[Series]) -> Table:
-    """Return the rows of a report. Only columns that tell something about these rows are printed."""
+    """Return the rows of a report. Columns that hold no information about these rows are not printed."""
     return Table(_columns(series), [_row(one) for one in series])
 
 
@@ -146,7 +146,7 @@ def _prints_dataset(series: Sequence[Series]) -> bool:
 
 
 def main_score(series: Sequence[Series]) -> str:
-    """Return what the main score of these series is called."""
+    """Return the title of the main score of these series."""
     return " or ".join(dict.fromkeys(one.task.title for one in series))
 
 

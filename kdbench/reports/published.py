@@ -143,7 +143,7 @@ def _published_files() -> dict[str, Path]:
 
 
 def published_for(table: str) -> Published | None:
-    """Return what is published under a name, without numbers from memory; None where nothing is.
+    """Return the published values of a name, or None; numbers quoted from memory are left out.
 
     Args:
         table: Name of a table, or of a folder in experiments/literature.

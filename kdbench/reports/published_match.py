@@ -39,7 +39,7 @@ def find_match(series: Series, sources: Sequence[Published]) -> PublishedMatch |
 
 
 def find_value(series: Series, source: Published) -> Value | None:
-    """Return what a source published for the data set, pair, loss and protocol of a series; None where nothing.
+    """Return the published value for the data set, pair, loss and protocol of a series; None if there is none.
 
     Authors often train on the first images of their files. The first images of our copy stand in for those, although
     their order differs: `match` does not compare the two.
